@@ -1,0 +1,121 @@
+//! The few file-system moves that must not be done in two ways.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+/// An I/O error with the path it happened at.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {}: {source}", path.display())]
+pub struct PathIo {
+    pub action: &'static str,
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+/// Names the action and the path of an I/O error: `fs::read(path).at("read", path)?`.
+pub trait IoAt<T> {
+    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, PathIo>;
+}
+
+impl<T, E: Into<io::Error>> IoAt<T> for Result<T, E> {
+    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, PathIo> {
+        self.map_err(|error| PathIo {
+            action,
+            path: path.as_ref().to_owned(),
+            source: error.into(),
+        })
+    }
+}
+
+/// Writes a whole file under its final name or not at all: a sibling draft, fsync, rename.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PathIo> {
+    let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = parent.join(format!(".{name}.{}.draft", std::process::id()));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        File::open(parent)?.sync_all()
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&draft))).at("write", path)
+}
+
+/// Removes a tree, whatever modes its directories have, never following a link. A path that is
+/// not there is no error.
+pub fn remove_tree(path: &Path) -> Result<(), PathIo> {
+    let result = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+        Ok(meta) if meta.is_dir() => {
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::chmodat(rustix::fs::CWD, path, Mode::RWXU, AtFlags::empty())
+                .and_then(|()| rustix::fs::open(path, flags, Mode::empty()))
+                .map_err(io::Error::from)
+                .and_then(|dir| empty_dir(&dir))
+                .and_then(|()| fs::remove_dir(path))
+        }
+        Ok(_) => fs::remove_file(path),
+    };
+    result.at("remove", path)
+}
+
+fn empty_dir(dir: &impl std::os::fd::AsFd) -> io::Result<()> {
+    let names: Vec<_> = rustix::fs::Dir::read_from(dir)?
+        .map(|entry| entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
+        .collect::<Result<_, _>>()?;
+    for (name, kind) in names {
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let kind = match kind {
+            FileType::Unknown => {
+                let stat = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(stat.st_mode)
+            }
+            known => known,
+        };
+        if kind != FileType::Directory {
+            rustix::fs::unlinkat(dir, &name, AtFlags::empty())?;
+            continue;
+        }
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(dir, &name, flags, Mode::empty());
+        let child = match open() {
+            Err(rustix::io::Errno::ACCESS) => {
+                rustix::fs::chmodat(dir, &name, Mode::RWXU, AtFlags::empty())?;
+                open()?
+            }
+            other => other?,
+        };
+        if rustix::fs::fstat(&child)?.st_mode & 0o700 != 0o700 {
+            rustix::fs::fchmod(&child, Mode::RWXU)?;
+        }
+        empty_dir(&child)?;
+        rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_goes_whatever_its_modes() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("t");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::write(root.join("a/b/c"), "x").unwrap();
+        std::os::unix::fs::symlink("/", root.join("a/link")).unwrap();
+        rustix::fs::chmod(root.join("a/b"), Mode::empty()).unwrap();
+        rustix::fs::chmod(root.join("a"), Mode::empty()).unwrap();
+        remove_tree(&root).unwrap();
+        assert!(!root.exists());
+        remove_tree(&root).unwrap();
+    }
+}
