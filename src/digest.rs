@@ -102,7 +102,7 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// Hashes bytes while they pass.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hasher {
     state: Sha256,
     len: u64,

@@ -3,8 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+/// Tells the drafts of one process apart.
+static DRAFTS: AtomicU64 = AtomicU64::new(0);
 
 /// An I/O error with the path it happened at.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +38,8 @@ impl<T, E: Into<io::Error>> IoAt<T> for Result<T, E> {
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PathIo> {
     let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let draft = parent.join(format!(".{name}.{}.draft", std::process::id()));
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = parent.join(format!(".{name}.{}-{number}.draft", std::process::id()));
     let write = || -> io::Result<()> {
         let mut file = File::create(&draft)?;
         file.write_all(bytes)?;

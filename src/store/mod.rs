@@ -1,1 +1,282 @@
-//! (being written)
+//! What lives in `cache/`: an OCI image layout beside what makes builds incremental.
+//!
+//! ```text
+//! oci-layout, index.json     the layout; `skopeo inspect oci:cache:base` works
+//! blobs/sha256/HEX           bytes named by digest: sources, layers, configs, manifests
+//! keys/HEX                   Key → layer (digest, size, listing)
+//! listings/HEX               a layer's entries, by its digest
+//! trees/IDMAP/HEX32          a layer unpacked, for overlay mounts, by id map and digest
+//! images/HEX                 image Key → ImageId and layout manifest
+//! parts/HEX                  downloads under way, resumed by whoever comes next
+//! tmp/PID-N/                 drafts of one process, swept once it is gone
+//! locks/                     advisory locks
+//! ```
+//!
+//! Every name is given by `rename(2)` after its bytes are known, so a reader never sees half a file
+//! and a kill at any moment loses only drafts. Blobs are not fsynced one by one: a record carries the
+//! file stamp its blob had, and a blob whose stamp changed is hashed again before it is believed.
+//! What may be deleted, and when, does not belong here but to `gc`.
+
+mod draft;
+mod layout;
+mod record;
+mod stamp;
+
+pub use draft::{Draft, TreeDraft};
+pub use layout::{Claimant, ImageRef, PublishedImage};
+pub use record::{ImageRecord, Key, LayerRecord};
+pub use stamp::Stamp;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::FlockOperation;
+
+use crate::blame::Blame;
+use crate::digest::{Digest, Hasher};
+use crate::fsx::{self, IoAt, PathIo};
+
+/// What can go wrong in a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error("the store {} cannot be written: {source}", path.display())]
+    ReadOnly { path: PathBuf, source: io::Error },
+    #[error("blob {expected} of the store has other bytes: found {found}")]
+    Corrupt { expected: Digest, found: Digest },
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{} is a layout of version `{found}`, expected `1.0.0`", path.display())]
+    Version { path: PathBuf, found: String },
+}
+
+impl StoreError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
+    }
+}
+
+/// An opened store. Cheap to share; safe beside other processes.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    session: OnceLock<draft::Session>,
+}
+
+impl Store {
+    /// Opens the store at `root`, making what is missing.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let store = Store { root: root.to_owned(), session: OnceLock::new() };
+        if !root.join("oci-layout").exists() {
+            store.create().map_err(|error| match error.source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    StoreError::ReadOnly { path: root.to_owned(), source: error.source }
+                }
+                _ => StoreError::Io(error),
+            })?;
+        }
+        layout::check_version(&store.root)?;
+        Ok(store)
+    }
+
+    fn create(&self) -> Result<(), PathIo> {
+        for dir in ["blobs/sha256", "keys", "listings", "trees", "images", "parts", "tmp", "locks"]
+        {
+            let path = self.root.join(dir);
+            fs::create_dir_all(&path).at("create", &path)?;
+        }
+        layout::create(&self.root)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a blob is, or will be.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Where a download of that blob gathers until it is whole.
+    pub fn part_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("parts").join(digest.hex())
+    }
+
+    pub fn listing_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("listings").join(digest.hex())
+    }
+
+    /// Where a layer's tree is, or will be, for owners mapped by `id_map`. The name is short (128
+    /// bits of the digest): sixty full ones would overflow a page of mount options.
+    pub fn tree_path(&self, id_map: &str, digest: &Digest) -> PathBuf {
+        self.root.join("trees").join(id_map).join(&digest.hex()[..32])
+    }
+
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).exists()
+    }
+
+    /// Size of a blob in bytes, if the store has it.
+    pub fn find_blob(&self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.blob_path(digest)).ok().map(|meta| meta.len())
+    }
+
+    /// Reads a small blob whole, checking its bytes.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let path = self.blob_path(digest);
+        let bytes = fs::read(&path).at("read", &path)?;
+        match Digest::of(&bytes) {
+            found if found == *digest => Ok(bytes),
+            found => Err(StoreError::Corrupt { expected: *digest, found }),
+        }
+    }
+
+    /// Hashes a stored blob and compares: what a doubtful blob has to go through.
+    pub fn verify_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.blob_path(digest);
+        let mut file = File::open(&path).at("open", &path)?;
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer).at("read", &path)? {
+                0 => break,
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+        match hasher.finish() {
+            found if found == *digest => Ok(()),
+            found => Err(StoreError::Corrupt { expected: *digest, found }),
+        }
+    }
+
+    /// Drops a blob whose bytes are not what its name says.
+    pub fn drop_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.blob_path(digest);
+        Ok(fs::remove_file(&path).at("remove", &path)?)
+    }
+
+    /// Stores small bytes as a blob.
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        if !self.has_blob(&digest) {
+            let mut draft = self.draft()?;
+            io::Write::write_all(&mut draft, bytes).at("write", draft.path())?;
+            draft.commit()?;
+        }
+        Ok(digest)
+    }
+
+    /// A new blob's draft.
+    pub fn draft(&self) -> Result<Draft, StoreError> {
+        let (path, lease) = self.session()?.next(&self.root)?;
+        Draft::create(path, lease, self.root.join("blobs/sha256"))
+    }
+
+    /// An empty directory for a new tree's draft.
+    pub fn tree_draft(&self) -> Result<TreeDraft, StoreError> {
+        let (path, lease) = self.session()?.next(&self.root)?;
+        TreeDraft::create(path, lease)
+    }
+
+    fn session(&self) -> Result<&draft::Session, StoreError> {
+        if let Some(session) = self.session.get() {
+            return Ok(session);
+        }
+        let session = draft::Session::open(&self.root)?;
+        Ok(self.session.get_or_init(|| session))
+    }
+
+    /// Waits until this process is the only one working on `name` (a Key, the index, …).
+    pub fn lock(&self, name: &str) -> Result<StoreLock, StoreError> {
+        let path = self.root.join("locks").join(name);
+        loop {
+            let file = File::create(&path).at("create", &path)?;
+            rustix::fs::flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
+            // whoever held it may have removed it: only the file that has the name counts
+            if Stamp::of(&file)
+                .is_some_and(|ours| Stamp::at(&path).is_some_and(|now| now.is_same_file(&ours)))
+            {
+                return Ok(StoreLock { path, _file: file });
+            }
+        }
+    }
+
+    /// Removes drafts of processes that are gone.
+    pub fn sweep(&self) -> Result<(), StoreError> {
+        draft::sweep(&self.root)
+    }
+}
+
+/// Holds a name of a store; given back on drop.
+#[derive(Debug)]
+pub struct StoreLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for StoreLock {
+    fn drop(&mut self) {
+        // the lock itself goes with the file; a name left behind would only be litter
+        fs::remove_file(&self.path).unwrap_or_default();
+    }
+}
+
+/// Removes a path of the store, whatever it is.
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    Ok(fsx::remove_tree(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn bytes_get_their_name_only_when_they_are_whole() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cache")).unwrap();
+        let mut draft = store.draft().unwrap();
+        draft.write_all(b"hello").unwrap();
+        assert!(!store.has_blob(&Digest::of(b"hello")));
+        assert_eq!(draft.commit().unwrap(), (Digest::of(b"hello"), 5));
+        assert_eq!(store.read_blob(&Digest::of(b"hello")).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn a_dropped_draft_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let path = {
+            let draft = store.draft().unwrap();
+            draft.path().to_owned()
+        };
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_corrupt_blob_is_found_and_named() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let digest = store.put_blob(b"good").unwrap();
+        fs::write(store.blob_path(&digest), "evil").unwrap();
+        let error = store.read_blob(&digest).unwrap_err().to_string();
+        assert!(error.contains(&digest.to_string()), "{error}");
+        assert!(store.verify_blob(&digest).is_err());
+    }
+
+    #[test]
+    fn drafts_of_the_dead_are_swept_and_those_of_the_living_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let draft = store.draft().unwrap();
+        let dead = home.path().join("tmp/1-0");
+        fs::create_dir_all(dead.join("0/deep")).unwrap();
+        fs::write(dead.join("lock"), "").unwrap();
+        store.sweep().unwrap();
+        assert!(!dead.exists());
+        assert!(draft.path().exists());
+    }
+}

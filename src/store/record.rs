@@ -1,0 +1,183 @@
+//! What a Key is known to give.
+
+use std::fmt;
+use std::fs;
+use std::io;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Stamp, Store, StoreError};
+use crate::digest::Digest;
+use crate::fsx::{self, IoAt};
+
+/// Hash of a layer's inputs. Same Key, same layer, on every machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Key(pub Digest);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The layer that a Key gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Digest of the uncompressed tar (OCI image-spec, `diff_ids`).
+    pub diff_id: Digest,
+    /// Size of the uncompressed tar in bytes.
+    pub size: u64,
+    /// How the blob looked when its bytes were last known to be right.
+    pub stamp: Stamp,
+}
+
+/// The image that a plan gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// Digest of the image's config.
+    pub image: Digest,
+    /// Digest of the layout manifest.
+    pub manifest: Digest,
+    /// Size of the layout manifest in bytes.
+    pub manifest_size: u64,
+    /// The layers, bottom first.
+    pub layers: Vec<LayerRecord>,
+}
+
+impl Store {
+    /// The layer that `key` gave, if the store still has its bytes. A blob whose stamp is not the
+    /// recorded one is hashed: intact, it gets a new record; damaged, it is dropped and reported
+    /// through `damaged`, and built again.
+    pub fn find_layer(
+        &self,
+        key: &Key,
+        damaged: &mut dyn FnMut(&Digest),
+    ) -> Result<Option<LayerRecord>, StoreError> {
+        let Some(record) = self.read_record::<LayerRecord>("keys", key)? else { return Ok(None) };
+        let checked = self.check_layer(&record, damaged)?;
+        if let Some(checked) = checked.as_ref().filter(|checked| **checked != record) {
+            self.write_record("keys", key, checked)?;
+        }
+        Ok(checked)
+    }
+
+    fn check_layer(
+        &self,
+        record: &LayerRecord,
+        damaged: &mut dyn FnMut(&Digest),
+    ) -> Result<Option<LayerRecord>, StoreError> {
+        let Some(stamp) = Stamp::at(&self.blob_path(&record.diff_id)) else { return Ok(None) };
+        if stamp == record.stamp {
+            return Ok(Some(record.clone()));
+        }
+        match self.verify_blob(&record.diff_id) {
+            Ok(()) => Ok(Some(LayerRecord { stamp, ..record.clone() })),
+            Err(StoreError::Corrupt { .. }) => {
+                damaged(&record.diff_id);
+                self.drop_blob(&record.diff_id)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Remembers what `key` gave.
+    pub fn put_layer(&self, key: &Key, diff_id: Digest) -> Result<LayerRecord, StoreError> {
+        let path = self.blob_path(&diff_id);
+        let meta = fs::symlink_metadata(&path).at("stat", &path)?;
+        let stamp = Stamp::new(&meta);
+        let record = LayerRecord { diff_id, size: stamp.size, stamp };
+        self.write_record("keys", key, &record)?;
+        Ok(record)
+    }
+
+    /// The image that the plan of that Key gave, if every blob of it is as it was.
+    pub fn find_image(&self, key: &Key) -> Result<Option<ImageRecord>, StoreError> {
+        let Some(record) = self.read_record::<ImageRecord>("images", key)? else { return Ok(None) };
+        let whole = record.layers.iter().all(|layer| {
+            Stamp::at(&self.blob_path(&layer.diff_id)).is_some_and(|stamp| stamp == layer.stamp)
+        });
+        let intact = |digest| matches!(self.read_blob(digest), Ok(_));
+        Ok((whole && intact(&record.image) && intact(&record.manifest)).then_some(record))
+    }
+
+    pub fn put_image(&self, key: &Key, record: &ImageRecord) -> Result<(), StoreError> {
+        self.write_record("images", key, record)
+    }
+
+    fn read_record<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        key: &Key,
+    ) -> Result<Option<T>, StoreError> {
+        let path = self.root.join(kind).join(key.0.hex());
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.at("read", &path)?,
+        };
+        // a record says nothing that could not be found out again: a damaged one is no record
+        Ok(serde_json::from_slice(&bytes).ok())
+    }
+
+    fn write_record<T: Serialize>(
+        &self,
+        kind: &str,
+        key: &Key,
+        record: &T,
+    ) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(record).expect("records have string keys only");
+        Ok(fsx::write_atomic(&self.root.join(kind).join(key.0.hex()), &bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> Key {
+        Key(Digest::of(text.as_bytes()))
+    }
+
+    #[test]
+    fn a_layer_is_found_by_its_key_until_its_bytes_change() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let diff_id = store.put_blob(b"layer").unwrap();
+        let record = store.put_layer(&key("a"), diff_id).unwrap();
+        let mut damaged = Vec::new();
+        assert_eq!(store.find_layer(&key("a"), &mut |d| damaged.push(*d)).unwrap(), Some(record));
+        fs::write(store.blob_path(&diff_id), "damage").unwrap();
+        assert_eq!(store.find_layer(&key("a"), &mut |d| damaged.push(*d)).unwrap(), None);
+        assert_eq!(damaged, [diff_id]);
+        assert!(!store.has_blob(&diff_id), "it must not be believed again");
+    }
+
+    #[test]
+    fn a_copied_store_is_hashed_once_and_believed() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let diff_id = store.put_blob(b"layer").unwrap();
+        store.put_layer(&key("a"), diff_id).unwrap();
+        fs::remove_file(store.blob_path(&diff_id)).unwrap();
+        fs::write(store.blob_path(&diff_id), "layer").unwrap();
+        let mut none = |digest: &Digest| panic!("{digest} is whole");
+        let found = store.find_layer(&key("a"), &mut none).unwrap().unwrap();
+        assert_eq!(Some(found.stamp), Stamp::at(&store.blob_path(&diff_id)));
+    }
+
+    #[test]
+    fn a_damaged_record_is_no_record() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        fs::write(home.path().join("keys").join(key("a").0.hex()), "{").unwrap();
+        assert_eq!(store.find_layer(&key("a"), &mut |_| ()).unwrap(), None);
+    }
+}
