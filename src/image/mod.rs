@@ -1,1 +1,46 @@
-//! (being written)
+//! OCI images out of layers: config, history, manifest (OCI image-spec 1.1).
+//!
+//! The documents are written from structs of our own, not from a crate's: they are what digests are
+//! taken of, so the order of every field and map is part of the format, and the crate of the field
+//! keeps labels and annotations in hash maps.
+
+mod config;
+
+pub use config::{ImageLayer, ImageSpec, Port};
+
+use crate::blame::Blame;
+use crate::digest::Digest;
+use crate::store::{ImageRecord, Store, StoreError};
+
+/// What can go wrong while an image is written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ImageError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            ImageError::Store(error) => error.blame(),
+        }
+    }
+}
+
+/// Writes the config and the layout manifest (uncompressed layers) of an image into the store.
+pub fn write_image(
+    store: &Store,
+    spec: &ImageSpec,
+    layers: &[ImageLayer],
+) -> Result<ImageRecord, ImageError> {
+    let config = config::config(spec, layers);
+    let image: Digest = store.put_blob(&config)?;
+    let manifest = config::manifest(spec, layers, image, config.len());
+    let record = ImageRecord {
+        image,
+        manifest: store.put_blob(&manifest)?,
+        manifest_size: manifest.len() as u64,
+        layers: layers.iter().map(|layer| layer.record.clone()).collect(),
+    };
+    Ok(record)
+}

@@ -1,0 +1,206 @@
+//! The two documents of an image.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::digest::Digest;
+use crate::entry::EPOCH;
+use crate::platform::Platform;
+use crate::store::LayerRecord;
+
+const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// What an image says of itself, beside its layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSpec {
+    pub platform: Platform,
+    /// In the order of declaration; `NAME`, value.
+    pub env: Vec<(String, String)>,
+    pub entrypoint: Vec<String>,
+    pub command: Vec<String>,
+    /// Empty for the root.
+    pub workdir: String,
+    /// `name`, `uid` or `uid:gid`; empty for root.
+    pub user: String,
+    pub ports: Vec<Port>,
+    pub labels: BTreeMap<String, String>,
+    pub stop_signal: Option<String>,
+    /// Manifest annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A port, as `80/tcp`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    pub number: u16,
+    pub protocol: &'static str,
+}
+
+/// A layer of an image, with what its history tells.
+#[derive(Clone, Debug)]
+pub struct ImageLayer {
+    pub record: LayerRecord,
+    /// The recipe, for people: `debian trixie: curl git nginx`.
+    pub created_by: String,
+    /// The layer's name and Key.
+    pub comment: String,
+}
+
+#[derive(Serialize)]
+struct Config<'a> {
+    created: String,
+    architecture: &'a str,
+    os: &'a str,
+    config: Process<'a>,
+    rootfs: RootFs,
+    history: Vec<History<'a>>,
+}
+
+/// OCI image-spec, config, `config`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Process<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    exposed_ports: BTreeMap<String, Empty>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    env: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    entrypoint: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    cmd: &'a [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    working_dir: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_signal: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct RootFs {
+    r#type: &'static str,
+    diff_ids: Vec<Digest>,
+}
+
+#[derive(Serialize)]
+struct History<'a> {
+    created: String,
+    created_by: &'a str,
+    comment: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest<'a> {
+    schema_version: u8,
+    media_type: &'static str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: &'static str,
+    digest: Digest,
+    size: u64,
+}
+
+/// The format's epoch (RFC 3339): when everything was made.
+pub(super) fn created() -> String {
+    Timestamp::from_second(EPOCH).map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// The image's config as it is stored.
+pub(super) fn config(spec: &ImageSpec, layers: &[ImageLayer]) -> Vec<u8> {
+    let ports =
+        spec.ports.iter().map(|port| (format!("{}/{}", port.number, port.protocol), Empty {}));
+    let history = |layer| {
+        let ImageLayer { created_by, comment, .. }: &ImageLayer = layer;
+        History { created: created(), created_by, comment }
+    };
+    let config = Config {
+        created: created(),
+        architecture: spec.platform.architecture(),
+        os: "linux",
+        config: Process {
+            user: &spec.user,
+            exposed_ports: ports.collect(),
+            env: spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            entrypoint: &spec.entrypoint,
+            cmd: &spec.command,
+            working_dir: &spec.workdir,
+            labels: &spec.labels,
+            stop_signal: spec.stop_signal.as_deref(),
+        },
+        rootfs: RootFs {
+            r#type: "layers",
+            diff_ids: layers.iter().map(|layer| layer.record.diff_id).collect(),
+        },
+        history: layers.iter().map(history).collect(),
+    };
+    serde_json::to_vec(&config).expect("the config has string keys only")
+}
+
+/// The layout manifest as it is stored: layers uncompressed.
+pub(super) fn manifest(
+    spec: &ImageSpec,
+    layers: &[ImageLayer],
+    image: Digest,
+    image_size: usize,
+) -> Vec<u8> {
+    let layer = |layer: &ImageLayer| Descriptor {
+        media_type: MEDIA_LAYER,
+        digest: layer.record.diff_id,
+        size: layer.record.size,
+    };
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: MEDIA_MANIFEST,
+        config: Descriptor { media_type: MEDIA_CONFIG, digest: image, size: image_size as u64 },
+        layers: layers.iter().map(layer).collect(),
+        annotations: &spec.annotations,
+    };
+    serde_json::to_vec(&manifest).expect("the manifest has string keys only")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Stamp;
+
+    #[test]
+    fn the_documents_are_written_in_one_order() {
+        let spec = ImageSpec {
+            platform: Platform::Amd64,
+            env: vec![("PATH".into(), "/bin".into()), ("A".into(), "1".into())],
+            entrypoint: vec![],
+            command: vec!["/boot.sh".into()],
+            workdir: "/workspace".into(),
+            user: String::new(),
+            ports: vec![Port { number: 80, protocol: "tcp" }],
+            labels: BTreeMap::from([("b".into(), "2".into()), ("a".into(), "1".into())]),
+            stop_signal: Some("SIGTERM".into()),
+            annotations: BTreeMap::from([("org.opencontainers.image.title".into(), "base".into())]),
+        };
+        let stamp = Stamp { size: 3, mtime: 0, ctime: 0, inode: 0 };
+        let record = LayerRecord { diff_id: Digest::of(b"tar"), size: 3, stamp };
+        let layer = ImageLayer { record, created_by: "files".into(), comment: "app".into() };
+        let layers = [layer];
+        let config = config(&spec, &layers);
+        insta::assert_snapshot!(String::from_utf8(config.clone()).unwrap(), @r#"{"created":"2025-01-01T00:00:00Z","architecture":"amd64","os":"linux","config":{"ExposedPorts":{"80/tcp":{}},"Env":["PATH=/bin","A=1"],"Cmd":["/boot.sh"],"WorkingDir":"/workspace","Labels":{"a":"1","b":"2"},"StopSignal":"SIGTERM"},"rootfs":{"type":"layers","diff_ids":["sha256:90aebae315675cbf04612de4f7d5874850f48e0b8dd82becbeaa47ca93f5ebfb"]},"history":[{"created":"2025-01-01T00:00:00Z","created_by":"files","comment":"app"}]}"#);
+        let manifest = manifest(&spec, &layers, Digest::of(&config), config.len());
+        insta::assert_snapshot!(String::from_utf8(manifest).unwrap(), #"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:d8bea4b8ba9d59459704e571996ebc0370d59c29a906132ae5196f6a77fbb165","size":429},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:90aebae315675cbf04612de4f7d5874850f48e0b8dd82becbeaa47ca93f5ebfb","size":3}],"annotations":{"org.opencontainers.image.title":"base"}}"#);
+    }
+}
