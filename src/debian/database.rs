@@ -258,7 +258,7 @@ pub struct Diversion {
 /// Parses `/var/lib/dpkg/diversions`: three lines each.
 pub fn parse_diversions(text: &str) -> Vec<Diversion> {
     let lines: Vec<&str> = text.lines().collect();
-    let [triples @ ..] = lines.as_chunks::<3>().0;
+    let triples = lines.as_chunks::<3>().0;
     triples
         .iter()
         .map(|[from, to, package]| Diversion {

@@ -1,1 +1,23 @@
-//! (being written)
+//! What people declare: `sandboxes.kdl`, `layers/*.kdl` and what they `include`, in KDL v2.
+//!
+//! Everything is read, and every fault of every file is collected, before anything is refused: a
+//! person mends ten mistakes in one go. What leaves this module is checked and merged (`extends` is
+//! resolved, names exist, no cycles), so nothing below it looks at KDL. `docs/kdl.md` describes every
+//! node; what needs the lock, the store or the disk to be judged does not belong here.
+
+mod debian;
+mod fault;
+mod init;
+mod layer;
+mod merge;
+mod node;
+mod project;
+mod sandbox;
+mod units;
+
+pub use debian::{Base, Debian, Debconf, PackageRequest, PinRule, Repository, VersionRule};
+pub use fault::{Fault, Faults, Location, SourceFile};
+pub use init::{InitFile, init_files};
+pub use layer::{Dir, Files, GitInit, InlineFile, Layer, Link, Own, Owner, Recipe, User};
+pub use project::{AsOf, Project, read_project};
+pub use sandbox::{Egress, HostVar, Limits, PortDecl, Ready, Sandbox, SecurityLevel};

@@ -105,7 +105,7 @@ impl Store {
         let whole = record.layers.iter().all(|layer| {
             Stamp::at(&self.blob_path(&layer.diff_id)).is_some_and(|stamp| stamp == layer.stamp)
         });
-        let intact = |digest| matches!(self.read_blob(digest), Ok(_));
+        let intact = |digest| self.read_blob(digest).is_ok();
         Ok((whole && intact(&record.image) && intact(&record.manifest)).then_some(record))
     }
 

@@ -1,0 +1,173 @@
+//! `Release`: what an archive says of a suite (Debian's repository format).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+
+use super::keyring::SignatureError;
+use crate::blame::Blame;
+use crate::digest::Digest;
+
+/// A verified `Release`.
+#[derive(Clone, Debug)]
+pub struct Release {
+    pub suite: String,
+    pub codename: String,
+    pub date: Timestamp,
+    pub valid_until: Option<Timestamp>,
+    pub by_hash: bool,
+    pub components: Vec<String>,
+    pub architectures: Vec<String>,
+    /// `NotAutomatic` and `ButAutomaticUpgrades` lower a suite's priority (apt_preferences(5)).
+    pub not_automatic: bool,
+    pub but_automatic_upgrades: bool,
+    /// By path below the suite's directory: size in bytes, SHA-256.
+    pub files: BTreeMap<String, (u64, Digest)>,
+}
+
+/// Why a `Release` is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    #[error("it has no `{0}`")]
+    Field(&'static str),
+    #[error("its `{field}` is no date: `{value}`")]
+    Date { field: &'static str, value: String },
+    #[error("it was valid until {valid_until} and it is {now}")]
+    Expired { valid_until: Timestamp, now: Timestamp },
+    #[error("it is of {found}, older than the one of {locked} that the lock was resolved against")]
+    Older { found: Timestamp, locked: Timestamp },
+    #[error("it is of suite `{found}`, expected `{expected}`")]
+    Suite { expected: String, found: String },
+}
+
+impl ReleaseError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
+    }
+}
+
+impl Release {
+    /// Parses the text that was signed.
+    pub fn parse(text: &str) -> Result<Self, ReleaseError> {
+        let field = |name| super::database::find_field(text, name);
+        let date = |name: &'static str, value: &str| {
+            rfc2822::parse(&value.replace("UTC", "+0000"))
+                .map(|zoned| zoned.timestamp())
+                .map_err(|_| ReleaseError::Date { field: name, value: value.to_owned() })
+        };
+        let words = |name| {
+            field(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let yes = |name| field(name) == Some("yes");
+        Ok(Release {
+            suite: field("Suite").unwrap_or_default().to_owned(),
+            codename: field("Codename").unwrap_or_default().to_owned(),
+            date: date("Date", field("Date").ok_or(ReleaseError::Field("Date"))?)?,
+            valid_until: field("Valid-Until").map(|value| date("Valid-Until", value)).transpose()?,
+            by_hash: yes("Acquire-By-Hash"),
+            components: words("Components"),
+            architectures: words("Architectures"),
+            not_automatic: yes("NotAutomatic"),
+            but_automatic_upgrades: yes("ButAutomaticUpgrades"),
+            files: parse_files(text)?,
+        })
+    }
+
+    /// Refuses a Release of another suite, one that is no longer valid, or one older than `locked`.
+    pub fn check(&self, suite: &str, now: Timestamp, locked: Option<Timestamp>) -> Result<(), ReleaseError> {
+        if suite != self.suite && suite != self.codename {
+            let found = format!("{} ({})", self.suite, self.codename);
+            return Err(ReleaseError::Suite { expected: suite.to_owned(), found });
+        }
+        if let Some(valid_until) = self.valid_until.filter(|until| *until < now) {
+            return Err(ReleaseError::Expired { valid_until, now });
+        }
+        match locked.filter(|locked| self.date < *locked) {
+            Some(locked) => Err(ReleaseError::Older { found: self.date, locked }),
+            None => Ok(()),
+        }
+    }
+
+    /// The smallest `Packages` of a component: its path, size, digest, and the plain one's size.
+    pub fn find_packages(&self, component: &str, arch: &str) -> Option<PackagesFile<'_>> {
+        // security suites name components `updates/main` in old releases
+        let stem = format!("{component}/binary-{arch}/Packages");
+        let (_, (plain_size, plain_digest)) = self.files.get_key_value(&stem)?;
+        let found = ["xz", "zst", "gz", ""].iter().find_map(|ending| {
+            let path = if ending.is_empty() { stem.clone() } else { format!("{stem}.{ending}") };
+            self.files.get_key_value(&path)
+        });
+        let (path, (size, digest)) = found?;
+        Some(PackagesFile {
+            path,
+            size: *size,
+            digest: *digest,
+            plain_size: *plain_size,
+            plain_digest: *plain_digest,
+        })
+    }
+}
+
+/// Where a `Packages` is and what it must be.
+#[derive(Clone, Copy, Debug)]
+pub struct PackagesFile<'a> {
+    /// Below the suite's directory.
+    pub path: &'a str,
+    pub size: u64,
+    pub digest: Digest,
+    pub plain_size: u64,
+    pub plain_digest: Digest,
+}
+
+fn parse_files(text: &str) -> Result<BTreeMap<String, (u64, Digest)>, ReleaseError> {
+    let mut lines = text.lines().skip_while(|line| !line.eq_ignore_ascii_case("sha256:"));
+    lines.next().ok_or(ReleaseError::Field("SHA256"))?;
+    let mut files = BTreeMap::new();
+    for line in lines.take_while(|line| line.starts_with(' ')) {
+        let mut words = line.split_whitespace();
+        let (Some(hex), Some(size), Some(path)) = (words.next(), words.next(), words.next()) else { continue };
+        if let (Ok(digest), Ok(size)) = (Digest::parse_hex(hex), size.parse()) {
+            files.insert(path.to_owned(), (size, digest));
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release() -> Release {
+        let hex = "0".repeat(64);
+        let text = format!(
+            "Suite: stable\nCodename: trixie\nDate: Sat, 21 Nov 2026 09:15:44 UTC\n\
+             Valid-Until: Sat, 28 Nov 2026 09:15:44 UTC\nAcquire-By-Hash: yes\nComponents: main\nMD5Sum:\n x 1 a\n\
+             SHA256:\n {hex} 100 main/binary-amd64/Packages\n {hex} 10 main/binary-amd64/Packages.xz\nNotAutomatic: yes\n"
+        );
+        Release::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn a_release_is_dated_and_lists_its_files() {
+        let release = release();
+        assert_eq!(release.date.to_string(), "2026-11-21T09:15:44Z");
+        let packages = release.find_packages("main", "amd64").unwrap();
+        assert_eq!((packages.path, packages.size, packages.plain_size), ("main/binary-amd64/Packages.xz", 10, 100));
+        assert!(release.by_hash && release.not_automatic);
+    }
+
+    #[test]
+    fn expired_older_and_strange_releases_are_refused() {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        let now = time("2026-11-23T00:00:00Z");
+        release().check("trixie", now, None).unwrap();
+        release().check("stable", now, Some(time("2026-11-21T09:15:44Z"))).unwrap();
+        let refused = |suite, now, locked| release().check(suite, now, locked).unwrap_err().to_string();
+        insta::assert_snapshot!(refused("trixie", time("2026-12-01T00:00:00Z"), None), @"it was valid until 2026-11-28T09:15:44Z and it is 2026-12-01T00:00:00Z");
+        insta::assert_snapshot!(refused("trixie", now, Some(now)), @"it is of 2026-11-21T09:15:44Z, older than the one of 2026-11-23T00:00:00Z that the lock was resolved against");
+        insta::assert_snapshot!(refused("sid", now, None), @"it is of suite `stable (trixie)`, expected `sid`");
+    }
+}

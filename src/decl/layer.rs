@@ -1,0 +1,430 @@
+//! Layers and their recipes.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::debian::Debian;
+use super::fault::{Fault, Location};
+use super::node::Node;
+use super::units::is_variable;
+use crate::name::LayerName;
+use crate::path::LayerPath;
+use crate::platform::Platform;
+
+/// A node that gives file-system deltas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    pub name: LayerName,
+    /// Layers whose content this one sees, in the order of declaration.
+    pub needs: Vec<LayerName>,
+    /// Where each of `needs` is named.
+    pub needs_at: Vec<Location>,
+    /// Platforms it exists for; empty for all.
+    pub only: Vec<Platform>,
+    /// Variables it exports to the images that have it.
+    pub env: Vec<(String, String)>,
+    /// Directories it puts in front of `PATH`.
+    pub path_prepend: Vec<String>,
+    pub recipes: Vec<Recipe>,
+    pub at: Location,
+}
+
+/// How a layer is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "recipe", rename_all = "kebab-case")]
+pub enum Recipe {
+    Debian(Debian),
+    Files(Files),
+    File(InlineFile),
+    User(User),
+    Dir(Dir),
+    Link(Link),
+    Own(Own),
+    GitInit(GitInit),
+}
+
+/// `USER[:GROUP]`, by name or number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    pub user: String,
+    pub group: Option<String>,
+}
+
+/// Local files or a local tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Files {
+    /// Relative to the project's root. Not part of what is asked: the bytes are.
+    #[serde(skip)]
+    pub from: PathBuf,
+    #[serde(serialize_with = "as_text")]
+    pub into: LayerPath,
+    pub owner: Option<Owner>,
+    /// Mode of every file; `None` for 0755 where the owner may execute it and 0644 elsewhere.
+    pub mode: Option<u32>,
+    pub exclude: Vec<String>,
+    /// Whether `.gitignore` files are honoured.
+    pub ignore: bool,
+    /// Whether it may replace paths of the layers below.
+    pub replace: bool,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+/// A file whose content stands in the declaration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InlineFile {
+    #[serde(serialize_with = "as_text")]
+    pub path: LayerPath,
+    pub content: String,
+    pub mode: u32,
+    pub owner: Option<Owner>,
+    pub replace: bool,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+/// An account with fixed ids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub group: String,
+    pub groups: Vec<String>,
+    pub home: String,
+    pub shell: String,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dir {
+    #[serde(serialize_with = "as_text")]
+    pub path: LayerPath,
+    pub mode: u32,
+    pub owner: Option<Owner>,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Link {
+    #[serde(serialize_with = "as_text")]
+    pub path: LayerPath,
+    pub to: String,
+    pub replace: bool,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+/// Gives paths of the layer's own to somebody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Own {
+    #[serde(serialize_with = "as_text")]
+    pub path: LayerPath,
+    pub owner: Owner,
+    /// Whether everything below the path is meant, too.
+    pub recursive: bool,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+/// An empty git repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GitInit {
+    #[serde(serialize_with = "as_text")]
+    pub path: LayerPath,
+    pub branch: String,
+    pub owner: Option<Owner>,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+fn as_text<S: serde::Serializer>(path: &LayerPath, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(path)
+}
+
+/// Nodes of `docs/kdl.md` that this version does not read yet.
+const LATER: &[&str] = &["archive", "from", "git", "mcp", "node", "npm", "npm-tools", "run", "venv"];
+
+const CHILDREN: &[&str] = &[
+    "debian", "dir", "env", "file", "files", "git-init", "link", "needs", "only", "own", "path-prepend", "user",
+];
+
+impl Layer {
+    pub(super) fn read(node: &Node<'_>) -> Option<Self> {
+        let name = node.parse::<LayerName>("a name");
+        let mut layer = Layer {
+            name: name.clone().or_else(|| "unnamed".parse().ok())?,
+            needs: Vec::new(),
+            needs_at: Vec::new(),
+            only: Vec::new(),
+            env: Vec::new(),
+            path_prepend: Vec::new(),
+            recipes: Vec::new(),
+            at: node.at(),
+        };
+        if let Some(needs) = node.find_parsed_property::<LayerName>("needs") {
+            layer.need(needs, node.at());
+        }
+        layer.only.extend(node.find_parsed_property::<Platform>("only"));
+        node.finish();
+        for child in node.children() {
+            layer.read_child(&child);
+        }
+        let debians = layer.recipes.iter().filter(|recipe| matches!(recipe, Recipe::Debian(_))).count();
+        if debians > 1 {
+            node.fault(format!("layer `{}` has {debians} `debian` recipes", layer.name));
+        }
+        name.is_some().then_some(layer)
+    }
+
+    fn need(&mut self, name: LayerName, at: Location) {
+        if !self.needs.contains(&name) {
+            self.needs.push(name);
+            self.needs_at.push(at);
+        }
+    }
+
+    fn read_child(&mut self, child: &Node<'_>) {
+        let recipe = match child.name() {
+            "needs" => {
+                child.parse_all("names of layers").into_iter().for_each(|(name, at)| self.need(name, at));
+                return child.finish_leaf();
+            }
+            "only" => {
+                self.only.extend(child.parse_all::<Platform>("platforms").into_iter().map(|(platform, _)| platform));
+                return child.finish_leaf();
+            }
+            "env" => return self.env.extend(read_env(child)),
+            "path-prepend" => {
+                let dirs = child.texts("directories").into_iter();
+                self.path_prepend.extend(dirs.filter_map(|(text, at)| absolute(child, text, &at)));
+                return child.finish_leaf();
+            }
+            "debian" => Some(Recipe::Debian(Debian::read(child))),
+            "files" => Files::read(child).map(Recipe::Files),
+            "file" => InlineFile::read(child).map(Recipe::File),
+            "user" => User::read(child).map(Recipe::User),
+            "dir" => Dir::read(child).map(Recipe::Dir),
+            "link" => Link::read(child).map(Recipe::Link),
+            "own" => Own::read(child).map(Recipe::Own),
+            "git-init" => GitInit::read(child).map(Recipe::GitInit),
+            name if LATER.contains(&name) => {
+                let fault = Fault::new(&child.at(), format!("recipe `{name}` is not available in this version"));
+                return child.sink.push(fault.help("docs/kdl.md says which recipes are"));
+            }
+            _ => return child.unknown("a layer", CHILDREN),
+        };
+        self.recipes.extend(recipe);
+    }
+}
+
+/// Reads an `env` node.
+pub(super) fn read_env(node: &Node<'_>) -> Vec<(String, String)> {
+    if node.has_children() || node.node.entries().iter().any(|entry| entry.name().is_none()) {
+        node.fault("`env` takes properties only: `env NAME=\"value\"`");
+    }
+    let sound = |(name, value, at): (String, String, Location)| {
+        if !is_variable(&name) || value.contains('\0') {
+            node.sink.push(Fault::new(&at, format!("`{name}` cannot be an environment variable")));
+            return None;
+        }
+        Some((name, value))
+    };
+    node.map().into_iter().filter_map(sound).collect()
+}
+
+fn absolute(node: &Node<'_>, text: String, at: &Location) -> Option<String> {
+    match LayerPath::parse_absolute(&text) {
+        Ok(_) => Some(text),
+        Err(error) => {
+            node.sink.push(Fault::new(at, error.to_string()));
+            None
+        }
+    }
+}
+
+fn path_argument(node: &Node<'_>) -> Option<LayerPath> {
+    let text = node.text("a path in the image")?;
+    checked(node, &text)
+}
+
+fn path_property(node: &Node<'_>, name: &'static str) -> Option<LayerPath> {
+    let text = node.text_property(name)?;
+    checked(node, &text)
+}
+
+fn checked(node: &Node<'_>, text: &str) -> Option<LayerPath> {
+    match LayerPath::parse_absolute(text) {
+        Ok(path) => Some(path),
+        Err(error) => {
+            node.fault(error.to_string());
+            None
+        }
+    }
+}
+
+fn mode(node: &Node<'_>) -> Option<u32> {
+    node.find_integer_property("mode", 0..=0o7777).and_then(|mode| u32::try_from(mode).ok())
+}
+
+fn owner(node: &Node<'_>) -> Option<Owner> {
+    let text = node.find_text_property("owner")?;
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group.to_owned())),
+        None => (text.as_str(), None),
+    };
+    if user.is_empty() || group.as_ref().is_some_and(String::is_empty) {
+        node.fault(format!("`{text}` is no owner: write `user`, `user:group` or numbers"));
+        return None;
+    }
+    Some(Owner { user: user.to_owned(), group })
+}
+
+impl Files {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let from = node.text("a local path");
+        let into = path_property(node, "into");
+        let mut files = Files {
+            from: PathBuf::new(),
+            into: LayerPath::root(),
+            owner: owner(node),
+            mode: mode(node),
+            exclude: Vec::new(),
+            ignore: node.flag_property("ignore").unwrap_or(true),
+            replace: node.flag_property("replace").unwrap_or(false),
+            at: node.at(),
+        };
+        node.finish();
+        for child in node.children() {
+            match child.name() {
+                "exclude" => files.exclude.extend(child.texts("patterns").into_iter().map(|(text, _)| text)),
+                _ => {
+                    child.unknown("`files`", &["exclude"]);
+                    continue;
+                }
+            }
+            child.finish_leaf();
+        }
+        let from = from?;
+        let local = PathBuf::from(&from);
+        let leaves = local.is_absolute() || local.components().any(|part| part == std::path::Component::ParentDir);
+        if leaves {
+            node.fault(format!("`{from}` leaves the project"));
+            return None;
+        }
+        Some(Files { from: local, into: into?, ..files })
+    }
+}
+
+impl InlineFile {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let file = InlineFile {
+            path: path_argument(node)?,
+            content: node.text_property("content")?,
+            mode: mode(node).unwrap_or(0o644),
+            owner: owner(node),
+            replace: node.flag_property("replace").unwrap_or(false),
+            at: node.at(),
+        };
+        node.finish_leaf();
+        Some(file)
+    }
+}
+
+impl User {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let id = |name| node.integer_property(name, 0..=4_294_967_293).and_then(|id| u32::try_from(id).ok());
+        let name = node.text("a name")?;
+        let uid = id("uid");
+        let gid = node.find_integer_property("gid", 0..=4_294_967_293).and_then(|id| u32::try_from(id).ok());
+        let groups = node.find_text_property("groups").unwrap_or_default();
+        let user = User {
+            uid: uid?,
+            gid: gid.or(uid)?,
+            group: node.find_text_property("group").unwrap_or_else(|| name.clone()),
+            groups: groups.split([' ', ',']).filter(|group| !group.is_empty()).map(str::to_owned).collect(),
+            home: node.find_text_property("home").unwrap_or_else(|| format!("/home/{name}")),
+            shell: node.find_text_property("shell").unwrap_or_else(|| "/bin/bash".to_owned()),
+            name,
+            at: node.at(),
+        };
+        node.finish_leaf();
+        let word = |text: &str| {
+            text.len() <= 32
+                && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-.".contains(&c))
+                && text.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c == b'_')
+        };
+        if !word(&user.name) || !word(&user.group) || !user.groups.iter().all(|group| word(group)) {
+            node.fault("names of users and groups are lower-case letters, digits, `_`, `-` and `.`, at most 32");
+            return None;
+        }
+        if [&user.home, &user.shell].iter().any(|path| path.contains([':', '\n']) || !path.starts_with('/')) {
+            node.fault("`home` and `shell` are absolute paths without `:`");
+            return None;
+        }
+        Some(user)
+    }
+}
+
+impl Dir {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let dir = Dir {
+            path: path_argument(node)?,
+            mode: mode(node).unwrap_or(0o755),
+            owner: owner(node),
+            at: node.at(),
+        };
+        node.finish_leaf();
+        Some(dir)
+    }
+}
+
+impl Link {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let link = Link {
+            path: path_argument(node)?,
+            to: node.text_property("to")?,
+            replace: node.flag_property("replace").unwrap_or(false),
+            at: node.at(),
+        };
+        node.finish_leaf();
+        if link.to.is_empty() || link.to.contains('\0') {
+            node.fault("a link needs a target");
+            return None;
+        }
+        Some(link)
+    }
+}
+
+impl Own {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let path = path_argument(node)?;
+        if node.find_value_property("owner").is_none() {
+            node.fault("`own` needs `owner=…`");
+        }
+        let own = Own {
+            path,
+            owner: owner(node)?,
+            recursive: node.flag_property("recursive").unwrap_or(true),
+            at: node.at(),
+        };
+        node.finish_leaf();
+        Some(own)
+    }
+}
+
+impl GitInit {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let git = GitInit {
+            path: path_argument(node)?,
+            branch: node.find_text_property("branch").unwrap_or_else(|| "main".to_owned()),
+            owner: owner(node),
+            at: node.at(),
+        };
+        node.finish_leaf();
+        Some(git)
+    }
+}
