@@ -70,8 +70,7 @@ pub enum Kind {
     Fifo,
     /// The path is gone from here up (`.wh.NAME` in the tar).
     Whiteout,
-    /// A directory that hides what lower layers hold in it (`.wh..wh..opq` in the tar); the
-    /// directory's own entry stands beside it.
+    /// The mark `DIR/.wh..wh..opq`: the directory hides what lower layers hold in it.
     Opaque,
 }
 

@@ -50,6 +50,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PathIo> {
     write().inspect_err(|_| drop(fs::remove_file(&draft))).at("write", path)
 }
 
+/// The inode of an open file.
+pub fn inode(file: &File) -> Option<u64> {
+    file.metadata().ok().map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
+}
+
 /// Removes a tree, whatever modes its directories have, never following a link. A path that is
 /// not there is no error.
 pub fn remove_tree(path: &Path) -> Result<(), PathIo> {

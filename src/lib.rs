@@ -16,6 +16,7 @@ pub mod fsx;
 pub mod name;
 pub mod path;
 pub mod platform;
+pub mod tarball;
 
 // machine: what the kernel does for a build
 pub mod jail;

@@ -1,1 +1,8 @@
-//! (being written)
+//! Building: from a plan to layers in the store.
+
+pub mod assembly;
+pub mod capture;
+pub mod listing;
+pub mod settle;
+pub mod tree;
+pub mod view;

@@ -69,7 +69,10 @@ impl Keyring {
         let damaged = |error: pgp::errors::Error| SignatureError::Keyring(error.to_string());
         let armored = bytes.trim_ascii_start().starts_with(b"-----BEGIN");
         let keys = match armored {
-            true => SignedPublicKey::from_armor_many(bytes).map_err(damaged)?.0.collect::<Result<Vec<_>, _>>(),
+            true => SignedPublicKey::from_armor_many(bytes)
+                .map_err(damaged)?
+                .0
+                .collect::<Result<Vec<_>, _>>(),
             false => SignedPublicKey::from_bytes_many(bytes).map_err(damaged)?.collect(),
         };
         match keys.map_err(damaged)? {
@@ -92,7 +95,12 @@ impl Keyring {
     }
 
     /// Verifies `text` by a detached signature (`Release.gpg`), armored or binary.
-    pub fn verify_detached(&self, text: &[u8], signature: &[u8], now: i64) -> Result<(), SignatureError> {
+    pub fn verify_detached(
+        &self,
+        text: &[u8],
+        signature: &[u8],
+        now: i64,
+    ) -> Result<(), SignatureError> {
         let damaged = |error: pgp::errors::Error| SignatureError::Damaged(error.to_string());
         let armored = signature.trim_ascii_start().starts_with(b"-----BEGIN");
         let parsed: Result<Vec<_>, _> = match armored {
@@ -148,11 +156,14 @@ impl Keyring {
 }
 
 fn signer(signature: &Signature) -> Vec<String> {
-    let fingerprints = signature.issuer_fingerprint().into_iter().map(|print| print.to_string().to_uppercase());
+    let fingerprints =
+        signature.issuer_fingerprint().into_iter().map(|print| print.to_string().to_uppercase());
     let ids: Vec<_> = fingerprints.collect();
     match ids.is_empty() {
         false => ids,
-        true => signature.issuer_key_id().into_iter().map(|id| id.to_string().to_uppercase()).collect(),
+        true => {
+            signature.issuer_key_id().into_iter().map(|id| id.to_string().to_uppercase()).collect()
+        }
     }
 }
 
@@ -198,7 +209,9 @@ fn judge(
         (None, _) => Some("it has no date".to_owned()),
         // a day of grace for clocks
         (Some(created), _) if created > now + 86_400 => Some("it is from the future".to_owned()),
-        (Some(created), Some(expires)) if created + expires < now => Some("it has expired".to_owned()),
+        (Some(created), Some(expires)) if created + expires < now => {
+            Some("it has expired".to_owned())
+        }
         _ => None,
     };
     match fault.or(time_fault) {
@@ -210,7 +223,12 @@ fn judge(
 fn is_strong(signature: &Signature) -> bool {
     !matches!(
         signature.hash_alg(),
-        None | Some(HashAlgorithm::None | HashAlgorithm::Md5 | HashAlgorithm::Sha1 | HashAlgorithm::Ripemd160)
+        None | Some(
+            HashAlgorithm::None
+                | HashAlgorithm::Md5
+                | HashAlgorithm::Sha1
+                | HashAlgorithm::Ripemd160
+        )
     )
 }
 
@@ -222,12 +240,20 @@ fn lifetime(duration: Option<pgp::types::Duration>) -> Option<i64> {
 /// Why a primary key may not sign now.
 fn primary_fault(key: &SignedPublicKey, now: i64) -> Option<String> {
     let primary = &key.primary_key;
-    let revoked = key.details.revocation_signatures.iter().any(|signature| signature.verify_key(primary).is_ok());
+    let revoked = key
+        .details
+        .revocation_signatures
+        .iter()
+        .any(|signature| signature.verify_key(primary).is_ok());
     if revoked {
         return Some("its key is revoked".to_owned());
     }
     // the newest valid self-signature says how long the key lives
-    let direct = key.details.direct_signatures.iter().filter(|signature| signature.verify_key(primary).is_ok());
+    let direct = key
+        .details
+        .direct_signatures
+        .iter()
+        .filter(|signature| signature.verify_key(primary).is_ok());
     let users = key.details.users.iter().flat_map(|user| {
         user.signatures.iter().filter(|signature| {
             signature.is_certification()
@@ -236,29 +262,44 @@ fn primary_fault(key: &SignedPublicKey, now: i64) -> Option<String> {
                     .is_ok()
         })
     });
-    let own = direct.chain(users).max_by_key(|signature| signature.created().map(|time| time.as_secs()));
+    let own =
+        direct.chain(users).max_by_key(|signature| signature.created().map(|time| time.as_secs()));
     let Some(own) = own else { return Some("its key has no valid self-signature".to_owned()) };
     expiry_fault(primary, own, now)
 }
 
 fn expiry_fault(key: &impl KeyDetails, own: &Signature, now: i64) -> Option<String> {
     let created = i64::from(key.created_at().as_secs());
-    let expired = lifetime(own.key_expiration_time()).is_some_and(|seconds| created + seconds < now);
+    let expired =
+        lifetime(own.key_expiration_time()).is_some_and(|seconds| created + seconds < now);
     expired.then(|| "its key has expired".to_owned())
 }
 
 /// Why a subkey may not sign now.
-fn subkey_fault(key: &SignedPublicKey, subkey: &pgp::composed::SignedPublicSubKey, now: i64) -> Option<String> {
+fn subkey_fault(
+    key: &SignedPublicKey,
+    subkey: &pgp::composed::SignedPublicSubKey,
+    now: i64,
+) -> Option<String> {
     let primary = &key.primary_key;
-    let valid = |signature: &&Signature| signature.verify_subkey_binding(primary, &subkey.key).is_ok();
-    let of = |kind| subkey.signatures.iter().filter(move |signature| signature.typ() == Some(kind)).filter(valid);
+    let valid =
+        |signature: &&Signature| signature.verify_subkey_binding(primary, &subkey.key).is_ok();
+    let of = |kind| {
+        subkey
+            .signatures
+            .iter()
+            .filter(move |signature| signature.typ() == Some(kind))
+            .filter(valid)
+    };
     if of(SignatureType::SubkeyRevocation).next().is_some() {
         return Some("its subkey is revoked".to_owned());
     }
     let binding = of(SignatureType::SubkeyBinding)
         .filter(|signature| is_strong(signature))
         .max_by_key(|signature| signature.created().map(|time| time.as_secs()));
-    let Some(binding) = binding else { return Some("its subkey is not bound to its key".to_owned()) };
+    let Some(binding) = binding else {
+        return Some("its subkey is not bound to its key".to_owned());
+    };
     if !binding.key_flags().sign() {
         return Some("its subkey is not for signing".to_owned());
     }

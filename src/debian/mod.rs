@@ -1,5 +1,6 @@
 //! Debian: from an archive's signed index to the database in an image.
 
+pub mod archive;
 pub mod database;
 pub mod keyring;
 pub mod packages;

@@ -12,8 +12,22 @@ use crate::digest::Digest;
 
 /// The fields that are kept, by their place in [`Raw::fields`].
 const FIELDS: [&str; 16] = [
-    "Package", "Version", "Architecture", "Multi-Arch", "Essential", "Priority", "Depends", "Pre-Depends",
-    "Recommends", "Conflicts", "Breaks", "Provides", "Filename", "Size", "SHA256", "Protected",
+    "Package",
+    "Version",
+    "Architecture",
+    "Multi-Arch",
+    "Essential",
+    "Priority",
+    "Depends",
+    "Pre-Depends",
+    "Recommends",
+    "Conflicts",
+    "Breaks",
+    "Provides",
+    "Filename",
+    "Size",
+    "SHA256",
+    "Protected",
 ];
 
 /// One index, parsed.
@@ -55,7 +69,9 @@ pub fn decompress(name: &str, bytes: &[u8], size: u64) -> Result<Vec<u8>, IndexE
     let mut plain = Vec::with_capacity(usize::try_from(size.min(1 << 30)).unwrap_or(0));
     let limit = size.saturating_add(1);
     let read = match name.rsplit('.').next() {
-        Some("xz") => liblzma::read::XzDecoder::new_multi_decoder(bytes).take(limit).read_to_end(&mut plain),
+        Some("xz") => {
+            liblzma::read::XzDecoder::new_multi_decoder(bytes).take(limit).read_to_end(&mut plain)
+        }
         Some("gz") => flate2::read::MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut plain),
         Some("zst") => zstd::stream::read::Decoder::new(bytes)?.take(limit).read_to_end(&mut plain),
         _ => bytes.take(limit).read_to_end(&mut plain),
@@ -79,7 +95,9 @@ impl Index {
         let index = Index { packages: parsed.concat(), text };
         for package in index.packages() {
             let digest = Digest::parse_hex(package.field(14)).is_ok() && package.size().is_some();
-            for (at, name) in [(0, "Package"), (1, "Version"), (2, "Architecture"), (12, "Filename")] {
+            for (at, name) in
+                [(0, "Package"), (1, "Version"), (2, "Architecture"), (12, "Filename")]
+            {
                 if package.field(at).is_empty() {
                     return Err(IndexError::Field(name));
                 }
@@ -116,7 +134,10 @@ fn chunks(text: &str) -> Vec<(usize, &str)> {
     while start < text.len() {
         let from = (start + SIZE).min(text.len());
         let bytes = &text.as_bytes()[from..];
-        let end = bytes.windows(2).position(|pair| pair == b"\n\n").map_or(text.len(), |at| from + at + 2);
+        let end = bytes
+            .windows(2)
+            .position(|pair| pair == b"\n\n")
+            .map_or(text.len(), |at| from + at + 2);
         pieces.push((start, &text[start..end]));
         start = end;
     }
@@ -227,7 +248,9 @@ mod tests {
     fn stanzas_are_parsed_whatever_lies_between_them() {
         let hex = "0".repeat(64);
         let stanza = |name: &str| {
-            format!("Package: {name}\nVersion: 1:2-3\nArchitecture: all\nDepends: x,\n y\nDescription: d\n Package: no\nFilename: pool/{name}.deb\nSize: 12\nSHA256: {hex}\n")
+            format!(
+                "Package: {name}\nVersion: 1:2-3\nArchitecture: all\nDepends: x,\n y\nDescription: d\n Package: no\nFilename: pool/{name}.deb\nSize: 12\nSHA256: {hex}\n"
+            )
         };
         let text = format!("{}\n\n\n{}", stanza("a"), stanza("b"));
         let index = Index::parse(text.into_bytes()).unwrap();
@@ -247,7 +270,10 @@ mod tests {
     fn an_index_is_as_long_as_release_says() {
         let packed = zstd::encode_all(&b"hello"[..], 1).unwrap();
         assert_eq!(decompress("Packages.zst", &packed, 5).unwrap(), b"hello");
-        assert!(matches!(decompress("Packages.zst", &packed, 4), Err(IndexError::Size { expected: 4, found: 5 })));
+        assert!(matches!(
+            decompress("Packages.zst", &packed, 4),
+            Err(IndexError::Size { expected: 4, found: 5 })
+        ));
         assert!(matches!(decompress("Packages", b"hello", 9), Err(IndexError::Size { .. })));
     }
 }

@@ -31,7 +31,9 @@ impl Atom<'_> {
 pub fn parse_groups<'a>(field: &'a str, arch: &'a str) -> impl Iterator<Item = Vec<Atom<'a>>> {
     field
         .split(',')
-        .map(move |group| group.split('|').filter_map(|atom| parse_atom(atom, arch)).collect::<Vec<_>>())
+        .map(move |group| {
+            group.split('|').filter_map(|atom| parse_atom(atom, arch)).collect::<Vec<_>>()
+        })
         .filter(|group| !group.is_empty())
 }
 
@@ -76,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_field_is_groups_of_alternatives() {
-        let groups: Vec<_> = parse_groups("libc6 (>= 2.38), a | b:any (<< 2~) ,python3:native", "amd64").collect();
+        let groups: Vec<_> =
+            parse_groups("libc6 (>= 2.38), a | b:any (<< 2~) ,python3:native", "amd64").collect();
         assert_eq!(groups.len(), 3);
         assert_eq!(groups[0][0].version, Some((Relation::LaterEqual, "2.38")));
         assert_eq!((groups[1][1].name, groups[1][1].arch), ("b", Some("any")));

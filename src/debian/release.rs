@@ -59,14 +59,20 @@ impl Release {
                 .map_err(|_| ReleaseError::Date { field: name, value: value.to_owned() })
         };
         let words = |name| {
-            field(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+            field(name)
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let yes = |name| field(name) == Some("yes");
         Ok(Release {
             suite: field("Suite").unwrap_or_default().to_owned(),
             codename: field("Codename").unwrap_or_default().to_owned(),
             date: date("Date", field("Date").ok_or(ReleaseError::Field("Date"))?)?,
-            valid_until: field("Valid-Until").map(|value| date("Valid-Until", value)).transpose()?,
+            valid_until: field("Valid-Until")
+                .map(|value| date("Valid-Until", value))
+                .transpose()?,
             by_hash: yes("Acquire-By-Hash"),
             components: words("Components"),
             architectures: words("Architectures"),
@@ -77,7 +83,12 @@ impl Release {
     }
 
     /// Refuses a Release of another suite, one that is no longer valid, or one older than `locked`.
-    pub fn check(&self, suite: &str, now: Timestamp, locked: Option<Timestamp>) -> Result<(), ReleaseError> {
+    pub fn check(
+        &self,
+        suite: &str,
+        now: Timestamp,
+        locked: Option<Timestamp>,
+    ) -> Result<(), ReleaseError> {
         if suite != self.suite && suite != self.codename {
             let found = format!("{} ({})", self.suite, self.codename);
             return Err(ReleaseError::Suite { expected: suite.to_owned(), found });
@@ -128,7 +139,9 @@ fn parse_files(text: &str) -> Result<BTreeMap<String, (u64, Digest)>, ReleaseErr
     let mut files = BTreeMap::new();
     for line in lines.take_while(|line| line.starts_with(' ')) {
         let mut words = line.split_whitespace();
-        let (Some(hex), Some(size), Some(path)) = (words.next(), words.next(), words.next()) else { continue };
+        let (Some(hex), Some(size), Some(path)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
         if let (Ok(digest), Ok(size)) = (Digest::parse_hex(hex), size.parse()) {
             files.insert(path.to_owned(), (size, digest));
         }
@@ -155,7 +168,10 @@ mod tests {
         let release = release();
         assert_eq!(release.date.to_string(), "2026-11-21T09:15:44Z");
         let packages = release.find_packages("main", "amd64").unwrap();
-        assert_eq!((packages.path, packages.size, packages.plain_size), ("main/binary-amd64/Packages.xz", 10, 100));
+        assert_eq!(
+            (packages.path, packages.size, packages.plain_size),
+            ("main/binary-amd64/Packages.xz", 10, 100)
+        );
         assert!(release.by_hash && release.not_automatic);
     }
 
@@ -165,7 +181,8 @@ mod tests {
         let now = time("2026-11-23T00:00:00Z");
         release().check("trixie", now, None).unwrap();
         release().check("stable", now, Some(time("2026-11-21T09:15:44Z"))).unwrap();
-        let refused = |suite, now, locked| release().check(suite, now, locked).unwrap_err().to_string();
+        let refused =
+            |suite, now, locked| release().check(suite, now, locked).unwrap_err().to_string();
         insta::assert_snapshot!(refused("trixie", time("2026-12-01T00:00:00Z"), None), @"it was valid until 2026-11-28T09:15:44Z and it is 2026-12-01T00:00:00Z");
         insta::assert_snapshot!(refused("trixie", now, Some(now)), @"it is of 2026-11-21T09:15:44Z, older than the one of 2026-11-23T00:00:00Z that the lock was resolved against");
         insta::assert_snapshot!(refused("sid", now, None), @"it is of suite `stable (trixie)`, expected `sid`");

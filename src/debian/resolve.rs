@@ -13,8 +13,9 @@ use std::fmt::Display;
 
 use resolvo::{
     Candidates, Condition, ConditionId, ConditionalRequirement, Dependencies, DependencyProvider,
-    HintDependenciesAvailable, Interner, KnownDependencies, NameId, Problem, Requirement, SolvableId, Solver,
-    SolverCache, StringId, UnsolvableOrCancelled, VersionSetId, VersionSetUnionId,
+    HintDependenciesAvailable, Interner, KnownDependencies, NameId, Problem, Requirement,
+    SolvableId, Solver, SolverCache, StringId, UnsolvableOrCancelled, VersionSetId,
+    VersionSetUnionId,
 };
 
 use super::packages::Package;
@@ -95,15 +96,21 @@ pub fn resolve(universe: &Universe, request: &Request) -> Result<Vec<Chosen>, Un
 
 fn base_names(universe: &Universe, base: BaseSet) -> Vec<Wanted> {
     let belongs = |package: &Package<'_>| match base {
-        BaseSet::Required => package.is_essential() || package.priority() == "required" || package.name() == "apt",
+        BaseSet::Required => {
+            package.is_essential() || package.priority() == "required" || package.name() == "apt"
+        }
         BaseSet::Essential => package.is_essential(),
         BaseSet::None => false,
     };
     if base == BaseSet::None {
         return Vec::new();
     }
-    let names: BTreeSet<&str> =
-        universe.ids().map(|id| universe.get(id)).filter(belongs).map(|package| package.name()).collect();
+    let names: BTreeSet<&str> = universe
+        .ids()
+        .map(|id| universe.get(id))
+        .filter(belongs)
+        .map(|package| package.name())
+        .collect();
     names.into_iter().map(|name| Wanted { name: name.to_owned(), version: None }).collect()
 }
 
@@ -114,7 +121,8 @@ fn check_wanted(universe: &Universe, want: &Wanted) -> Result<(), Unsolvable> {
     if known.is_empty() && universe.providers(&atom).next().is_none() {
         let distance = |other: &&str| strsim::damerau_levenshtein(name, other);
         let nearest = universe.names().min_by_key(|other| (distance(other), *other));
-        let nearest = nearest.filter(|other| distance(other) <= 2 + name.len() / 6).map(str::to_owned);
+        let nearest =
+            nearest.filter(|other| distance(other) <= 2 + name.len() / 6).map(str::to_owned);
         return Err(Unsolvable::NoPackage { name: name.clone(), nearest });
     }
     let Some((relation, wanted)) = version else { return Ok(()) };
@@ -123,19 +131,32 @@ fn check_wanted(universe: &Universe, want: &Wanted) -> Result<(), Unsolvable> {
         return Ok(());
     }
     let found = if versions.is_empty() { "none".to_owned() } else { versions.join(", ") };
-    Err(Unsolvable::NoVersion { name: name.clone(), relation: *relation, version: wanted.clone(), found })
+    Err(Unsolvable::NoVersion {
+        name: name.clone(),
+        relation: *relation,
+        version: wanted.clone(),
+        found,
+    })
 }
 
 /// Recommended groups that the chosen set does not satisfy: the first installable name of each.
-fn recommended(universe: &Universe, request: &Request, chosen: &[PackageId], extra: &[String]) -> Vec<String> {
+fn recommended(
+    universe: &Universe,
+    request: &Request,
+    chosen: &[PackageId],
+    extra: &[String],
+) -> Vec<String> {
     let satisfied = |group: &[Atom<'_>]| {
         group.iter().any(|atom| {
-            chosen.iter().any(|id| universe.get(*id).name() == atom.name && universe.satisfies(*id, atom))
+            chosen
+                .iter()
+                .any(|id| universe.get(*id).name() == atom.name && universe.satisfies(*id, atom))
                 || universe.providers(atom).any(|provider| chosen.contains(&provider))
         })
     };
     let mut more = Vec::new();
-    for id in chosen.iter().filter(|id| !request.installed.contains_key(universe.get(**id).name())) {
+    for id in chosen.iter().filter(|id| !request.installed.contains_key(universe.get(**id).name()))
+    {
         for group in parse_groups(universe.get(*id).recommends(), universe.arch()) {
             if satisfied(&group) {
                 continue;
@@ -145,7 +166,9 @@ fn recommended(universe: &Universe, request: &Request, chosen: &[PackageId], ext
                 .filter_map(|atom| {
                     let real = universe.ranked(atom.name, &request.rules).first().copied();
                     let real = real.filter(|id| atom.accepts(universe.get(*id).version()));
-                    real.or_else(|| ranked_providers(universe, atom, &request.rules).into_iter().next())
+                    real.or_else(|| {
+                        ranked_providers(universe, atom, &request.rules).into_iter().next()
+                    })
                 })
                 .map(|id| universe.get(id).name().to_owned())
                 .next();
@@ -182,7 +205,12 @@ fn grow(
     best
 }
 
-fn mark(universe: &Universe, request: &Request, wanted: &[Wanted], chosen: Vec<PackageId>) -> Vec<Chosen> {
+fn mark(
+    universe: &Universe,
+    request: &Request,
+    wanted: &[Wanted],
+    chosen: Vec<PackageId>,
+) -> Vec<Chosen> {
     let manual = |id: PackageId| {
         wanted.iter().any(|want| {
             let atom = Atom { name: &want.name, arch: None, version: None };
@@ -218,8 +246,13 @@ fn solve(
         }
     }
     for want in wanted {
-        let version = want.version.as_ref().map(|(relation, version)| (*relation, version.as_str()));
-        requirements.extend(provider.requirement(&[Atom { name: &want.name, arch: None, version }]));
+        let version =
+            want.version.as_ref().map(|(relation, version)| (*relation, version.as_str()));
+        requirements.extend(provider.requirement(&[Atom {
+            name: &want.name,
+            arch: None,
+            version,
+        }]));
     }
     for name in extra {
         requirements.extend(provider.requirement(&[Atom { name, arch: None, version: None }]));
@@ -242,7 +275,8 @@ fn solve(
 fn ranked_providers(universe: &Universe, atom: &Atom<'_>, rules: &[PinRule]) -> Vec<PackageId> {
     let weight = |package: &Package<'_>| {
         let priority = ["required", "important", "standard", "optional", "extra"];
-        let place = priority.iter().position(|name| *name == package.priority()).unwrap_or(priority.len());
+        let place =
+            priority.iter().position(|name| *name == package.priority()).unwrap_or(priority.len());
         (!package.is_essential(), place)
     };
     let mut ids: Vec<PackageId> = universe
@@ -319,7 +353,11 @@ impl<'u> Provider<'u> {
         if sets.is_empty() {
             // an empty set of the first name: unsatisfiable, and named in the explanation
             let atom = group.first()?;
-            sets.push(self.pool.borrow_mut().set(atom.name, Versions::Only(Vec::new()), relation_label(atom)));
+            sets.push(self.pool.borrow_mut().set(
+                atom.name,
+                Versions::Only(Vec::new()),
+                relation_label(atom),
+            ));
         }
         let requirement = match sets[..] {
             [single] => Requirement::Single(single),
@@ -333,7 +371,10 @@ impl<'u> Provider<'u> {
     }
 
     fn push_sets(&self, atom: &Atom<'_>, sets: &mut Vec<VersionSetId>) {
-        if atom.arch.is_some_and(|arch| !["any", "native", "all", self.universe.arch()].contains(&arch)) {
+        if atom
+            .arch
+            .is_some_and(|arch| !["any", "native", "all", self.universe.arch()].contains(&arch))
+        {
             return;
         }
         let mut push = |set| {
@@ -363,10 +404,16 @@ impl<'u> Provider<'u> {
         let mut ids = ranked_providers(self.universe, atom, &self.request.rules);
         let below = |id: &PackageId| {
             let package = self.universe.get(*id);
-            self.request.installed.get(package.name()).is_some_and(|version| version == package.version())
+            self.request
+                .installed
+                .get(package.name())
+                .is_some_and(|version| version == package.version())
         };
         let installed: Vec<_> = self.universe.providers(atom).filter(below).collect();
-        ids.retain(|id| !installed.contains(id) && !self.request.installed.contains_key(self.universe.get(*id).name()));
+        ids.retain(|id| {
+            !installed.contains(id)
+                && !self.request.installed.contains_key(self.universe.get(*id).name())
+        });
         installed.into_iter().chain(ids).collect()
     }
 
@@ -385,7 +432,11 @@ impl<'u> Provider<'u> {
                     ids.sort();
                     ids.dedup();
                     let label = format!("without {}", atom.label());
-                    known.constrains.push(self.pool.borrow_mut().set(name, Versions::Except(ids), label));
+                    known.constrains.push(self.pool.borrow_mut().set(
+                        name,
+                        Versions::Except(ids),
+                        label,
+                    ));
                 }
             }
         }
@@ -397,7 +448,8 @@ impl<'u> Provider<'u> {
 }
 
 fn relation_label(atom: &Atom<'_>) -> String {
-    atom.version.map_or_else(|| "*".to_owned(), |(relation, version)| format!("{relation} {version}"))
+    atom.version
+        .map_or_else(|| "*".to_owned(), |(relation, version)| format!("{relation} {version}"))
 }
 
 impl Interner for Provider<'_> {
@@ -436,7 +488,10 @@ impl Interner for Provider<'_> {
         self.pool.borrow_mut().name(name)
     }
 
-    fn version_sets_in_union(&self, union: VersionSetUnionId) -> impl Iterator<Item = VersionSetId> {
+    fn version_sets_in_union(
+        &self,
+        union: VersionSetUnionId,
+    ) -> impl Iterator<Item = VersionSetId> {
         self.pool.borrow().unions[union.0 as usize].clone().into_iter()
     }
 
@@ -473,9 +528,12 @@ impl DependencyProvider for Provider<'_> {
             });
             other || (installed.is_none() && self.request.exclude.contains(&name))
         };
-        let (out, within): (Vec<PackageId>, Vec<PackageId>) = ranked.iter().copied().partition(|id| excluded(id));
+        let (out, within): (Vec<PackageId>, Vec<PackageId>) =
+            ranked.iter().copied().partition(|id| excluded(id));
         let preferred = self.request.prefer.get(&name);
-        let favored = within.iter().find(|id| Some(self.universe.get(**id).version()) == preferred.map(String::as_str));
+        let favored = within
+            .iter()
+            .find(|id| Some(self.universe.get(**id).version()) == preferred.map(String::as_str));
         Some(Candidates {
             favored: favored.copied().map(solvable),
             candidates: within.into_iter().map(solvable).collect(),

@@ -24,6 +24,9 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PackageId(pub(super) u32);
 
+/// Who provides a name, and at which version.
+type Provided = (PackageId, Option<Box<str>>);
+
 /// All packages of one architecture, and of `all`.
 #[derive(Debug)]
 pub struct Universe {
@@ -31,7 +34,7 @@ pub struct Universe {
     arch: String,
     packages: Vec<(u16, u32)>,
     names: HashMap<Box<str>, Vec<PackageId>>,
-    provided: HashMap<Box<str>, Vec<(PackageId, Option<Box<str>>)>>,
+    provided: HashMap<Box<str>, Vec<Provided>>,
 }
 
 impl Universe {
@@ -131,7 +134,9 @@ impl Universe {
             let rank = |id: PackageId| self.priority(id, rules);
             rank(*b)
                 .cmp(&rank(*a))
-                .then_with(|| Version::new(self.get(*b).version()).cmp(&Version::new(self.get(*a).version())))
+                .then_with(|| {
+                    Version::new(self.get(*b).version()).cmp(&Version::new(self.get(*a).version()))
+                })
                 .then_with(|| a.cmp(b))
         });
         ids
@@ -140,7 +145,9 @@ impl Universe {
     /// The priority of one version, with the user's rules.
     pub fn priority(&self, id: PackageId, rules: &[PinRule]) -> i32 {
         let (package, member) = (self.get(id), self.member(id));
-        let rule = rules.iter().find(|rule| rule.applies(package.name(), package.version(), &member.suite));
+        let rule = rules
+            .iter()
+            .find(|rule| rule.applies(package.name(), package.version(), &member.suite));
         rule.map_or(member.priority, |rule| rule.priority)
     }
 }
@@ -156,7 +163,11 @@ pub struct PinRule {
 
 impl PinRule {
     /// `package` and `version` are globs.
-    pub fn new(package: &str, version: Option<&str>, suite: Option<&str>) -> Result<Self, globset::Error> {
+    pub fn new(
+        package: &str,
+        version: Option<&str>,
+        suite: Option<&str>,
+    ) -> Result<Self, globset::Error> {
         let glob = |text: &str| globset::Glob::new(text).map(|glob| glob.compile_matcher());
         Ok(PinRule {
             package: glob(package)?,

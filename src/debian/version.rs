@@ -144,7 +144,22 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_as_the_policy_orders_them() {
-        let sorted = ["~~", "~~a", "~", "", "1~rc1", "1", "1+b1", "1.0-1", "1.0-1+deb13u1", "1.0-10", "1.2", "1.10", "a", "1:0"];
+        let sorted = [
+            "~~",
+            "~~a",
+            "~",
+            "",
+            "1~rc1",
+            "1",
+            "1+b1",
+            "1.0-1",
+            "1.0-1+deb13u1",
+            "1.0-10",
+            "1.2",
+            "1.10",
+            "a",
+            "1:0",
+        ];
         for pair in sorted.windows(2) {
             assert!(Version::new(pair[0]) < Version::new(pair[1]), "{} < {}", pair[0], pair[1]);
         }

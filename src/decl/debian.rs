@@ -88,7 +88,17 @@ pub struct Debconf {
 }
 
 const CHILDREN: &[&str] = &[
-    "base", "components", "debconf", "exclude", "key", "mirror", "packages", "pin", "recommends", "repository", "suites",
+    "base",
+    "components",
+    "debconf",
+    "exclude",
+    "key",
+    "mirror",
+    "packages",
+    "pin",
+    "recommends",
+    "repository",
+    "suites",
 ];
 
 impl Debian {
@@ -113,7 +123,9 @@ impl Debian {
             debian.read_child(&child);
         }
         debian.packages.sort_by(|a, b| (&a.name, &a.arch).cmp(&(&b.name, &b.arch)));
-        debian.packages.dedup_by(|a, b| a.name == b.name && a.arch == b.arch && a.version == b.version);
+        debian
+            .packages
+            .dedup_by(|a, b| a.name == b.name && a.arch == b.arch && a.version == b.version);
         debian
     }
 
@@ -126,7 +138,9 @@ impl Debian {
             "recommends" => self.recommends = child.flag().unwrap_or(self.recommends),
             "packages" => {
                 let packages = child.texts("names of packages").into_iter();
-                self.packages.extend(packages.filter_map(|(text, at)| PackageRequest::read(child, &text, at)));
+                self.packages.extend(
+                    packages.filter_map(|(text, at)| PackageRequest::read(child, &text, at)),
+                );
             }
             "exclude" => self.exclude.extend(names("names of packages")),
             "pin" => self.pins.extend(PinRule::read(child)),
@@ -147,7 +161,10 @@ fn read_base(node: &Node<'_>) -> Option<Base> {
         "none" => Some(Base::None),
         other => {
             let known = ["required", "essential", "none"];
-            let fault = Fault::new(&node.at(), format!("`{other}` is no base: known are {}", known.join(", ")));
+            let fault = Fault::new(
+                &node.at(),
+                format!("`{other}` is no base: known are {}", known.join(", ")),
+            );
             node.sink.push(fault.nearest(other, known));
             None
         }
@@ -165,7 +182,8 @@ fn is_package_name(name: &str) -> bool {
 impl PackageRequest {
     fn read(node: &Node<'_>, text: &str, at: Location) -> Option<Self> {
         let fail = |message: String| {
-            node.sink.push(Fault::new(&at, message).help("write `name`, `name>=1.2` or `name:arch`"));
+            node.sink
+                .push(Fault::new(&at, message).help("write `name`, `name>=1.2` or `name:arch`"));
             None
         };
         let split = text.find(['<', '>', '=']).unwrap_or(text.len());
@@ -229,8 +247,11 @@ impl Repository {
                 "suite" => suite = child.text("the name of a suite"),
                 "key" => key = child.text("a key file"),
                 "components" => {
-                    components =
-                        child.texts("names of components").into_iter().map(|(text, _)| text).collect();
+                    components = child
+                        .texts("names of components")
+                        .into_iter()
+                        .map(|(text, _)| text)
+                        .collect();
                 }
                 _ => {
                     child.unknown("`repository`", CHILDREN);
@@ -239,7 +260,9 @@ impl Repository {
             }
             child.finish_leaf();
         }
-        for (missing, what) in [(url.is_none(), "url"), (suite.is_none(), "suite"), (key.is_none(), "key")] {
+        for (missing, what) in
+            [(url.is_none(), "url"), (suite.is_none(), "suite"), (key.is_none(), "key")]
+        {
             if missing {
                 node.fault(format!("`repository` needs `{what}`"));
             }

@@ -53,7 +53,13 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(at: &Location, message: impl Into<String>) -> Self {
-        Fault { message: message.into(), label: String::new(), at: Some(at.clone()), also: None, help: None }
+        Fault {
+            message: message.into(),
+            label: String::new(),
+            at: Some(at.clone()),
+            also: None,
+            help: None,
+        }
     }
 
     /// A fault of a whole project, with no text to point at.
@@ -82,7 +88,9 @@ impl Fault {
     pub fn also(mut self, other: &Location, label: impl Into<String>) -> Self {
         let label = label.into();
         match &self.at {
-            Some(at) if Arc::ptr_eq(&at.file, &other.file) => self.also = Some((other.span.clone(), label)),
+            Some(at) if Arc::ptr_eq(&at.file, &other.file) => {
+                self.also = Some((other.span.clone(), label))
+            }
             _ => self.help = Some(format!("{label}: {}", other.line())),
         }
         self
@@ -126,7 +134,8 @@ impl Diagnostic for Fault {
         let at = self.at.as_ref()?;
         let label = (!self.label.is_empty()).then(|| self.label.clone());
         let first = LabeledSpan::new_with_span(label, at.span.clone());
-        let second = self.also.clone().map(|(span, label)| LabeledSpan::new_with_span(Some(label), span));
+        let second =
+            self.also.clone().map(|(span, label)| LabeledSpan::new_with_span(Some(label), span));
         Some(Box::new([Some(first), second].into_iter().flatten()))
     }
 }
@@ -165,9 +174,8 @@ impl Faults {
         if faults.is_empty() {
             return Ok(());
         }
-        let place = |fault: &Fault| {
-            fault.at.as_ref().map(|at| (at.file.path.clone(), at.span.start))
-        };
+        let place =
+            |fault: &Fault| fault.at.as_ref().map(|at| (at.file.path.clone(), at.span.start));
         faults.sort_by_key(place);
         Err(Faults(faults))
     }

@@ -12,7 +12,8 @@ pub struct InitFile {
 
 /// The files of a new project called `name`: one sandbox, a Debian layer, a layer of local files.
 pub fn init_files(name: &str) -> Vec<InitFile> {
-    let file = |path: &str, content: String| InitFile { path: path.into(), content, executable: false };
+    let file =
+        |path: &str, content: String| InitFile { path: path.into(), content, executable: false };
     vec![
         file("sandboxes.kdl", SANDBOXES.replace("NAME", name)),
         file("layers/debian.kdl", DEBIAN.to_owned()),

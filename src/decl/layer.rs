@@ -146,10 +146,22 @@ fn as_text<S: serde::Serializer>(path: &LayerPath, serializer: S) -> Result<S::O
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["archive", "from", "git", "mcp", "node", "npm", "npm-tools", "run", "venv"];
+const LATER: &[&str] =
+    &["archive", "from", "git", "mcp", "node", "npm", "npm-tools", "run", "venv"];
 
 const CHILDREN: &[&str] = &[
-    "debian", "dir", "env", "file", "files", "git-init", "link", "needs", "only", "own", "path-prepend", "user",
+    "debian",
+    "dir",
+    "env",
+    "file",
+    "files",
+    "git-init",
+    "link",
+    "needs",
+    "only",
+    "own",
+    "path-prepend",
+    "user",
 ];
 
 impl Layer {
@@ -173,7 +185,8 @@ impl Layer {
         for child in node.children() {
             layer.read_child(&child);
         }
-        let debians = layer.recipes.iter().filter(|recipe| matches!(recipe, Recipe::Debian(_))).count();
+        let debians =
+            layer.recipes.iter().filter(|recipe| matches!(recipe, Recipe::Debian(_))).count();
         if debians > 1 {
             node.fault(format!("layer `{}` has {debians} `debian` recipes", layer.name));
         }
@@ -190,11 +203,19 @@ impl Layer {
     fn read_child(&mut self, child: &Node<'_>) {
         let recipe = match child.name() {
             "needs" => {
-                child.parse_all("names of layers").into_iter().for_each(|(name, at)| self.need(name, at));
+                child
+                    .parse_all("names of layers")
+                    .into_iter()
+                    .for_each(|(name, at)| self.need(name, at));
                 return child.finish_leaf();
             }
             "only" => {
-                self.only.extend(child.parse_all::<Platform>("platforms").into_iter().map(|(platform, _)| platform));
+                self.only.extend(
+                    child
+                        .parse_all::<Platform>("platforms")
+                        .into_iter()
+                        .map(|(platform, _)| platform),
+                );
                 return child.finish_leaf();
             }
             "env" => return self.env.extend(read_env(child)),
@@ -212,7 +233,10 @@ impl Layer {
             "own" => Own::read(child).map(Recipe::Own),
             "git-init" => GitInit::read(child).map(Recipe::GitInit),
             name if LATER.contains(&name) => {
-                let fault = Fault::new(&child.at(), format!("recipe `{name}` is not available in this version"));
+                let fault = Fault::new(
+                    &child.at(),
+                    format!("recipe `{name}` is not available in this version"),
+                );
                 return child.sink.push(fault.help("docs/kdl.md says which recipes are"));
             }
             _ => return child.unknown("a layer", CHILDREN),
@@ -300,7 +324,9 @@ impl Files {
         node.finish();
         for child in node.children() {
             match child.name() {
-                "exclude" => files.exclude.extend(child.texts("patterns").into_iter().map(|(text, _)| text)),
+                "exclude" => {
+                    files.exclude.extend(child.texts("patterns").into_iter().map(|(text, _)| text))
+                }
                 _ => {
                     child.unknown("`files`", &["exclude"]);
                     continue;
@@ -310,7 +336,8 @@ impl Files {
         }
         let from = from?;
         let local = PathBuf::from(&from);
-        let leaves = local.is_absolute() || local.components().any(|part| part == std::path::Component::ParentDir);
+        let leaves = local.is_absolute()
+            || local.components().any(|part| part == std::path::Component::ParentDir);
         if leaves {
             node.fault(format!("`{from}` leaves the project"));
             return None;
@@ -336,16 +363,24 @@ impl InlineFile {
 
 impl User {
     fn read(node: &Node<'_>) -> Option<Self> {
-        let id = |name| node.integer_property(name, 0..=4_294_967_293).and_then(|id| u32::try_from(id).ok());
+        let id = |name| {
+            node.integer_property(name, 0..=4_294_967_293).and_then(|id| u32::try_from(id).ok())
+        };
         let name = node.text("a name")?;
         let uid = id("uid");
-        let gid = node.find_integer_property("gid", 0..=4_294_967_293).and_then(|id| u32::try_from(id).ok());
+        let gid = node
+            .find_integer_property("gid", 0..=4_294_967_293)
+            .and_then(|id| u32::try_from(id).ok());
         let groups = node.find_text_property("groups").unwrap_or_default();
         let user = User {
             uid: uid?,
             gid: gid.or(uid)?,
             group: node.find_text_property("group").unwrap_or_else(|| name.clone()),
-            groups: groups.split([' ', ',']).filter(|group| !group.is_empty()).map(str::to_owned).collect(),
+            groups: groups
+                .split([' ', ','])
+                .filter(|group| !group.is_empty())
+                .map(str::to_owned)
+                .collect(),
             home: node.find_text_property("home").unwrap_or_else(|| format!("/home/{name}")),
             shell: node.find_text_property("shell").unwrap_or_else(|| "/bin/bash".to_owned()),
             name,
@@ -361,7 +396,10 @@ impl User {
             node.fault("names of users and groups are lower-case letters, digits, `_`, `-` and `.`, at most 32");
             return None;
         }
-        if [&user.home, &user.shell].iter().any(|path| path.contains([':', '\n']) || !path.starts_with('/')) {
+        if [&user.home, &user.shell]
+            .iter()
+            .any(|path| path.contains([':', '\n']) || !path.starts_with('/'))
+        {
             node.fault("`home` and `shell` are absolute paths without `:`");
             return None;
         }

@@ -11,7 +11,10 @@ use super::sandbox::{Egress, RawSandbox, Sandbox};
 use crate::name::SandboxName;
 
 /// Merges every sandbox; cycles and unknown names are faults.
-pub(super) fn merge(raws: &BTreeMap<SandboxName, RawSandbox>, sink: &Sink) -> BTreeMap<SandboxName, Sandbox> {
+pub(super) fn merge(
+    raws: &BTreeMap<SandboxName, RawSandbox>,
+    sink: &Sink,
+) -> BTreeMap<SandboxName, Sandbox> {
     let mut done = BTreeMap::new();
     for name in raws.keys() {
         let mut path = Vec::new();
@@ -36,14 +39,21 @@ fn resolve<'a>(
         Some((base, at)) => {
             path.push(name);
             if path.contains(&base) {
-                let cycle: Vec<_> = path.iter().map(|name| name.as_str()).chain([base.as_str()]).collect();
-                sink.push(Fault::new(at, format!("`extends` goes in a circle: {}", cycle.join(" → "))));
+                let cycle: Vec<_> =
+                    path.iter().map(|name| name.as_str()).chain([base.as_str()]).collect();
+                sink.push(Fault::new(
+                    at,
+                    format!("`extends` goes in a circle: {}", cycle.join(" → ")),
+                ));
                 path.pop();
                 return None;
             }
             if !raws.contains_key(base) {
                 let known = raws.keys().map(SandboxName::as_str);
-                let fault = Fault::new(at, format!("sandbox `{name}` extends `{base}`, which does not exist"));
+                let fault = Fault::new(
+                    at,
+                    format!("sandbox `{name}` extends `{base}`, which does not exist"),
+                );
                 sink.push(fault.nearest(base.as_str(), known));
             }
             let below = resolve(base, raws, done, path, sink);

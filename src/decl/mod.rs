@@ -15,7 +15,7 @@ mod project;
 mod sandbox;
 mod units;
 
-pub use debian::{Base, Debian, Debconf, PackageRequest, PinRule, Repository, VersionRule};
+pub use debian::{Base, Debconf, Debian, PackageRequest, PinRule, Repository, VersionRule};
 pub use fault::{Fault, Faults, Location, SourceFile};
 pub use init::{InitFile, init_files};
 pub use layer::{Dir, Files, GitInit, InlineFile, Layer, Link, Own, Owner, Recipe, User};

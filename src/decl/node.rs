@@ -76,13 +76,22 @@ impl<'a> Node<'a> {
     fn property(&self, name: &'static str) -> Option<&'a KdlEntry> {
         self.properties.borrow_mut().push(name);
         // the last of several properties of one name counts (KDL 2.0, properties)
-        self.node.entries().iter().rfind(|entry| entry.name().is_some_and(|key| key.value() == name))
+        self.node
+            .entries()
+            .iter()
+            .rfind(|entry| entry.name().is_some_and(|key| key.value() == name))
     }
 
-    fn typed<T>(&self, entry: &KdlEntry, what: &str, read: impl Fn(&KdlValue) -> Option<T>) -> Option<T> {
+    fn typed<T>(
+        &self,
+        entry: &KdlEntry,
+        what: &str,
+        read: impl Fn(&KdlValue) -> Option<T>,
+    ) -> Option<T> {
         let value = read(entry.value());
         if value.is_none() {
-            let fault = Fault::new(&self.locate(entry.span()), format!("`{}` takes {what}", self.name()));
+            let fault =
+                Fault::new(&self.locate(entry.span()), format!("`{}` takes {what}", self.name()));
             self.sink.push(fault.label(format!("expected {what}")));
         }
         value
@@ -91,7 +100,9 @@ impl<'a> Node<'a> {
     /// An argument that must be there.
     pub(super) fn text(&self, what: &str) -> Option<String> {
         match self.next_argument() {
-            Some(entry) => self.typed(entry, "a string", |value| value.as_string().map(str::to_owned)),
+            Some(entry) => {
+                self.typed(entry, "a string", |value| value.as_string().map(str::to_owned))
+            }
             None => {
                 self.fault(format!("`{}` needs {what}", self.name()));
                 None
@@ -112,7 +123,11 @@ impl<'a> Node<'a> {
         self.parse_text(self.arguments().nth(at)?, &text)
     }
 
-    fn parse_text<T: FromStr<Err: std::fmt::Display>>(&self, entry: &KdlEntry, text: &str) -> Option<T> {
+    fn parse_text<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        entry: &KdlEntry,
+        text: &str,
+    ) -> Option<T> {
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
@@ -138,7 +153,10 @@ impl<'a> Node<'a> {
     }
 
     /// All remaining arguments, parsed.
-    pub(super) fn parse_all<T: FromStr<Err: std::fmt::Display>>(&self, what: &str) -> Vec<(T, Location)> {
+    pub(super) fn parse_all<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        what: &str,
+    ) -> Vec<(T, Location)> {
         self.texts(what)
             .into_iter()
             .filter_map(|(text, at)| match text.parse() {
@@ -152,7 +170,11 @@ impl<'a> Node<'a> {
     }
 
     /// A whole number argument within a range.
-    pub(super) fn integer(&self, what: &str, range: std::ops::RangeInclusive<i128>) -> Option<i128> {
+    pub(super) fn integer(
+        &self,
+        what: &str,
+        range: std::ops::RangeInclusive<i128>,
+    ) -> Option<i128> {
         let Some(entry) = self.next_argument() else {
             self.fault(format!("`{}` needs {what}", self.name()));
             return None;
@@ -160,9 +182,16 @@ impl<'a> Node<'a> {
         self.ranged(entry, what, range)
     }
 
-    fn ranged(&self, entry: &KdlEntry, what: &str, range: std::ops::RangeInclusive<i128>) -> Option<i128> {
+    fn ranged(
+        &self,
+        entry: &KdlEntry,
+        what: &str,
+        range: std::ops::RangeInclusive<i128>,
+    ) -> Option<i128> {
         let expected = format!("{what} ({} to {})", range.start(), range.end());
-        self.typed(entry, &expected, |value| value.as_integer().filter(|number| range.contains(number)))
+        self.typed(entry, &expected, |value| {
+            value.as_integer().filter(|number| range.contains(number))
+        })
     }
 
     /// A truth argument; bare is `#true`.
@@ -175,11 +204,17 @@ impl<'a> Node<'a> {
 
     pub(super) fn find_text_property(&self, name: &'static str) -> Option<String> {
         let entry = self.property(name)?;
-        self.typed(entry, &format!("a string as `{name}`"), |value| value.as_string().map(str::to_owned))
+        self.typed(entry, &format!("a string as `{name}`"), |value| {
+            value.as_string().map(str::to_owned)
+        })
     }
 
     pub(super) fn text_property(&self, name: &'static str) -> Option<String> {
-        let known = self.node.entries().iter().any(|entry| entry.name().is_some_and(|key| key.value() == name));
+        let known = self
+            .node
+            .entries()
+            .iter()
+            .any(|entry| entry.name().is_some_and(|key| key.value() == name));
         if !known {
             self.property(name);
             self.fault(format!("`{}` needs `{name}=…`", self.name()));
@@ -188,7 +223,10 @@ impl<'a> Node<'a> {
         self.find_text_property(name)
     }
 
-    pub(super) fn find_parsed_property<T: FromStr<Err: std::fmt::Display>>(&self, name: &'static str) -> Option<T> {
+    pub(super) fn find_parsed_property<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        name: &'static str,
+    ) -> Option<T> {
         let text = self.find_text_property(name)?;
         self.parse_text(self.property(name)?, &text)
     }
@@ -235,7 +273,10 @@ impl<'a> Node<'a> {
                 KdlValue::Float(number) => number.to_string(),
                 KdlValue::Bool(truth) => truth.to_string(),
                 KdlValue::Null => {
-                    let fault = Fault::new(&self.locate(entry.span()), format!("`{}` has no value", name.value()));
+                    let fault = Fault::new(
+                        &self.locate(entry.span()),
+                        format!("`{}` has no value", name.value()),
+                    );
                     self.sink.push(fault.help("use `\"\"` for an empty one"));
                     continue;
                 }
@@ -256,7 +297,8 @@ impl<'a> Node<'a> {
             let Some(name) = entry.name().map(|name| name.value()) else { continue };
             if !known.contains(&name) {
                 let message = format!("`{}` has no property `{name}`", self.name());
-                let fault = Fault::new(&self.locate(entry.span()), message).label("unknown property");
+                let fault =
+                    Fault::new(&self.locate(entry.span()), message).label("unknown property");
                 self.sink.push(fault.nearest(name, known.iter().copied()));
             }
         }
@@ -273,7 +315,8 @@ impl<'a> Node<'a> {
     /// A child that nobody knows.
     pub(super) fn unknown(&self, parent: &str, known: &[&str]) {
         let name = self.name();
-        let fault = Fault::new(&self.at(), format!("unknown node `{name}` in {parent}")).label("unknown node");
+        let fault = Fault::new(&self.at(), format!("unknown node `{name}` in {parent}"))
+            .label("unknown node");
         let fault = match super::fault::nearest(name, known.iter().copied()) {
             Some(_) => fault.nearest(name, known.iter().copied()),
             None => fault.help(format!("known are {}", known.join(", "))),

@@ -74,7 +74,9 @@ impl Project {
     /// Where a sandbox's image is pushed to, without a tag.
     pub fn reference_of(&self, sandbox: &Sandbox) -> String {
         let template = sandbox.reference.as_ref().unwrap_or(&self.reference);
-        template.replace("{project}", self.name.as_str()).replace("{sandbox}", sandbox.name.as_str())
+        template
+            .replace("{project}", self.name.as_str())
+            .replace("{sandbox}", sandbox.name.as_str())
     }
 }
 
@@ -121,7 +123,8 @@ pub fn read_project(root: &Path) -> Result<Project, Faults> {
             if found.is_empty() {
                 sink.push(Fault::new(&at, format!("`{pattern}` matches no file")));
             }
-            files.extend(found.into_iter().filter(|path| !files.contains(path)).collect::<Vec<_>>());
+            files
+                .extend(found.into_iter().filter(|path| !files.contains(path)).collect::<Vec<_>>());
         }
     }
     let project = reading.finish(root, files);
@@ -142,7 +145,8 @@ fn glob(root: &Path, pattern: &str) -> Vec<PathBuf> {
         .flat_map(Path::components)
         .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
         .collect();
-    let depth = if pattern.contains("**") { usize::MAX } else { Path::new(pattern).components().count() };
+    let depth =
+        if pattern.contains("**") { usize::MAX } else { Path::new(pattern).components().count() };
     let mut found = Vec::new();
     walk(root, &fixed, depth, &mut |path| {
         if matcher.is_match(path) {
@@ -158,7 +162,9 @@ fn walk(root: &Path, dir: &Path, depth: usize, visit: &mut dyn FnMut(&Path)) {
     for entry in entries.flatten() {
         let path = dir.join(entry.file_name());
         match entry.file_type() {
-            Ok(kind) if kind.is_dir() && path.components().count() < depth => walk(root, &path, depth, visit),
+            Ok(kind) if kind.is_dir() && path.components().count() < depth => {
+                walk(root, &path, depth, visit)
+            }
             Ok(kind) if !kind.is_dir() => visit(&path),
             _ => {}
         }
@@ -172,7 +178,9 @@ impl Reading<'_> {
         let text = match std::fs::read_to_string(root.join(path)) {
             Ok(text) => text,
             Err(error) => {
-                return self.sink.push(Fault::of_project(format!("cannot read {}: {error}", path.display())));
+                return self
+                    .sink
+                    .push(Fault::of_project(format!("cannot read {}: {error}", path.display())));
             }
         };
         let file = Arc::new(SourceFile { path: path.to_owned(), text });
@@ -209,7 +217,8 @@ impl Reading<'_> {
             let start = diagnostic.span.offset().min(file.text.len());
             let end = (start + diagnostic.span.len()).min(file.text.len());
             let at = Location { file: Arc::clone(file), span: start..end };
-            let message = diagnostic.message.clone().unwrap_or_else(|| "the text is not KDL".to_owned());
+            let message =
+                diagnostic.message.clone().unwrap_or_else(|| "the text is not KDL".to_owned());
             let mut fault = Fault::new(&at, lower_first(&message));
             fault.label = diagnostic.label.clone().unwrap_or_default();
             fault.help = match v1 {
@@ -240,7 +249,12 @@ impl Reading<'_> {
             match child.name() {
                 "reference" => header.reference = child.text("a reference"),
                 "platforms" => {
-                    header.platforms.extend(child.parse_all::<Platform>("platforms").into_iter().map(|(value, _)| value));
+                    header.platforms.extend(
+                        child
+                            .parse_all::<Platform>("platforms")
+                            .into_iter()
+                            .map(|(value, _)| value),
+                    );
                 }
                 "as-of" => header.as_of.extend(read_as_of(&child)),
                 _ => {
@@ -264,7 +278,8 @@ impl Reading<'_> {
             self.add_layer(layer);
         }
         if let Some(first) = self.sandboxes.get(&sandbox.name) {
-            let fault = Fault::new(&sandbox.at, format!("sandbox `{}` is declared twice", sandbox.name));
+            let fault =
+                Fault::new(&sandbox.at, format!("sandbox `{}` is declared twice", sandbox.name));
             return self.sink.push(fault.label("again").also(&first.at, "first here"));
         }
         self.sandboxes.insert(sandbox.name.clone(), sandbox);
@@ -312,7 +327,8 @@ fn lower_first(text: &str) -> String {
 
 /// The directory's name where it is one; a project without a header is allowed.
 fn default_name(root: &Path) -> ProjectName {
-    let name = root.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name =
+        root.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     name.parse().or_else(|_| "project".parse()).expect("`project` is a name")
 }
 
@@ -321,18 +337,25 @@ fn read_as_of(node: &Node<'_>) -> Option<AsOf> {
     let ecosystems = node.texts("names of ecosystems");
     for (name, at) in &ecosystems {
         if !["npm", "pypi"].contains(&name.as_str()) {
-            let fault = Fault::new(at, format!("`{name}` is no ecosystem with dates: known are `npm` and `pypi`"));
+            let fault = Fault::new(
+                at,
+                format!("`{name}` is no ecosystem with dates: known are `npm` and `pypi`"),
+            );
             node.sink.push(fault.nearest(name, ["npm", "pypi"]));
         }
     }
-    Some(AsOf { date: date.to_string(), ecosystems: ecosystems.into_iter().map(|(name, _)| name).collect() })
+    Some(AsOf {
+        date: date.to_string(),
+        ecosystems: ecosystems.into_iter().map(|(name, _)| name).collect(),
+    })
 }
 
 fn check_names(project: &Project, raws: &BTreeMap<SandboxName, RawSandbox>, sink: &Sink) {
     let known = || project.layers.keys().map(LayerName::as_str);
     let missing = |name: &LayerName, at: &Location, who: String| {
         if !project.layers.contains_key(name) {
-            let fault = Fault::new(at, format!("{who} `{name}`, which does not exist")).label("unknown layer");
+            let fault = Fault::new(at, format!("{who} `{name}`, which does not exist"))
+                .label("unknown layer");
             sink.push(fault.nearest(name.as_str(), known()));
         }
     };
@@ -359,7 +382,10 @@ fn check_needs(project: &Project, sink: &Sink) {
             continue;
         }
         let names: Vec<_> = cycle.iter().map(|name| name.as_str()).collect();
-        sink.push(Fault::new(&layer.at, format!("`needs` goes in a circle: {}", names.join(" → "))));
+        sink.push(Fault::new(
+            &layer.at,
+            format!("`needs` goes in a circle: {}", names.join(" → ")),
+        ));
         reported.extend(cycle);
     }
 }
@@ -397,12 +423,20 @@ fn check_debian(project: &Project, sink: &Sink) {
         let inherited = below.iter().find_map(|debian| debian.release.clone());
         match (&debian.release, inherited) {
             (None, None) => {
-                let message = format!("`debian` in layer `{}` names no release, and no layer it needs does", layer.name);
-                sink.push(Fault::new(&debian.at, message).help("write `debian \"trixie\" { … }`, or add what it `needs`"));
+                let message = format!(
+                    "`debian` in layer `{}` names no release, and no layer it needs does",
+                    layer.name
+                );
+                sink.push(
+                    Fault::new(&debian.at, message)
+                        .help("write `debian \"trixie\" { … }`, or add what it `needs`"),
+                );
             }
             (Some(own), Some(inherited)) if *own != inherited => {
                 let message = format!("layer `{}` is `{own}` on top of `{inherited}`", layer.name);
-                sink.push(Fault::new(&debian.at, message).help("an image has one release of Debian"));
+                sink.push(
+                    Fault::new(&debian.at, message).help("an image has one release of Debian"),
+                );
             }
             _ => {}
         }

@@ -119,14 +119,33 @@ pub(super) struct RawSandbox {
 }
 
 const CHILDREN: &[&str] = &[
-    "command", "description", "egress", "entrypoint", "env", "env-from-host", "label", "layer", "layers", "limits",
-    "port", "ready", "reference", "replace", "security-level", "stop-signal", "timeout", "user", "without", "workdir",
+    "command",
+    "description",
+    "egress",
+    "entrypoint",
+    "env",
+    "env-from-host",
+    "label",
+    "layer",
+    "layers",
+    "limits",
+    "port",
+    "ready",
+    "reference",
+    "replace",
+    "security-level",
+    "stop-signal",
+    "timeout",
+    "user",
+    "without",
+    "workdir",
 ];
 
 impl RawSandbox {
     pub(super) fn read(node: &Node<'_>) -> Option<Self> {
         let name = node.parse::<SandboxName>("a name");
-        let extends = node.find_parsed_property::<SandboxName>("extends").map(|name| (name, node.at()));
+        let extends =
+            node.find_parsed_property::<SandboxName>("extends").map(|name| (name, node.at()));
         node.finish();
         let mut raw = RawSandbox {
             name: name.clone().or_else(|| "unnamed".parse().ok())?,
@@ -179,9 +198,16 @@ impl RawSandbox {
             "command" => self.command = Some(words(child)),
             "entrypoint" => self.entrypoint = Some(words(child)),
             "port" => self.ports.extend(read_port(child)),
-            "label" => return self.labels.extend(child.map().into_iter().map(|(name, value, _)| (name, value))),
+            "label" => {
+                return self
+                    .labels
+                    .extend(child.map().into_iter().map(|(name, value, _)| (name, value)));
+            }
             "stop-signal" => self.stop_signal = read_signal(child),
-            "timeout" => self.timeout = child.integer("seconds", 1..=86_400).and_then(|n| u32::try_from(n).ok()),
+            "timeout" => {
+                self.timeout =
+                    child.integer("seconds", 1..=86_400).and_then(|n| u32::try_from(n).ok())
+            }
             "security-level" => self.security_level = read_level(child),
             "limits" => self.limits = self.limits.over(read_limits(child)),
             "ready" => self.ready = read_ready(child),
@@ -259,12 +285,16 @@ fn read_port(node: &Node<'_>) -> Option<PortDecl> {
 
 fn read_signal(node: &Node<'_>) -> Option<String> {
     const KNOWN: &[&str] = &[
-        "SIGABRT", "SIGALRM", "SIGCONT", "SIGHUP", "SIGINT", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGSTOP", "SIGTERM",
-        "SIGTSTP", "SIGUSR1", "SIGUSR2", "SIGWINCH",
+        "SIGABRT", "SIGALRM", "SIGCONT", "SIGHUP", "SIGINT", "SIGKILL", "SIGPIPE", "SIGQUIT",
+        "SIGSTOP", "SIGTERM", "SIGTSTP", "SIGUSR1", "SIGUSR2", "SIGWINCH",
     ];
     let text = node.text("a signal")?;
     let number = text.parse::<u8>().is_ok_and(|number| (1..=64).contains(&number));
-    if number || KNOWN.contains(&text.as_str()) || text.starts_with("SIGRTMIN") || text.starts_with("SIGRTMAX") {
+    if number
+        || KNOWN.contains(&text.as_str())
+        || text.starts_with("SIGRTMIN")
+        || text.starts_with("SIGRTMAX")
+    {
         return Some(text);
     }
     let fault = Fault::new(&node.at(), format!("`{text}` is no signal"));
@@ -302,20 +332,28 @@ fn read_limits(node: &Node<'_>) -> Limits {
         }
         cpus.map(|cpus| (cpus * 1000.0).round() as u32)
     });
-    let pids = node.find_integer_property("pids", 1..=4_194_304).and_then(|number| u32::try_from(number).ok());
+    let pids = node
+        .find_integer_property("pids", 1..=4_194_304)
+        .and_then(|number| u32::try_from(number).ok());
     Limits { memory, milli_cpus, pids }
 }
 
 fn read_ready(node: &Node<'_>) -> Option<Ready> {
-    let port = |name| node.find_integer_property(name, 1..=65_535).and_then(|port| u16::try_from(port).ok());
+    let port = |name| {
+        node.find_integer_property(name, 1..=65_535).and_then(|port| u16::try_from(port).ok())
+    };
     let http = node.find_text_property("http");
     let exec = node.find_text_property("exec");
     let tcp = port("tcp");
     let number = port("port");
     match (http, tcp, exec) {
-        (Some(path), None, None) if path.starts_with('/') => Some(Ready::Http { path, port: number }),
+        (Some(path), None, None) if path.starts_with('/') => {
+            Some(Ready::Http { path, port: number })
+        }
         (None, Some(port), None) => Some(Ready::Tcp { port }),
-        (None, None, Some(command)) => Some(Ready::Exec(vec!["/bin/sh".into(), "-c".into(), command])),
+        (None, None, Some(command)) => {
+            Some(Ready::Exec(vec!["/bin/sh".into(), "-c".into(), command]))
+        }
         _ => {
             node.fault("`ready` takes one of `http=\"/path\"`, `tcp=PORT` and `exec=\"command\"`");
             None
@@ -334,7 +372,9 @@ fn read_egress(node: &Node<'_>) -> Option<Egress> {
         let sound = text.rsplit_once(':').is_some_and(|(host, port)| {
             let name = host.strip_prefix("*.").unwrap_or(host);
             let word = |c: u8| c.is_ascii_alphanumeric() || b"-._".contains(&c);
-            !name.is_empty() && name.bytes().all(word) && port.parse::<u16>().is_ok_and(|port| port > 0)
+            !name.is_empty()
+                && name.bytes().all(word)
+                && port.parse::<u16>().is_ok_and(|port| port > 0)
         });
         match sound {
             true => hosts.push(text),

@@ -22,7 +22,8 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
     let (whole, fraction) = number.split_once('.')?;
     let digits = u32::try_from(fraction.len()).ok().filter(|digits| (1..=6).contains(digits))?;
     let scale = 10u64.pow(digits);
-    let scaled = whole.parse::<u64>().ok()?.checked_mul(scale)?.checked_add(fraction.parse().ok()?)?;
+    let scaled =
+        whole.parse::<u64>().ok()?.checked_mul(scale)?.checked_add(fraction.parse().ok()?)?;
     u64::try_from(u128::from(scaled) * u128::from(factor) / u128::from(scale)).ok()
 }
 

@@ -61,7 +61,9 @@ impl AccountFiles {
     /// Adds an account. One that is there already exactly as declared is left alone.
     pub fn add(&mut self, account: &Account) -> Result<(), AccountError> {
         let Account { name, uid, gid, home, shell, .. } = account;
-        let known = fields(&self.passwd).find(|fields| fields[0] == name).map(|fields| fields[2].to_owned());
+        let known = fields(&self.passwd)
+            .find(|fields| fields[0] == name)
+            .map(|fields| fields[2].to_owned());
         match known {
             Some(found) if found == uid.to_string() => return Ok(()),
             Some(found) => {
@@ -88,7 +90,9 @@ impl AccountFiles {
             let found = known[2].to_owned();
             return match found == number {
                 true => Ok(()),
-                false => Err(AccountError::GroupExists { group: group.to_owned(), found, expected: gid }),
+                false => {
+                    Err(AccountError::GroupExists { group: group.to_owned(), found, expected: gid })
+                }
             };
         }
         if let Some(holder) = fields(&self.group).find(|fields| fields[2] == number) {
@@ -108,7 +112,8 @@ impl AccountFiles {
             *text = map_lines(text, |line| {
                 let (head, members) = line.rsplit_once(':')?;
                 (head.split(':').next() == Some(group)).then(|| {
-                    let members = members.split(',').chain([name]).filter(|member| !member.is_empty());
+                    let members =
+                        members.split(',').chain([name]).filter(|member| !member.is_empty());
                     format!("{head}:{}", members.collect::<Vec<_>>().join(","))
                 })
             });

@@ -8,7 +8,8 @@
 use std::fmt::Write as _;
 
 /// Packages that are configured before all others, in this order, when dpkg starts from nothing.
-const FIRST: &[&str] = &["base-passwd", "base-files", "libc6", "mawk", "dash", "perl-base", "debconf"];
+const FIRST: &[&str] =
+    &["base-passwd", "base-files", "libc6", "mawk", "dash", "perl-base", "debconf"];
 
 /// Where the settle's own files are mounted while it runs.
 pub(super) const MOUNT: &str = "/run/sbx";
@@ -57,13 +58,19 @@ pub(super) fn configure(packages: &[ScriptPackage], bootstrapped: bool) -> Strin
             preinst(&mut script, package);
         }
     }
-    let unpack: Vec<String> =
-        packages.iter().filter_map(|package| package.unpack.as_ref()).map(|file| format!("{MOUNT}/{file}")).collect();
+    let unpack: Vec<String> = packages
+        .iter()
+        .filter_map(|package| package.unpack.as_ref())
+        .map(|file| format!("{MOUNT}/{file}"))
+        .collect();
     if !unpack.is_empty() {
         // what they pre-depend on is laid down and gets configured below
         line(&mut script, format_args!("{DPKG} --force-depends --unpack {}", unpack.join(" ")));
     }
-    line(&mut script, format_args!("if [ -s {MOUNT}/debconf ]; then debconf-set-selections {MOUNT}/debconf; fi"));
+    line(
+        &mut script,
+        format_args!("if [ -s {MOUNT}/debconf ]; then debconf-set-selections {MOUNT}/debconf; fi"),
+    );
     line(&mut script, format_args!("{DPKG} --configure --pending"));
     script
 }
@@ -109,13 +116,15 @@ mod tests {
     fn the_first_packages_are_configured_in_the_order_that_works() {
         let packages = [package("dash"), package("zsh"), package("base-passwd")];
         let script = bootstrap(&packages);
-        let order: Vec<_> = script.lines().filter_map(|line| line.split("--configure ").nth(1)).collect();
+        let order: Vec<_> =
+            script.lines().filter_map(|line| line.split("--configure ").nth(1)).collect();
         assert_eq!(order, ["base-passwd", "dash"]);
     }
 
     #[test]
     fn a_diverting_package_is_unpacked_by_dpkg_after_the_preinsts() {
-        let diverting = ScriptPackage { preinst: true, unpack: Some("1.deb".into()), ..package("vim") };
+        let diverting =
+            ScriptPackage { preinst: true, unpack: Some("1.deb".into()), ..package("vim") };
         let plain = ScriptPackage { preinst: true, ..package("git") };
         let script = configure(&[diverting, plain], true);
         assert!(!script.contains("vim.preinst"), "dpkg runs it");

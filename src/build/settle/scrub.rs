@@ -93,7 +93,8 @@ fn sorted_records(text: &str, lines: usize) -> String {
 
 /// Comments stay on top, shells are sorted.
 fn sorted_shells(text: &str) -> String {
-    let (comments, mut shells): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with('#'));
+    let (comments, mut shells): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| line.starts_with('#'));
     shells.sort_unstable();
     comments.into_iter().chain(shells).map(|line| format!("{line}\n")).collect()
 }
@@ -160,7 +161,8 @@ pub(super) fn write_accounts(upper: &Path, files: &AccountFiles) -> Result<(), P
         }
         fs::write(&path, text).at("write", &path)?;
         if fresh {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).at("set mode of", &path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+                .at("set mode of", &path)?;
             let group = if mode == 0o640 { 42 } else { 0 };
             std::os::unix::fs::chown(&path, Some(0), Some(group)).at("set owner of", &path)?;
         }
@@ -193,8 +195,12 @@ mod tests {
         scrub(upper).unwrap();
         let exists = |path: &str| upper.join(path).exists();
         assert!(!exists("var/log/dpkg.log") && !exists("var/lib/dpkg/status-old"));
-        assert!(!exists("etc/ssh/ssh_host_rsa_key") && !exists("run/some.pid") && !exists("run/lock/x"));
-        assert!(exists("var/lib/dpkg/status") && exists("etc/ssh/ssh_config") && exists("run/lock"));
+        assert!(
+            !exists("etc/ssh/ssh_host_rsa_key") && !exists("run/some.pid") && !exists("run/lock/x")
+        );
+        assert!(
+            exists("var/lib/dpkg/status") && exists("etc/ssh/ssh_config") && exists("run/lock")
+        );
         let read = |path: &str| fs::read_to_string(upper.join(path)).unwrap();
         assert_eq!(read("etc/machine-id"), "");
         assert_eq!(read("var/lib/dpkg/diversions"), "/a\n/a.x\n:\n/b\n/b.x\np\n");

@@ -29,7 +29,9 @@ impl AptSource {
                 true => String::new(),
                 false => format!("Components: {components}\n"),
             };
-            format!("Types: deb\nURIs: {uri}\nSuites: {suites}\n{components}Signed-By: {signed_by}\n")
+            format!(
+                "Types: deb\nURIs: {uri}\nSuites: {suites}\n{components}Signed-By: {signed_by}\n"
+            )
         };
         self.stanzas.iter().map(stanza).collect::<Vec<_>>().join("\n")
     }
@@ -47,7 +49,10 @@ mod tests {
             components: vec!["main".into()],
             signed_by: "/usr/share/keyrings/x.gpg".into(),
         };
-        let source = AptSource { name: "debian".into(), stanzas: vec![stanza(&["a", "a-updates"]), stanza(&["b"])] };
+        let source = AptSource {
+            name: "debian".into(),
+            stanzas: vec![stanza(&["a", "a-updates"]), stanza(&["b"])],
+        };
         insta::assert_snapshot!(source.text(), @r"
         Types: deb
         URIs: http://archive.example.org/debian

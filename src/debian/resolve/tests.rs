@@ -8,7 +8,9 @@ fn universe(stanzas: &[&str]) -> Universe {
         .iter()
         .map(|stanza| {
             let stanza = stanza.trim().lines().map(str::trim).collect::<Vec<_>>().join("\n");
-            format!("Package: {stanza}\nArchitecture: amd64\nFilename: x\nSize: 1\nSHA256: {hex}\n\n")
+            format!(
+                "Package: {stanza}\nArchitecture: amd64\nFilename: x\nSize: 1\nSHA256: {hex}\n\n"
+            )
         })
         .collect();
     let index = Index::parse(text.into_bytes()).unwrap();
@@ -43,7 +45,8 @@ fn names(universe: &Universe, request: &Request) -> Vec<String> {
 
 #[test]
 fn the_newest_version_comes_with_what_it_depends_on() {
-    let universe = universe(&["a\nVersion: 1", "a\nVersion: 2\nDepends: b (>= 1)", "b\nVersion: 1"]);
+    let universe =
+        universe(&["a\nVersion: 1", "a\nVersion: 2\nDepends: b (>= 1)", "b\nVersion: 1"]);
     assert_eq!(names(&universe, &request(&["a"])), ["!a=2", "b=1"]);
 }
 
@@ -130,8 +133,12 @@ fn an_unknown_package_gets_the_nearest_name() {
 
 #[test]
 fn essential_packages_come_unasked() {
-    let universe =
-        universe(&["e\nVersion: 1\nEssential: yes", "r\nVersion: 1\nPriority: required", "apt\nVersion: 1", "o\nVersion: 1"]);
+    let universe = universe(&[
+        "e\nVersion: 1\nEssential: yes",
+        "r\nVersion: 1\nPriority: required",
+        "apt\nVersion: 1",
+        "o\nVersion: 1",
+    ]);
     let with = |base| Request { base, ..request(&[]) };
     assert_eq!(names(&universe, &with(BaseSet::Essential)), ["!e=1"]);
     assert_eq!(names(&universe, &with(BaseSet::Required)), ["!apt=1", "!e=1", "!r=1"]);

@@ -1,0 +1,356 @@
+//! Many archives into one tree and one tar.
+//!
+//! Bodies go straight from their decoders into the tree, in parallel and in any order; the tar is
+//! written at the end, in the order of paths, from the tree that is still in the page cache. So each
+//! byte is decoded once, memory holds entries and no bodies, and the tar does not depend on who came
+//! first: where two archives bring one path, the second body waits in a spill until the caller says
+//! whose it is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::listing::Listing;
+use super::tree::{Tree, is_through_link};
+use crate::entry::{Claim, EPOCH, Entry, Kind, Meta, clamp_mtime};
+use crate::fsx::{IoAt, PathIo};
+use crate::path::LayerPath;
+use crate::tarball::{Member, MemberKind, Writer};
+
+/// Where bodies wait whose path is taken. Never part of a layer.
+const SPILL: &[u8] = b".sbx-spill";
+
+/// Why an archive cannot be part of a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum AssemblyError {
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error("{0}")]
+    Path(#[from] crate::path::PathError),
+    #[error("{path} lies behind a symlink")]
+    ThroughLink { path: LayerPath },
+    #[error("{path} is a directory in one place and none in another")]
+    Clash { path: LayerPath },
+    #[error("{path} is a hard link to {target}, which is no file before it")]
+    Hardlink { path: LayerPath, target: LayerPath },
+    #[error("{path} has a name that stands for a deletion in a layer")]
+    Whiteout { path: LayerPath },
+    #[error("{path} is a device")]
+    Device { path: LayerPath },
+    #[error("{path} cannot be read: {source}")]
+    Body { path: LayerPath, source: io::Error },
+}
+
+/// Turns a member of an archive into an entry. `rewrite` gives its place in the image.
+pub fn member_entry(
+    member: &Member,
+    rewrite: impl Fn(LayerPath) -> LayerPath,
+) -> Result<Entry, AssemblyError> {
+    let path = rewrite(LayerPath::parse_member(&member.path)?);
+    let kind = match member.kind {
+        MemberKind::Dir => Kind::Dir(Claim::Shipped),
+        MemberKind::File => Kind::File(member.size),
+        MemberKind::Symlink => Kind::Symlink(member.link.clone().into()),
+        MemberKind::Hardlink => Kind::Hardlink(rewrite(LayerPath::parse_member(&member.link)?)),
+        MemberKind::Fifo => Kind::Fifo,
+        MemberKind::Char | MemberKind::Block => return Err(AssemblyError::Device { path }),
+    };
+    let meta = Meta {
+        mode: member.mode & 0o7777,
+        uid: member.uid,
+        gid: member.gid,
+        mtime: clamp_mtime(member.mtime),
+        xattrs: member
+            .xattrs
+            .iter()
+            .filter(|(name, _)| &***name == b"security.capability")
+            .map(|(n, v)| (n.clone(), v.clone()))
+            .collect(),
+    };
+    Ok(Entry { path, meta, kind })
+}
+
+/// One archive's claim to a path.
+struct Claimed {
+    origin: u32,
+    entry: Entry,
+    /// Where its body is: at the path itself, or in a spill.
+    spill: Option<LayerPath>,
+}
+
+/// A layer's tree being put together.
+pub struct Assembly {
+    tree: Tree,
+    slots: Mutex<HashMap<LayerPath, Vec<Claimed>>>,
+    spills: AtomicU64,
+}
+
+impl Assembly {
+    /// Puts together into an empty directory.
+    pub fn new(tree: &std::path::Path) -> Result<Self, AssemblyError> {
+        Ok(Assembly { tree: Tree::open(tree)?, slots: Mutex::default(), spills: AtomicU64::new(0) })
+    }
+
+    /// Adds what archive `origin` has at a path.
+    pub fn put(&self, origin: u32, entry: Entry, body: &mut dyn Read) -> Result<(), AssemblyError> {
+        check_name(&entry)?;
+        if let Kind::Dir(_) = entry.kind {
+            self.tree.make_dir(&entry.path).map_err(|error| judge(error, &entry.path))?;
+            self.claim(Claimed { origin, entry, spill: None });
+            return Ok(());
+        }
+        let spill = self.reserve(origin, &entry)?;
+        let at = spill.as_ref().unwrap_or(&entry.path);
+        let mut write = || -> Result<(), AssemblyError> {
+            match &entry.kind {
+                Kind::File(_) => self.write_file(at, &entry, body),
+                kind => {
+                    self.tree.make_other(at, kind)?;
+                    match kind {
+                        Kind::Hardlink(_) => Ok(()),
+                        _ => Ok(self.tree.finish_other(at, kind, &entry.meta)?),
+                    }
+                }
+            }
+        };
+        write().map_err(|error| match error {
+            AssemblyError::Io(error) => judge(error, &entry.path),
+            error => error,
+        })
+    }
+
+    /// Takes a path for an archive; a path that is taken gives a spill.
+    fn reserve(&self, origin: u32, entry: &Entry) -> Result<Option<LayerPath>, AssemblyError> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.entry(entry.path.clone()).or_default();
+        if slot.iter().any(|claimed| matches!(claimed.entry.kind, Kind::Dir(_))) {
+            return Err(AssemblyError::Clash { path: entry.path.clone() });
+        }
+        let spill = match slot.is_empty() {
+            true => None,
+            false => {
+                let number = self.spills.fetch_add(1, Ordering::Relaxed).to_string();
+                Some(LayerPath::parse_member(SPILL)?.join(number.as_bytes())?)
+            }
+        };
+        slot.push(Claimed { origin, entry: entry.clone(), spill: spill.clone() });
+        Ok(spill)
+    }
+
+    fn claim(&self, claimed: Claimed) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.entry(claimed.entry.path.clone()).or_default().push(claimed);
+    }
+
+    fn write_file(
+        &self,
+        at: &LayerPath,
+        entry: &Entry,
+        body: &mut dyn Read,
+    ) -> Result<(), AssemblyError> {
+        let mut file = self.tree.create(at)?;
+        let mut buffer = [0; 64 << 10];
+        loop {
+            let n = body
+                .read(&mut buffer)
+                .map_err(|source| AssemblyError::Body { path: entry.path.clone(), source })?;
+            if n == 0 {
+                break;
+            }
+            file.write_all(&buffer[..n]).at("write", entry.path.to_string())?;
+        }
+        Ok(self.tree.finish_file(&file, at, &entry.meta)?)
+    }
+
+    /// Settles who gets each path, finishes the tree and writes the tar. `winner` is asked for two
+    /// archives that bring one path.
+    pub fn finish<E: From<AssemblyError>>(
+        self,
+        mut winner: impl FnMut(&LayerPath, u32, u32) -> Result<u32, E>,
+        tar: &mut dyn Write,
+    ) -> Result<Listing, E> {
+        let slots = self.slots.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = BTreeMap::new();
+        for (path, claims) in slots {
+            let entry = settle(&self.tree, &path, claims, &mut winner)?;
+            entries.insert(path, entry);
+        }
+        crate::fsx::remove_tree(&self.tree.path().join(".sbx-spill"))
+            .map_err(AssemblyError::from)?;
+        let listing = complete(entries)?;
+        finish_dirs(&self.tree, &listing)?;
+        write_tar(&self.tree, &listing, tar)?;
+        Ok(listing)
+    }
+}
+
+fn judge(error: PathIo, path: &LayerPath) -> AssemblyError {
+    if is_through_link(&error.source) {
+        AssemblyError::ThroughLink { path: path.clone() }
+    } else {
+        AssemblyError::Io(error)
+    }
+}
+
+fn check_name(entry: &Entry) -> Result<(), AssemblyError> {
+    let reserved =
+        entry.path.as_bytes().split(|c| *c == b'/').any(|part| part.starts_with(b".wh."));
+    let spill = entry.path.as_bytes().starts_with(SPILL);
+    if reserved || spill {
+        return Err(AssemblyError::Whiteout { path: entry.path.clone() });
+    }
+    Ok(())
+}
+
+/// Of all claims to a path, the one that holds; its body comes to its place.
+fn settle<E: From<AssemblyError>>(
+    tree: &Tree,
+    path: &LayerPath,
+    claims: Vec<Claimed>,
+    winner: &mut impl FnMut(&LayerPath, u32, u32) -> Result<u32, E>,
+) -> Result<Entry, E> {
+    let dirs = claims.iter().filter(|claimed| matches!(claimed.entry.kind, Kind::Dir(_))).count();
+    if dirs > 0 && dirs < claims.len() {
+        return Err(AssemblyError::Clash { path: path.clone() }.into());
+    }
+    let mut claims = claims;
+    // in one order, whoever was faster
+    claims.sort_by_key(|claimed| (claimed.origin, claimed.spill.is_some()));
+    let mut rest = claims.into_iter();
+    let mut best = rest.next().ok_or_else(|| AssemblyError::Clash { path: path.clone() })?;
+    for other in rest {
+        if dirs > 0 {
+            let set = |claimed: &Claimed| matches!(claimed.entry.kind, Kind::Dir(Claim::Set));
+            if set(&other) {
+                best = other;
+            }
+            continue;
+        }
+        // the later of two entries of one archive counts, as for tar
+        let other_wins =
+            best.origin == other.origin || winner(path, best.origin, other.origin)? == other.origin;
+        let (won, lost) = if other_wins { (other, best) } else { (best, other) };
+        let at = lost.spill.as_ref().unwrap_or(path);
+        tree.remove(at).map_err(AssemblyError::from)?;
+        best = won;
+    }
+    if let Some(spill) = &best.spill {
+        tree.rename(spill, path).map_err(AssemblyError::from)?;
+    }
+    Ok(best.entry)
+}
+
+/// Adds implied parents, and makes the first path of each group of hard links its file.
+pub(super) fn complete(mut entries: BTreeMap<LayerPath, Entry>) -> Result<Listing, AssemblyError> {
+    let mut parents = BTreeMap::new();
+    for path in entries.keys() {
+        for parent in path.ancestors() {
+            match entries.get(&parent).map(|entry| &entry.kind) {
+                Some(Kind::Dir(_)) => {}
+                Some(_) => return Err(AssemblyError::Clash { path: parent }),
+                None => drop(parents.insert(parent.clone(), implied(parent))),
+            }
+        }
+    }
+    entries.extend(parents);
+    let mut groups: BTreeMap<LayerPath, Vec<LayerPath>> = BTreeMap::new();
+    for entry in entries.values() {
+        if let Kind::Hardlink(target) = &entry.kind {
+            let file = follow(&entries, &entry.path, target)?;
+            groups.entry(file).or_default().push(entry.path.clone());
+        }
+    }
+    for (file, links) in groups {
+        let (meta, kind) = match entries.get(&file) {
+            Some(entry) => (entry.meta.clone(), entry.kind.clone()),
+            None => continue,
+        };
+        let all: std::collections::BTreeSet<LayerPath> = links.into_iter().chain([file]).collect();
+        let Some(first) = all.first().cloned() else { continue };
+        for path in all {
+            let kind = if path == first { kind.clone() } else { Kind::Hardlink(first.clone()) };
+            entries.insert(path.clone(), Entry { path, meta: meta.clone(), kind });
+        }
+    }
+    Ok(Listing { entries: entries.into_values().collect() })
+}
+
+fn follow(
+    entries: &BTreeMap<LayerPath, Entry>,
+    path: &LayerPath,
+    target: &LayerPath,
+) -> Result<LayerPath, AssemblyError> {
+    let mut at = target;
+    // a chain of links is no longer than there are entries
+    for _ in 0..entries.len() {
+        match entries.get(at).map(|entry| &entry.kind) {
+            Some(Kind::File(_)) => return Ok(at.clone()),
+            Some(Kind::Hardlink(next)) => at = next,
+            _ => break,
+        }
+    }
+    Err(AssemblyError::Hardlink { path: path.clone(), target: target.clone() })
+}
+
+pub(super) fn implied(path: LayerPath) -> Entry {
+    Entry { path, meta: Meta::root(0o755), kind: Kind::Dir(Claim::Implied) }
+}
+
+/// Directories get their metadata last and from the bottom up: a file written later would change
+/// their time, and their own mode may forbid to write.
+fn finish_dirs(tree: &Tree, listing: &Listing) -> Result<(), AssemblyError> {
+    let root = Entry { meta: Meta::root(0o755), ..implied(LayerPath::root()) };
+    let owned = listing.entries.iter().any(|entry| entry.path.is_root());
+    let root = (!owned).then_some(&root);
+    for entry in root.into_iter().chain(&listing.entries).collect::<Vec<_>>().into_iter().rev() {
+        if let Kind::Dir(_) = entry.kind {
+            tree.finish_other(&entry.path, &entry.kind, &entry.meta)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the layer's tar: entries in the order of paths, bodies from the tree.
+pub(super) fn write_tar(
+    tree: &Tree,
+    listing: &Listing,
+    tar: &mut dyn Write,
+) -> Result<(), AssemblyError> {
+    let fail = |path: &LayerPath| {
+        let path = path.clone();
+        move |source| AssemblyError::Body { path, source }
+    };
+    let mut writer = Writer::new(io::BufWriter::with_capacity(1 << 20, tar));
+    let mut buffer = vec![0; 1 << 20];
+    for entry in listing.entries.iter().filter(|entry| !entry.path.is_root()) {
+        let entry = normal(entry);
+        writer.header(&entry).map_err(fail(&entry.path))?;
+        let Kind::File(size) = entry.kind else { continue };
+        let mut file = tree.read(&entry.path)?;
+        let mut left = size;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let n = file.read(&mut buffer[..most]).map_err(fail(&entry.path))?;
+            if n == 0 {
+                let error = io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "it is shorter than its entry says",
+                );
+                return Err(AssemblyError::Body { path: entry.path.clone(), source: error });
+            }
+            writer.body(&buffer[..n]).map_err(fail(&entry.path))?;
+            left -= n as u64;
+        }
+        writer.pad(size).map_err(fail(&entry.path))?;
+    }
+    let root = LayerPath::root();
+    let mut buffered = writer.finish().map_err(fail(&root))?;
+    buffered.flush().map_err(fail(&root))
+}
+
+/// Directories have the epoch as their time, whatever was observed.
+fn normal(entry: &Entry) -> Entry {
+    let mtime = if matches!(entry.kind, Kind::Dir(_)) { EPOCH } else { entry.meta.mtime };
+    Entry { meta: Meta { mtime, ..entry.meta.clone() }, ..entry.clone() }
+}

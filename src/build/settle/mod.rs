@@ -1,0 +1,5 @@
+//! Settling.
+pub mod accounts;
+mod script;
+mod scrub;
+pub mod sources;

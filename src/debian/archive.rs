@@ -1,0 +1,232 @@
+//! `.deb` files (deb(5)): an ar archive of `debian-binary`, a control tar and a data tar.
+//!
+//! Read once, from front to back, hashing what passes: the caller learns at the end whether the bytes
+//! were those of the pin. The control tar is kept whole, within limits; the data tar is streamed.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read};
+
+use crate::digest::{Digest, Hasher};
+use crate::tarball::{Member, MemberKind, Reader, TarError};
+
+/// Most bytes that a control tar may unpack to.
+const LARGEST_CONTROL: u64 = 64 << 20;
+
+/// A `.deb` that is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DebError {
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+    #[error("it is no Debian package: {0}")]
+    Format(String),
+    #[error("its control archive: {0}")]
+    Control(TarError),
+    #[error("its data archive: {0}")]
+    Data(TarError),
+    #[error("its control archive has no `control`")]
+    NoControl,
+    #[error("its `control` is not UTF-8")]
+    Encoding,
+}
+
+/// The control archive of a package.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// The stanza.
+    pub text: String,
+    /// All other members by name: contents and permission bits.
+    pub files: BTreeMap<String, (Vec<u8>, u32)>,
+}
+
+impl Control {
+    pub fn find_file(&self, name: &str) -> Option<&str> {
+        self.files.get(name).and_then(|(bytes, _)| std::str::from_utf8(bytes).ok())
+    }
+
+    /// Paths of the package's configuration files (deb-conffiles(5)).
+    pub fn conffiles(&self) -> impl Iterator<Item = &str> {
+        let text = self.find_file("conffiles").unwrap_or_default();
+        // `remove-on-upgrade PATH` names a file that is not shipped
+        text.lines().map(str::trim).filter(|line| line.starts_with('/'))
+    }
+}
+
+/// Hashes what is read through it.
+struct Hashing<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..n]);
+        Ok(n)
+    }
+}
+
+/// A package being read: control first, then data.
+pub struct Deb<R: Read> {
+    input: BufReader<Hashing<R>>,
+    pub control: Control,
+}
+
+impl<R: Read> Deb<R> {
+    /// Reads up to the data archive.
+    pub fn open(input: R) -> Result<Self, DebError> {
+        let hashing = Hashing { inner: input, hasher: Hasher::new() };
+        let mut input = BufReader::with_capacity(256 << 10, hashing);
+        let mut magic = [0; 8];
+        input.read_exact(&mut magic).map_err(|_| DebError::Format("it is too short".to_owned()))?;
+        if magic != *b"!<arch>\n" {
+            return Err(DebError::Format("it is no ar archive".to_owned()));
+        }
+        let (name, size) = read_member(&mut input)?;
+        let mut version = Vec::new();
+        (&mut input).take(size.min(64)).read_to_end(&mut version)?;
+        if name != "debian-binary" || !version.starts_with(b"2.") || size > 64 {
+            return Err(DebError::Format("it does not begin with `debian-binary` 2".to_owned()));
+        }
+        skip_padding(&mut input, size)?;
+        let (name, size) = loop {
+            let (name, size) = read_member(&mut input)?;
+            // members whose names begin with `_` may stand anywhere (deb(5))
+            if !name.starts_with('_') {
+                break (name, size);
+            }
+            skip(&mut input, size)?;
+            skip_padding(&mut input, size)?;
+        };
+        if !name.starts_with("control.tar") {
+            return Err(DebError::Format(format!(
+                "`{name}` stands where the control archive should"
+            )));
+        }
+        let mut body = (&mut input).take(size);
+        let control = read_control(decoder(&name, &mut body)?)?;
+        io::copy(&mut body, &mut io::sink())?;
+        skip_padding(&mut input, size)?;
+        Ok(Deb { input, control })
+    }
+
+    /// Streams the data archive: `visit` gets each member with its body. `limit` bounds the bytes
+    /// that it may unpack to. Answers the control archive and the digest of the whole file.
+    pub fn read_data<E: From<DebError>>(
+        mut self,
+        limit: u64,
+        mut visit: impl FnMut(&Member, &mut dyn Read) -> Result<(), E>,
+    ) -> Result<(Control, Digest), E> {
+        let (name, size) = loop {
+            let (name, size) = read_member(&mut self.input)?;
+            if !name.starts_with('_') {
+                break (name, size);
+            }
+            skip(&mut self.input, size)?;
+        };
+        if !name.starts_with("data.tar") {
+            let message = format!("`{name}` stands where the data archive should");
+            return Err(DebError::Format(message).into());
+        }
+        let mut body = (&mut self.input).take(size);
+        let decoder = decoder(&name, &mut body)?;
+        let mut reader = Reader::new(decoder, limit);
+        while let Some(member) = reader.next_member().map_err(DebError::Data)? {
+            visit(&member, &mut reader)?;
+        }
+        drop(reader.finish().map_err(DebError::Data)?);
+        if io::copy(&mut body, &mut io::sink()).is_ok() && body.limit() > 0 {
+            return Err(
+                DebError::Format("it ends in the middle of its data archive".to_owned()).into()
+            );
+        }
+        Ok((self.control, finish(self.input)?))
+    }
+}
+
+/// Reads to the end, so that all bytes are hashed.
+fn finish<R: Read>(mut input: BufReader<Hashing<R>>) -> Result<Digest, DebError> {
+    io::copy(&mut input, &mut io::sink())?;
+    Ok(input.into_inner().hasher.finish())
+}
+
+/// One ar header: the member's name and size.
+fn read_member(input: &mut impl BufRead) -> Result<(String, u64), DebError> {
+    let damaged = || DebError::Format("a header of its ar archive is damaged".to_owned());
+    let mut header = [0; 60];
+    input.read_exact(&mut header).map_err(|_| DebError::Format("it ends too soon".to_owned()))?;
+    if header[58..] != *b"`\n" {
+        return Err(damaged());
+    }
+    let text = |range: std::ops::Range<usize>| {
+        std::str::from_utf8(&header[range]).map(str::trim_end).map_err(|_| damaged())
+    };
+    let size = text(48..58)?.parse().map_err(|_| damaged())?;
+    Ok((text(0..16)?.trim_end_matches('/').to_owned(), size))
+}
+
+fn skip(input: &mut impl Read, size: u64) -> Result<(), DebError> {
+    match io::copy(&mut input.take(size), &mut io::sink())? {
+        skipped if skipped == size => Ok(()),
+        _ => Err(DebError::Format("it ends too soon".to_owned())),
+    }
+}
+
+/// Members of ar archives begin at even offsets.
+fn skip_padding(input: &mut impl Read, size: u64) -> Result<(), DebError> {
+    skip(input, size % 2)
+}
+
+fn decoder<'r>(name: &str, input: &'r mut dyn Read) -> Result<Box<dyn Read + 'r>, DebError> {
+    const BUFFER: usize = 128 << 10;
+    Ok(match name.rsplit('.').next() {
+        Some("xz") => {
+            // 256 MiB decode every preset; more would be a bomb
+            let stream = liblzma::stream::Stream::new_stream_decoder(
+                256 << 20,
+                liblzma::stream::CONCATENATED,
+            )
+            .map_err(|error| DebError::Format(error.to_string()))?;
+            let input = BufReader::with_capacity(BUFFER, input);
+            Box::new(BufReader::with_capacity(
+                BUFFER,
+                liblzma::bufread::XzDecoder::new_stream(input, stream),
+            ))
+        }
+        Some("zst") => {
+            Box::new(BufReader::with_capacity(BUFFER, zstd::stream::read::Decoder::new(input)?))
+        }
+        Some("gz") => {
+            Box::new(BufReader::with_capacity(BUFFER, flate2::read::MultiGzDecoder::new(input)))
+        }
+        Some("bz2") => {
+            Box::new(BufReader::with_capacity(BUFFER, bzip2::read::MultiBzDecoder::new(input)))
+        }
+        Some("tar") => Box::new(input),
+        _ => return Err(DebError::Format(format!("`{name}` is compressed in an unknown way"))),
+    })
+}
+
+fn read_control(input: impl Read) -> Result<Control, DebError> {
+    let mut reader = Reader::new(input, LARGEST_CONTROL);
+    let mut control = Control::default();
+    let mut text = None;
+    while let Some(member) = reader.next_member().map_err(DebError::Control)? {
+        if member.kind != MemberKind::File {
+            continue;
+        }
+        let name = member.label();
+        let name = name.trim_start_matches("./").to_owned();
+        if name.is_empty() || name.contains('/') {
+            return Err(DebError::Format(format!("its control archive has a member `{name}`")));
+        }
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map_err(|error| DebError::Control(error.into()))?;
+        if name == "control" {
+            text = Some(String::from_utf8(bytes).map_err(|_| DebError::Encoding)?);
+        } else {
+            control.files.insert(name, (bytes, member.mode & 0o777));
+        }
+    }
+    control.text = text.ok_or(DebError::NoControl)?;
+    Ok(control)
+}
