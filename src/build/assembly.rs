@@ -163,6 +163,32 @@ impl Assembly {
         Ok(self.tree.finish_file(&file, at, &entry.meta)?)
     }
 
+    /// Paths that several archives bring, none of them as a directory, with the archives.
+    pub fn contested(&self) -> Vec<(LayerPath, Vec<u32>)> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut contested: Vec<(LayerPath, Vec<u32>)> = slots
+            .iter()
+            .filter(|(_, claims)| claims.len() > 1 && !matches!(claims[0].entry.kind, Kind::Dir(_)))
+            .map(|(path, claims)| {
+                let origins: std::collections::BTreeSet<u32> =
+                    claims.iter().map(|claimed| claimed.origin).collect();
+                (path.clone(), origins.into_iter().collect())
+            })
+            .collect();
+        contested.sort();
+        contested
+    }
+
+    pub fn has(&self, path: &LayerPath) -> bool {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).contains_key(path)
+    }
+
+    /// Whether anything lies below a path.
+    pub fn has_below(&self, path: &LayerPath) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.keys().any(|other| other != path && other.starts_with(path))
+    }
+
     /// Settles who gets each path, finishes the tree and writes the tar. `winner` is asked for two
     /// archives that bring one path.
     pub fn finish<E: From<AssemblyError>>(

@@ -2,6 +2,7 @@
 
 pub mod assembly;
 pub mod capture;
+pub mod content;
 pub mod listing;
 pub mod settle;
 pub mod tree;

@@ -215,7 +215,7 @@ impl Tree {
     }
 }
 
-pub(super) fn times(seconds: i64) -> Timestamps {
+pub(in crate::build) fn times(seconds: i64) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
     Timestamps { last_access: time, last_modification: time }
 }

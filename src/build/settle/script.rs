@@ -23,7 +23,6 @@ pub(super) struct ScriptPackage {
     /// `NAME` or `NAME:ARCH`, as its info files are called.
     pub info_name: String,
     pub arch: String,
-    pub version: String,
     pub preinst: bool,
     /// File name of its `.deb` below [`MOUNT`], when dpkg is to unpack it itself.
     pub unpack: Option<String>,
@@ -91,7 +90,7 @@ fn preinst(script: &mut String, package: &ScriptPackage) {
         format_args!(
             "DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE={name} DPKG_MAINTSCRIPT_ARCH={arch} \
              DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_ROOT= DPKG_ADMINDIR=/var/lib/dpkg DPKG_FORCE=security-mac,downgrade \
-             DPKG_RUNNING_VERSION=\"$DPKG_VERSION\" /var/lib/dpkg/info/{info_name}.preinst install \
+             /var/lib/dpkg/info/{info_name}.preinst install \
              || {{ echo \"preinst of {name} failed\" >&2; exit 1; }}"
         ),
     );
@@ -106,7 +105,7 @@ mod tests {
             name: name.into(),
             info_name: name.into(),
             arch: "amd64".into(),
-            version: "1".into(),
+
             preinst: false,
             unpack: None,
         }

@@ -1,6 +1,11 @@
 //! Where apt in the image looks for packages: always the public archives, whatever mirror the build
 //! was fetched from (sources.list(5), deb822 style).
 
+use std::fs;
+use std::path::Path;
+
+use crate::fsx::{IoAt, PathIo};
+
 /// One archive as apt is to know it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct AptSource {
@@ -35,6 +40,25 @@ impl AptSource {
         };
         self.stanzas.iter().map(stanza).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Lays sources and keyrings into an upper directory.
+pub(super) fn write(
+    sources: &[AptSource],
+    keyrings: &[(String, Vec<u8>)],
+    upper: &Path,
+) -> Result<(), PathIo> {
+    let put = |name: &str, bytes: &[u8]| {
+        let path = upper.join(name.trim_start_matches('/'));
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).at("create", parent)?;
+        }
+        fs::write(&path, bytes).at("write", &path)
+    };
+    for source in sources {
+        put(&format!("etc/apt/sources.list.d/{}.sources", source.name), source.text().as_bytes())?;
+    }
+    keyrings.iter().try_for_each(|(path, bytes)| put(path, bytes))
 }
 
 #[cfg(test)]
