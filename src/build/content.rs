@@ -179,7 +179,10 @@ fn lay_package(origin: u32, package: &Package, assembly: &Assembly) -> Result<La
             return Ok(());
         }
         let kind = member.kind;
-        let entry = member_entry(member, |path| merged(path, kind)).map_err(Streaming::Layout)?;
+        // base-files ships `/var/run` and `/var/lock` as directories, for its postinst to replace
+        let keep = package.label.starts_with("base-files ") && kind == MemberKind::Dir;
+        let entry = member_entry(member, |path| if keep { path } else { merged(path, kind) });
+        let entry = entry.map_err(Streaming::Layout)?;
         assembly.put(origin, entry, body).map_err(Streaming::Layout)
     };
     let (control, found) = deb.read_data(LARGEST_PACKAGE, visit).map_err(|error| match error {

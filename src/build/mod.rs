@@ -1,9 +1,14 @@
 //! Building: from a plan to layers in the store.
 
 pub mod assembly;
+pub mod builder;
 pub mod capture;
+pub mod compose;
 pub mod content;
+pub mod files;
 pub mod listing;
+pub mod local;
 pub mod settle;
 pub mod tree;
+pub mod unpack;
 pub mod view;

@@ -7,38 +7,12 @@ use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::entry::EPOCH;
-use crate::platform::Platform;
+use crate::plan::ImageSpec;
 use crate::store::LayerRecord;
 
 const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// What an image says of itself, beside its layers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageSpec {
-    pub platform: Platform,
-    /// In the order of declaration; `NAME`, value.
-    pub env: Vec<(String, String)>,
-    pub entrypoint: Vec<String>,
-    pub command: Vec<String>,
-    /// Empty for the root.
-    pub workdir: String,
-    /// `name`, `uid` or `uid:gid`; empty for root.
-    pub user: String,
-    pub ports: Vec<Port>,
-    pub labels: BTreeMap<String, String>,
-    pub stop_signal: Option<String>,
-    /// Manifest annotations.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// A port, as `80/tcp`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Port {
-    pub number: u16,
-    pub protocol: &'static str,
-}
 
 /// A layer of an image, with what its history tells.
 #[derive(Clone, Debug)]
@@ -178,6 +152,8 @@ pub(super) fn manifest(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Port;
+    use crate::platform::Platform;
     use crate::store::Stamp;
 
     #[test]

@@ -6,10 +6,11 @@
 
 mod config;
 
-pub use config::{ImageLayer, ImageSpec, Port};
+pub use config::ImageLayer;
 
 use crate::blame::Blame;
 use crate::digest::Digest;
+use crate::plan::ImageSpec;
 use crate::store::{ImageRecord, Store, StoreError};
 
 /// What can go wrong while an image is written.

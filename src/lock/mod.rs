@@ -16,6 +16,7 @@
 mod diff;
 mod format;
 mod pin;
+pub mod solve;
 
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};

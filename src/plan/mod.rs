@@ -1,1 +1,333 @@
-//! (being written)
+//! Plans: a sandbox's layers as ordered steps with Keys, without I/O.
+//!
+//! The order is: debian contents, each with its settle on top, and accounts, as one chain in the
+//! order of needs; then everything else. So an edit of local files never settles anything, and
+//! sandboxes share chains as far as they share debian layers. A chain step's Key covers the whole
+//! chain before it, because dpkg's database is one; a content's Key covers its packages only.
+
+mod owner;
+mod spec;
+mod step;
+
+pub use spec::{ImageSpec, Port};
+pub use step::{AccountWork, FileWork, Ids, SettleWork, SourceWork, Step, Work};
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use self::owner::Owners;
+use crate::decl::{Fault, Faults, Layer, Project, Recipe, Sandbox};
+use crate::digest::Digest;
+use crate::fetch::defaults;
+use crate::lock::solve::{debian_of, request_of, suites_of};
+use crate::lock::{DebPin, Lock};
+use crate::name::{LayerName, SandboxName};
+use crate::platform::Platform;
+use crate::store::Key;
+
+/// Version of the layer format: a change of it makes all layers anew.
+const FORMAT: u32 = 1;
+
+/// Digests of what lies in the project's directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalDigests {
+    /// Of `files` recipes, by layer and the recipe's place in it.
+    pub recipes: BTreeMap<(LayerName, usize), Digest>,
+    /// Of key files, by their path.
+    pub keys: BTreeMap<String, Digest>,
+}
+
+/// What is to be done for one sandbox on one platform.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub sandbox: SandboxName,
+    pub platform: Platform,
+    pub steps: Vec<Step>,
+    pub spec: ImageSpec,
+    /// Covers all steps and the configuration.
+    pub key: Key,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error(transparent)]
+    Faults(#[from] Faults),
+    #[error(
+        "layer `{layer}` for {platform} is not in the lock, or was changed since it was locked"
+    )]
+    NotLocked { layer: LayerName, platform: Platform },
+    #[error(
+        "sandbox `{sandbox}`: layers `{one}` and `{two}` bring `{package}` at {first} and at {second}"
+    )]
+    Versions {
+        sandbox: SandboxName,
+        one: LayerName,
+        two: LayerName,
+        package: String,
+        first: String,
+        second: String,
+    },
+    #[error("local files of layer `{0}` have not been looked at")]
+    NotScanned(LayerName),
+}
+
+impl PlanError {
+    pub fn blame(&self) -> crate::blame::Blame {
+        match self {
+            PlanError::NotScanned(_) => crate::blame::Blame::Bug,
+            _ => crate::blame::Blame::Input,
+        }
+    }
+
+    /// The next command.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            PlanError::NotLocked { .. } => Some("run `sbx lock`".to_owned()),
+            PlanError::Versions { package, .. } => {
+                Some(format!("run `sbx lock --update {package}`"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A Key over a canonical encoding of what a step depends on.
+fn key_of(kind: &str, inputs: &impl Serialize) -> Key {
+    let text = serde_json::to_vec(&(FORMAT, kind, inputs)).expect("inputs have string keys only");
+    Key(Digest::of(&text))
+}
+
+struct Planner<'a> {
+    project: &'a Project,
+    sandbox: &'a Sandbox,
+    platform: Platform,
+    lock: &'a Lock,
+    local: &'a LocalDigests,
+    chain: Vec<Step>,
+    rest: Vec<Step>,
+    /// By name: version and the layer that brought it.
+    shipped: BTreeMap<String, (String, LayerName)>,
+    faults: Vec<Fault>,
+}
+
+impl Plan {
+    /// Plans a sandbox for a platform.
+    pub fn new(
+        project: &Project,
+        sandbox: &Sandbox,
+        platform: Platform,
+        lock: &Lock,
+        local: &LocalDigests,
+    ) -> Result<Self, PlanError> {
+        let layers = project.layers_of(sandbox, platform);
+        let mut planner = Planner {
+            project,
+            sandbox,
+            platform,
+            lock,
+            local,
+            chain: Vec::new(),
+            rest: Vec::new(),
+            shipped: BTreeMap::new(),
+            faults: Vec::new(),
+        };
+        for layer in &layers {
+            planner.add(layer)?;
+        }
+        Faults::check(planner.faults)?;
+        let steps: Vec<Step> = planner.chain.into_iter().chain(planner.rest).collect();
+        let spec = ImageSpec::new(sandbox, &layers, platform);
+        let keys: Vec<Key> = steps.iter().map(|step| step.key).collect();
+        let key = key_of("image", &(&keys, &spec));
+        Ok(Plan { sandbox: sandbox.name.clone(), platform, steps, spec, key })
+    }
+}
+
+impl<'a> Planner<'a> {
+    fn add(&mut self, layer: &'a Layer) -> Result<(), PlanError> {
+        let users = layer.recipes.iter().filter_map(|recipe| match recipe {
+            Recipe::User(user) => Some(AccountWork {
+                name: user.name.clone(),
+                uid: user.uid,
+                gid: user.gid,
+                group: user.group.clone(),
+                groups: user.groups.clone(),
+                home: user.home.clone(),
+                shell: user.shell.clone(),
+            }),
+            _ => None,
+        });
+        let users: Vec<AccountWork> = users.collect();
+        match debian_of(layer) {
+            Some(_) => self.add_debian(layer, users)?,
+            None if !users.is_empty() => {
+                let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
+                let title = format!("user {}", names.join(" "));
+                let key = key_of("accounts", &(self.chain_keys(), &users));
+                self.chain.push(Step {
+                    layer: layer.name.clone(),
+                    key,
+                    title,
+                    work: Work::Accounts(users),
+                });
+            }
+            None => {}
+        }
+        self.add_files(layer)
+    }
+
+    fn chain_keys(&self) -> Vec<Key> {
+        self.chain.iter().map(|step| step.key).collect()
+    }
+
+    fn add_debian(
+        &mut self,
+        layer: &'a Layer,
+        accounts: Vec<AccountWork>,
+    ) -> Result<(), PlanError> {
+        let not_locked =
+            || PlanError::NotLocked { layer: layer.name.clone(), platform: self.platform };
+        let request = request_of(self.project, layer, self.platform).ok_or_else(not_locked)?;
+        let locked = self.lock.find(&layer.name, self.platform, &request).ok_or_else(not_locked)?;
+        let mut pins: Vec<DebPin> = Vec::new();
+        for pin in &locked.debs {
+            match self.shipped.get(&*pin.name) {
+                None => pins.push(pin.clone()),
+                Some((version, _)) if **version == *pin.version => {}
+                Some((version, other)) => {
+                    return Err(PlanError::Versions {
+                        sandbox: self.sandbox.name.clone(),
+                        one: other.clone(),
+                        two: layer.name.clone(),
+                        package: pin.name.to_string(),
+                        first: version.clone(),
+                        second: pin.version.to_string(),
+                    });
+                }
+            }
+        }
+        for pin in &pins {
+            self.shipped
+                .insert(pin.name.to_string(), (pin.version.to_string(), layer.name.clone()));
+        }
+        let fresh = self.chain.is_empty();
+        let title = debian_title(layer);
+        let identity: Vec<_> =
+            pins.iter().map(|pin| (&pin.name, &pin.version, &pin.arch, &pin.digest)).collect();
+        let key = key_of("content", &(identity, fresh));
+        self.chain.push(Step {
+            layer: layer.name.clone(),
+            key,
+            title: title.clone(),
+            work: Work::Content { pins: pins.clone(), fresh },
+        });
+        let settle = self.settle_work(layer, pins, accounts);
+        let marks: Vec<_> = settle.pins.iter().map(|pin| (&pin.name, pin.mark)).collect();
+        let keyrings: Vec<_> =
+            settle.keyrings.iter().map(|(path, file)| (path, self.local.keys.get(file))).collect();
+        let inputs = (
+            self.chain_keys(),
+            marks,
+            &settle.accounts,
+            &settle.sources,
+            keyrings,
+            &settle.debconf,
+            self.platform,
+        );
+        let key = key_of("settle", &inputs);
+        self.chain.push(Step {
+            layer: layer.name.clone(),
+            key,
+            title: format!("settle {title}"),
+            work: Work::Settle(settle),
+        });
+        Ok(())
+    }
+
+    /// apt in the image is told of the public archives, by the first layer that has them.
+    fn settle_work(
+        &self,
+        layer: &Layer,
+        pins: Vec<DebPin>,
+        accounts: Vec<AccountWork>,
+    ) -> SettleWork {
+        let Some(recipe) = debian_of(layer) else {
+            return SettleWork {
+                pins,
+                accounts,
+                sources: vec![],
+                keyrings: vec![],
+                debconf: vec![],
+            };
+        };
+        let mut sources = Vec::new();
+        let mut keyrings = Vec::new();
+        let lowest = !self.project.closure(layer).iter().any(|below| debian_of(below).is_some());
+        if lowest {
+            for archive in ["debian", "debian-security"] {
+                let suites: Vec<String> = suites_of(self.project, layer)
+                    .into_iter()
+                    .filter(|suite| defaults::debian_archive(suite) == archive)
+                    .collect();
+                if let Some(uri) = defaults::debian_url(archive).filter(|_| !suites.is_empty()) {
+                    sources.push(SourceWork {
+                        name: "debian".to_owned(),
+                        uri: uri.to_owned(),
+                        suites,
+                        components: recipe.components.clone(),
+                        signed_by: "/usr/share/keyrings/debian-archive-keyring.gpg".to_owned(),
+                    });
+                }
+            }
+        }
+        for repository in &recipe.repositories {
+            let signed_by = format!("/etc/apt/keyrings/{}.asc", repository.name);
+            keyrings.push((signed_by.clone(), repository.key.clone()));
+            sources.push(SourceWork {
+                name: repository.name.clone(),
+                uri: repository.url.clone(),
+                suites: vec![repository.suite.clone()],
+                components: repository.components.clone(),
+                signed_by,
+            });
+        }
+        SettleWork { pins, accounts, sources, keyrings, debconf: recipe.debconf.clone() }
+    }
+
+    fn add_files(&mut self, layer: &'a Layer) -> Result<(), PlanError> {
+        let owners = Owners::new(self.project, layer);
+        let mut works = Vec::new();
+        let mut titles = Vec::new();
+        for (at, recipe) in layer.recipes.iter().enumerate() {
+            match owners
+                .work(recipe, at, || self.local.recipes.get(&(layer.name.clone(), at)).copied())
+            {
+                Ok(Some((work, title))) => {
+                    works.push(work);
+                    titles.push(title);
+                }
+                Ok(None) => {}
+                Err(owner::OwnerError::Fault(fault)) => self.faults.push(*fault),
+                Err(owner::OwnerError::NotScanned) => {
+                    return Err(PlanError::NotScanned(layer.name.clone()));
+                }
+            }
+        }
+        if works.is_empty() {
+            return Ok(());
+        }
+        let key = key_of("files", &works);
+        let title = titles.join("; ");
+        self.rest.push(Step { layer: layer.name.clone(), key, title, work: Work::Files(works) });
+        Ok(())
+    }
+}
+
+fn debian_title(layer: &Layer) -> String {
+    let Some(recipe) = debian_of(layer) else { return String::new() };
+    let names: Vec<&str> = recipe.packages.iter().map(|package| package.name.as_str()).collect();
+    let release = recipe.release.as_deref().unwrap_or_default();
+    format!("debian {release}: {}", names.join(" ")).replace(" :", ":")
+}

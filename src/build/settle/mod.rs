@@ -223,7 +223,11 @@ fn add_accounts(job: &Settle<'_>, below: &View) -> Result<(), SettleError> {
 }
 
 /// Adds accounts to an upper directory over a view.
-pub(super) fn add_to(upper: &Path, below: &View, accounts: &[Account]) -> Result<(), SettleError> {
+pub(in crate::build) fn add_to(
+    upper: &Path,
+    below: &View,
+    accounts: &[Account],
+) -> Result<(), SettleError> {
     for name in ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"] {
         copy_up(upper, below, name)?;
     }

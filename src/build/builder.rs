@@ -1,0 +1,498 @@
+//! From a plan to layers in the store.
+//!
+//! Steps whose Key is known are done. Of the others, what they need is fetched, contents and files
+//! are made in parallel, then the chain of settles runs from the bottom up. Two processes that want
+//! one Key take turns, and the second finds the first one's layer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::compose::{ComposeError, Delta, Origin, compose, restate};
+use super::content::{self, ContentError};
+use super::files::{self, FilesError};
+use super::listing::{Listing, ListingError};
+use super::settle::accounts::Account;
+use super::settle::sources::{AptSource, AptStanza};
+use super::settle::{self, NewPackage, Settle, SettleError};
+use super::unpack::{UnpackError, unpack};
+use super::view::View;
+use crate::blame::Blame;
+use crate::decl::Project;
+use crate::digest::Digest;
+use crate::fetch::{Client, FetchError, MirrorMap, Progress};
+use crate::fsx::{IoAt, PathIo};
+use crate::jail::{IdMap, Jail};
+use crate::lock::DebPin;
+use crate::lock::solve::{deb_path, deb_want};
+use crate::path::LayerPath;
+use crate::plan::{AccountWork, FileWork, Plan, SettleWork, Step, Work};
+use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
+
+/// Why a build ended.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("{} of {total} sources cannot be fetched:\n{}", errors.len(), list(errors))]
+    Sources { errors: Vec<FetchError>, total: usize },
+    #[error("{} left every archive that the lock was made from", labels(pins))]
+    Gone { pins: Vec<DebPin> },
+    #[error("layer `{layer}`: {source}")]
+    Content { layer: String, source: ContentError },
+    #[error("layer `{layer}`: {source}")]
+    Settle { layer: String, source: SettleError },
+    #[error("layer `{layer}`: {source}")]
+    Files { layer: String, source: FilesError },
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    #[error(transparent)]
+    Listing(#[from] ListingError),
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+}
+
+fn list(errors: &[FetchError]) -> String {
+    errors.iter().map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n")
+}
+
+fn labels(pins: &[DebPin]) -> String {
+    pins.iter().map(|pin| format!("`{}`", pin.label())).collect::<Vec<_>>().join(", ")
+}
+
+impl BuildError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            BuildError::Content { source, .. } => source.blame(),
+            BuildError::Settle { source, .. } => source.blame(),
+            BuildError::Files { source, .. } => source.blame(),
+            BuildError::Compose(error) => error.blame(),
+            _ => Blame::World,
+        }
+    }
+
+    /// The next command.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            BuildError::Sources { errors, .. } => {
+                errors.iter().find_map(FetchError::help).map(str::to_owned)
+            }
+            BuildError::Fetch(error) => error.help().map(str::to_owned),
+            BuildError::Compose(error) => error.help().map(str::to_owned),
+            BuildError::Gone { pins } => {
+                let names: Vec<&str> = pins.iter().map(|pin| &*pin.name).collect();
+                Some(format!("run `sbx lock --update {}`", names.join(" ")))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Hears how a build goes on. Called from many threads.
+pub trait Events: Progress {
+    /// A step begins that takes `units` of work.
+    fn step_started(&self, key: &Key, title: &str, units: u64);
+    /// One unit of a step is done: a package laid, a package configured.
+    fn step_advanced(&self, key: &Key, what: &str);
+    fn step_finished(&self, key: &Key);
+    /// Something that people should know.
+    fn note(&self, text: &str);
+}
+
+/// A layer of a built image.
+#[derive(Clone, Debug)]
+pub struct BuiltLayer {
+    pub name: String,
+    pub title: String,
+    pub key: Key,
+    pub record: LayerRecord,
+    /// Whether the store had it.
+    pub cached: bool,
+}
+
+/// Builds plans into a store.
+pub struct Builder<'a> {
+    pub project: &'a Project,
+    pub store: &'a Store,
+    pub client: &'a Client,
+    pub mirrors: &'a MirrorMap,
+    pub jail: &'a Jail,
+    pub id_map: IdMap,
+    pub events: &'a dyn Events,
+}
+
+/// The name of the layer that restates directories.
+pub const DIRECTORIES: &str = "directories";
+
+/// The Key of the layer that restates directories for a plan.
+pub fn directories_key(plan: &Plan) -> Key {
+    Key(Digest::of(format!("directories {}", plan.key).as_bytes()))
+}
+
+impl Builder<'_> {
+    /// The packages of a plan whose bytes the store does not have and a build needs.
+    pub fn missing_sources<'p>(&self, plan: &'p Plan) -> Result<Vec<&'p DebPin>, BuildError> {
+        let mut missing = Vec::new();
+        for step in &plan.steps {
+            let pins = match &step.work {
+                Work::Content { pins, .. } => pins,
+                Work::Settle(work) => &work.pins,
+                Work::Accounts(_) | Work::Files(_) => continue,
+            };
+            if self.find(step)?.is_none() {
+                missing.extend(
+                    pins.iter().filter(|pin| self.store.find_blob(&pin.digest) != Some(pin.size)),
+                );
+            }
+        }
+        missing.sort_by_key(|pin| pin.digest);
+        missing.dedup_by_key(|pin| pin.digest);
+        Ok(missing)
+    }
+
+    /// Fetches packages.
+    pub fn fetch(&self, pins: &[&DebPin]) -> Result<(), BuildError> {
+        let wants =
+            pins.iter().map(|pin| deb_want(self.project, self.mirrors, self.store, pin)).collect();
+        let failures = self.client.fetch_all(wants, self.events)?;
+        if failures.is_empty() {
+            return Ok(());
+        }
+        let gone = failures.values().all(FetchError::is_gone);
+        if gone {
+            let lost = pins.iter().filter(|pin| failures.contains_key(&pin.digest));
+            return Err(BuildError::Gone { pins: lost.map(|pin| (*pin).clone()).collect() });
+        }
+        Err(BuildError::Sources { total: pins.len(), errors: failures.into_values().collect() })
+    }
+
+    /// Builds all layers of a plan, bottom first.
+    pub fn build(&self, plan: &Plan) -> Result<Vec<BuiltLayer>, BuildError> {
+        let known: Vec<bool> = plan
+            .steps
+            .iter()
+            .map(|step| self.find(step).map(|found| found.is_some()))
+            .collect::<Result<_, _>>()?;
+        self.fetch(&self.missing_sources(plan)?)?;
+        let free = |step: &&Step| matches!(step.work, Work::Content { .. } | Work::Files(_));
+        plan.steps.par_iter().filter(free).try_for_each(|step| self.make_free(step).map(drop))?;
+        let mut layers: Vec<BuiltLayer> = Vec::new();
+        for (step, cached) in plan.steps.iter().zip(known) {
+            let record = match &step.work {
+                Work::Content { .. } | Work::Files(_) => self.make_free(step)?,
+                Work::Settle(work) => self.make_settle(plan, step, work, &layers)?,
+                Work::Accounts(work) => self.make_accounts(step, work, &layers)?,
+            };
+            let (name, title) = (step.layer.to_string(), step.title.clone());
+            layers.push(BuiltLayer { name, title, key: step.key, record, cached });
+        }
+        self.add_directories(plan, &mut layers)?;
+        Ok(layers)
+    }
+
+    /// The layer of a step, if the store has it whole.
+    fn find(&self, step: &Step) -> Result<Option<LayerRecord>, BuildError> {
+        let mut damaged = |digest: &Digest| {
+            self.events.note(&format!(
+                "layer {digest} of the store was damaged: `{}` is built again",
+                step.layer
+            ));
+        };
+        let found = self.store.find_layer(&step.key, &mut damaged)?;
+        Ok(found.filter(|record| self.store.listing_path(&record.diff_id).exists()))
+    }
+
+    /// Takes the Key's lock and makes the layer, unless somebody else has in the meantime.
+    fn once(
+        &self,
+        step: &Step,
+        make: impl FnOnce() -> Result<LayerRecord, BuildError>,
+    ) -> Result<LayerRecord, BuildError> {
+        if let Some(found) = self.find(step)? {
+            return Ok(found);
+        }
+        let _lock = self.store.lock(&step.key.0.hex())?;
+        match self.find(step)? {
+            Some(found) => Ok(found),
+            None => make(),
+        }
+    }
+
+    fn make_free(&self, step: &Step) -> Result<LayerRecord, BuildError> {
+        match &step.work {
+            Work::Content { pins, fresh } => {
+                self.once(step, || match self.make_content(step, pins, *fresh) {
+                    Err(BuildError::Content {
+                        source: ContentError::Corrupt { expected, package, .. },
+                        ..
+                    }) => {
+                        self.events.note(&format!(
+                            "package `{package}` was damaged in the store: it is fetched again"
+                        ));
+                        self.store.drop_blob(&expected)?;
+                        let lost: Vec<&DebPin> =
+                            pins.iter().filter(|pin| pin.digest == expected).collect();
+                        self.fetch(&lost)?;
+                        self.make_content(step, pins, *fresh)
+                    }
+                    result => result,
+                })
+            }
+            Work::Files(works) => self.once(step, || self.make_files(step, works)),
+            Work::Settle(_) | Work::Accounts(_) => {
+                unreachable!("chain steps are made in their order")
+            }
+        }
+    }
+
+    fn make_content(
+        &self,
+        step: &Step,
+        pins: &[DebPin],
+        fresh: bool,
+    ) -> Result<LayerRecord, BuildError> {
+        self.events.step_started(&step.key, &step.title, pins.len() as u64);
+        let packages = self.packages(pins);
+        let mut draft = self.store.draft()?;
+        let tree = self.store.tree_draft()?;
+        let progress = |label: &str| self.events.step_advanced(&step.key, label);
+        let listing = content::lay(&packages, fresh, tree.path(), &mut draft, &progress)
+            .map_err(|source| BuildError::Content { layer: step.layer.to_string(), source })?;
+        let inner = tree.path().to_owned();
+        self.commit(step.key, draft, tree, &inner, &listing)
+    }
+
+    fn make_files(&self, step: &Step, works: &[FileWork]) -> Result<LayerRecord, BuildError> {
+        self.events.step_started(&step.key, &step.title, 1);
+        let mut draft = self.store.draft()?;
+        let tree = self.store.tree_draft()?;
+        let layer = &self.project.layers[&step.layer];
+        let listing = files::lay(&self.project.root, layer, works, tree.path(), &mut draft)
+            .map_err(|source| BuildError::Files { layer: step.layer.to_string(), source })?;
+        let inner = tree.path().to_owned();
+        self.commit(step.key, draft, tree, &inner, &listing)
+    }
+
+    /// Blob, listing, tree, and last the record that makes them count.
+    fn commit(
+        &self,
+        key: Key,
+        draft: Draft,
+        tree: crate::store::TreeDraft,
+        inner: &Path,
+        listing: &Listing,
+    ) -> Result<LayerRecord, BuildError> {
+        let (diff_id, _) = draft.commit()?;
+        listing.write(&self.store.listing_path(&diff_id))?;
+        tree.commit(inner, &self.tree_path(&diff_id))?;
+        let record = self.store.put_layer(&key, diff_id)?;
+        self.events.step_finished(&key);
+        Ok(record)
+    }
+
+    fn tree_path(&self, diff_id: &Digest) -> PathBuf {
+        self.store.tree_path(&self.id_map.name(), diff_id)
+    }
+
+    /// The tree of a layer, unpacked if it is not there.
+    fn tree(&self, record: &LayerRecord) -> Result<PathBuf, BuildError> {
+        let path = self.tree_path(&record.diff_id);
+        if path.is_dir() {
+            return Ok(path);
+        }
+        let listing = self.listing(record)?;
+        let draft = self.store.tree_draft()?;
+        let blob = self.store.blob_path(&record.diff_id);
+        unpack(&blob, &listing, draft.path(), self.id_map != IdMap::Identity)?;
+        let inner = draft.path().to_owned();
+        draft.commit(&inner, &path)?;
+        Ok(path)
+    }
+
+    fn listing(&self, record: &LayerRecord) -> Result<Listing, BuildError> {
+        Ok(Listing::read(&self.store.listing_path(&record.diff_id))?)
+    }
+
+    fn packages(&self, pins: &[DebPin]) -> Vec<content::Package> {
+        let package = |pin: &DebPin| content::Package {
+            label: pin.label(),
+            blob: deb_path(self.store, pin),
+            digest: pin.digest,
+        };
+        pins.iter().map(package).collect()
+    }
+
+    fn trees(&self, layers: &[BuiltLayer]) -> Result<Vec<PathBuf>, BuildError> {
+        layers.iter().map(|layer| self.tree(&layer.record)).collect()
+    }
+
+    fn make_settle(
+        &self,
+        plan: &Plan,
+        step: &Step,
+        work: &SettleWork,
+        below: &[BuiltLayer],
+    ) -> Result<LayerRecord, BuildError> {
+        self.once(step, || {
+            self.events.step_started(&step.key, &step.title, work.pins.len() as u64);
+            let failed = |source| BuildError::Settle { layer: step.layer.to_string(), source };
+            let content_failed =
+                |source| BuildError::Content { layer: step.layer.to_string(), source };
+            let lowers = self.trees(below)?;
+            let packages = self.packages(&work.pins);
+            let controls = content::read_controls(&packages).map_err(content_failed)?;
+            let packages: Vec<NewPackage> = packages
+                .into_iter()
+                .zip(controls)
+                .zip(&work.pins)
+                .map(|((package, control), pin)| NewPackage {
+                    label: package.label,
+                    blob: package.blob,
+                    auto: pin.mark == crate::lock::Mark::Auto,
+                    diverts: content::diverts(&control),
+                    control,
+                })
+                .collect();
+            let mut keyrings = Vec::new();
+            for (path, file) in &work.keyrings {
+                let full = self.project.root.join(file);
+                keyrings.push((path.clone(), std::fs::read(&full).at("read", &full)?));
+            }
+            let log = self.log_path(&step.key)?;
+            let scratch = self.store.tree_draft()?;
+            let mut draft = self.store.draft()?;
+            let job = Settle {
+                lowers: &lowers,
+                content: lowers.last().map(PathBuf::as_path),
+                packages: &packages,
+                accounts: &accounts(&work.accounts),
+                sources: &sources(work),
+                keyrings: &keyrings,
+                debconf: &debconf(work),
+                arch: plan.platform.debian(),
+                jail: self.jail,
+                scratch: scratch.path(),
+                log: &log,
+            };
+            let mut progress = |package: &str| self.events.step_advanced(&step.key, package);
+            let listing = settle::settle(&job, &mut draft, &mut progress).map_err(failed)?;
+            let inner = scratch.path().join("upper");
+            self.commit(step.key, draft, scratch, &inner, &listing)
+        })
+    }
+
+    fn log_path(&self, key: &Key) -> Result<PathBuf, BuildError> {
+        let dir = self.store.root().join("logs");
+        std::fs::create_dir_all(&dir).at("create", &dir)?;
+        Ok(dir.join(format!("{}.log", key.0.short())))
+    }
+
+    fn make_accounts(
+        &self,
+        step: &Step,
+        work: &[AccountWork],
+        below: &[BuiltLayer],
+    ) -> Result<LayerRecord, BuildError> {
+        self.once(step, || {
+            self.events.step_started(&step.key, &step.title, 1);
+            let failed = |source| BuildError::Settle { layer: step.layer.to_string(), source };
+            let view = View::new(&self.trees(below)?);
+            let scratch = self.store.tree_draft()?;
+            let mut draft = self.store.draft()?;
+            settle::add_to(scratch.path(), &view, &accounts(work)).map_err(failed)?;
+            let listing = super::capture::capture(scratch.path(), &view, &mut draft)
+                .map_err(|error| failed(error.into()))?;
+            let inner = scratch.path().to_owned();
+            self.commit(step.key, draft, scratch, &inner, &listing)
+        })
+    }
+
+    /// Checks that the layers may meet, and adds the one that restates directories where needed.
+    fn add_directories(&self, plan: &Plan, layers: &mut Vec<BuiltLayer>) -> Result<(), BuildError> {
+        let listings: Vec<Listing> =
+            layers.par_iter().map(|layer| self.listing(&layer.record)).collect::<Result<_, _>>()?;
+        let trees: Vec<PathBuf> =
+            layers.iter().map(|layer| self.tree_path(&layer.record.diff_id)).collect();
+        let replaces: Vec<Vec<LayerPath>> = plan.steps.iter().map(replaces).collect();
+        let deltas: Vec<Delta<'_>> = plan
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(at, step)| Delta {
+                layer: step.layer.as_str(),
+                origin: match step.work {
+                    Work::Content { .. } => Origin::Content,
+                    Work::Settle(_) | Work::Accounts(_) => Origin::Step,
+                    Work::Files(_) => Origin::Files,
+                },
+                listing: &listings[at],
+                tree: &trees[at],
+                replaces: &replaces[at],
+            })
+            .collect();
+        let dirs = compose(&deltas)?;
+        if dirs.is_empty() {
+            return Ok(());
+        }
+        let key = directories_key(plan);
+        let title = "metadata of directories that layers share".to_owned();
+        let mut draft = self.store.draft()?;
+        let tree = self.store.tree_draft()?;
+        let listing = restate(dirs, tree.path(), &mut draft)?;
+        let inner = tree.path().to_owned();
+        let record = self.commit(key, draft, tree, &inner, &listing)?;
+        layers.push(BuiltLayer { name: DIRECTORIES.to_owned(), title, key, record, cached: false });
+        Ok(())
+    }
+}
+
+/// Paths that a step may lay over what is below.
+fn replaces(step: &Step) -> Vec<LayerPath> {
+    let Work::Files(works) = &step.work else { return Vec::new() };
+    let path = |work: &FileWork| match work {
+        FileWork::Local { into, replace: true, .. } => Some(into.clone()),
+        FileWork::Inline { path, replace: true, .. }
+        | FileWork::Link { path, replace: true, .. } => Some(path.clone()),
+        _ => None,
+    };
+    works.iter().filter_map(path).collect()
+}
+
+fn accounts(work: &[AccountWork]) -> Vec<Account> {
+    let account = |account: &AccountWork| Account {
+        name: account.name.clone(),
+        uid: account.uid,
+        gid: account.gid,
+        group: account.group.clone(),
+        groups: account.groups.clone(),
+        home: account.home.clone(),
+        shell: account.shell.clone(),
+    };
+    work.iter().map(account).collect()
+}
+
+/// Stanzas of one name go into one file.
+fn sources(work: &SettleWork) -> Vec<AptSource> {
+    let mut files: BTreeMap<&str, Vec<AptStanza>> = BTreeMap::new();
+    for source in &work.sources {
+        files.entry(&source.name).or_default().push(AptStanza {
+            uri: source.uri.clone(),
+            suites: source.suites.clone(),
+            components: source.components.clone(),
+            signed_by: source.signed_by.clone(),
+        });
+    }
+    files.into_iter().map(|(name, stanzas)| AptSource { name: name.to_owned(), stanzas }).collect()
+}
+
+fn debconf(work: &SettleWork) -> String {
+    let line = |answer: &crate::decl::Debconf| {
+        format!("{} {} {} {}\n", answer.package, answer.question, answer.kind, answer.value)
+    };
+    work.debconf.iter().map(line).collect()
+}

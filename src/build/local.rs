@@ -1,0 +1,254 @@
+//! Local files: which they are, and the digest of what counts about them.
+//!
+//! A file counts by its path, type, bytes and its owner's x-bit; what git ignores and `exclude` names
+//! stays out. Hashing is remembered by the file's stamp, so that a build in which nothing changed
+//! reads no file; a stamp as young as the memory itself is not trusted, because a write in the same
+//! tick would not show.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::blame::Blame;
+use crate::decl::{Fault, Faults, Files, Layer, Recipe};
+use crate::digest::{Digest, Hasher};
+use crate::fsx::{self, IoAt, PathIo};
+use crate::lock::solve::debian_of;
+use crate::plan::LocalDigests;
+use crate::store::{Stamp, Store};
+
+/// Why local files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error(transparent)]
+    Faults(#[from] Faults),
+}
+
+impl LocalError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            LocalError::Io(_) => Blame::World,
+            LocalError::Faults(_) => Blame::Input,
+        }
+    }
+}
+
+/// One local file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalFile {
+    /// Below the recipe's source; empty for a source that is a file itself.
+    pub path: PathBuf,
+    /// On disk.
+    pub full: PathBuf,
+    pub kind: LocalKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalKind {
+    Dir,
+    File { executable: bool },
+    Link(PathBuf),
+}
+
+/// Digests of files by path, with the stamp they had.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Memory {
+    /// Nanoseconds since 1970.
+    written: i64,
+    files: BTreeMap<PathBuf, (Stamp, Digest)>,
+}
+
+/// Looks at the local files of layers. `root` is the project's, `now` in nanoseconds since 1970.
+pub fn scan(
+    store: &Store,
+    root: &Path,
+    layers: &[&Layer],
+    now: i64,
+) -> Result<LocalDigests, LocalError> {
+    let name = Digest::of(root.as_os_str().as_bytes()).hex();
+    let path = store.root().join("stats").join(&name);
+    let old: Memory = fs::read(&path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    let mut scan = Scan { root, old, new: BTreeMap::new(), hashed: false };
+    let mut digests = LocalDigests::default();
+    let mut faults = Vec::new();
+    for layer in layers {
+        for (at, recipe) in layer.recipes.iter().enumerate() {
+            let Recipe::Files(files) = recipe else { continue };
+            match list(root, files)? {
+                None => faults.push(missing(root, files)),
+                Some(found) => {
+                    drop(digests.recipes.insert((layer.name.clone(), at), scan.digest(&found)?))
+                }
+            }
+        }
+        let keys = debian_of(layer).into_iter().flat_map(|debian| {
+            debian
+                .repositories
+                .iter()
+                .map(|repository| &repository.key)
+                .map(move |key| (debian, key))
+        });
+        for (debian, key) in keys {
+            let full = root.join(key);
+            if full.is_file() {
+                digests.keys.insert(key.clone(), scan.file(&full)?);
+            } else {
+                faults.push(Fault::new(&debian.at, format!("key file `{key}` does not exist")));
+            }
+        }
+    }
+    Faults::check(faults)?;
+    if scan.hashed {
+        let memory = Memory { written: now, files: scan.new };
+        let dir = store.root().join("stats");
+        let bytes =
+            serde_json::to_vec(&memory).expect("paths of this system are written as they are read");
+        // a memory that cannot be written costs time, not truth
+        fs::create_dir_all(&dir).unwrap_or_default();
+        fsx::write_atomic(&path, &bytes).unwrap_or_default();
+    }
+    Ok(digests)
+}
+
+fn missing(root: &Path, files: &Files) -> Fault {
+    let shown = files.from.display().to_string();
+    let fault = Fault::new(&files.at, format!("`{shown}` does not exist"));
+    let parent = root.join(files.from.parent().unwrap_or(Path::new("")));
+    let names: Vec<String> = fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| files.from.with_file_name(entry.file_name()).display().to_string())
+        .collect();
+    fault.nearest(&shown, names.iter().map(String::as_str))
+}
+
+/// The files of a recipe, sorted by path; `None` where there is nothing.
+pub fn list(root: &Path, files: &Files) -> Result<Option<Vec<LocalFile>>, PathIo> {
+    let source = root.join(&files.from);
+    let meta = match fs::symlink_metadata(&source) {
+        Ok(meta) => meta,
+        Err(_) => return Ok(None),
+    };
+    if !meta.is_dir() {
+        let kind = kind(&source, &meta)?;
+        let file = LocalFile { path: PathBuf::new(), full: source, kind };
+        return Ok(Some(vec![file]));
+    }
+    let mut overrides = ignore::overrides::OverrideBuilder::new(&source);
+    for pattern in &files.exclude {
+        // in an override, `!` leaves out
+        overrides
+            .add(&format!("!{pattern}"))
+            .map_err(std::io::Error::other)
+            .at("read patterns for", &source)?;
+    }
+    let overrides =
+        overrides.build().map_err(std::io::Error::other).at("read patterns for", &source)?;
+    let walk = ignore::WalkBuilder::new(&source)
+        .standard_filters(false)
+        .git_ignore(files.ignore)
+        .parents(files.ignore)
+        .require_git(false)
+        .overrides(overrides)
+        .filter_entry(|entry| entry.file_name() != ".git")
+        .build();
+    let mut found = Vec::new();
+    for entry in walk {
+        let entry = entry.map_err(std::io::Error::other).at("list", &source)?;
+        let full = entry.into_path();
+        let path = full.strip_prefix(&source).unwrap_or(&full).to_owned();
+        if path.as_os_str().is_empty() {
+            continue;
+        }
+        let meta = fs::symlink_metadata(&full).at("stat", &full)?;
+        let kind = kind(&full, &meta)?;
+        found.push(LocalFile { path, full, kind });
+    }
+    found.sort_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
+    Ok(Some(found))
+}
+
+fn kind(full: &Path, meta: &fs::Metadata) -> Result<LocalKind, PathIo> {
+    if meta.is_dir() {
+        return Ok(LocalKind::Dir);
+    }
+    if meta.is_symlink() {
+        return fs::read_link(full).at("read link", full).map(LocalKind::Link);
+    }
+    if !meta.is_file() {
+        let error = std::io::Error::other("it is neither a file, a directory nor a link");
+        return Err(error).at("use", full);
+    }
+    Ok(LocalKind::File { executable: meta.permissions().mode() & 0o100 != 0 })
+}
+
+struct Scan<'a> {
+    root: &'a Path,
+    old: Memory,
+    new: BTreeMap<PathBuf, (Stamp, Digest)>,
+    hashed: bool,
+}
+
+impl Scan<'_> {
+    /// Digest over what counts of a list of files.
+    fn digest(&mut self, files: &[LocalFile]) -> Result<Digest, PathIo> {
+        let mut hasher = Hasher::new();
+        for file in files {
+            let path = file.path.as_os_str().as_bytes();
+            let (tag, content) = match &file.kind {
+                LocalKind::Dir => ('d', Vec::new()),
+                LocalKind::Link(target) => ('l', target.as_os_str().as_bytes().to_vec()),
+                LocalKind::File { executable } => {
+                    let digest = self.file(&file.full)?;
+                    (if *executable { 'x' } else { 'f' }, digest.as_bytes().to_vec())
+                }
+            };
+            // lengths keep one field from running into the next
+            hasher.update(format!("{tag} {} {}\n", path.len(), content.len()).as_bytes());
+            hasher.update(path);
+            hasher.update(&content);
+        }
+        Ok(hasher.finish())
+    }
+
+    fn file(&mut self, full: &Path) -> Result<Digest, PathIo> {
+        let meta = fs::metadata(full).at("stat", full)?;
+        let stamp = Stamp::new(&meta);
+        let name = full.strip_prefix(self.root).unwrap_or(full).to_owned();
+        let known =
+            self.old.files.get(&name).filter(|(old, _)| {
+                *old == stamp && stamp.mtime.max(stamp.ctime) < self.old.written
+            });
+        let digest = match known {
+            Some((_, digest)) => *digest,
+            None => {
+                self.hashed = true;
+                let mut hasher = Hasher::new();
+                let mut file = fs::File::open(full).at("open", full)?;
+                std::io::copy(&mut file, &mut hasher).at("read", full)?;
+                hasher.finish()
+            }
+        };
+        self.new.insert(name, (stamp, digest));
+        Ok(digest)
+    }
+}
+
+/// Nanoseconds since 1970 of a time.
+pub fn nanos(time: std::time::SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|age| i64::try_from(age.as_nanos()).ok())
+        .unwrap_or(0)
+}

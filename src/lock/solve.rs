@@ -1,0 +1,587 @@
+//! Resolving what is missing from a lock.
+//!
+//! Layers are resolved in the order of their needs, each over the packages of the layers below it.
+//! Indexes are read once per suite, verified before anything in them is believed, and kept as blobs:
+//! an index that did not change is not fetched again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use jiff::Timestamp;
+use rayon::prelude::*;
+use serde::Serialize;
+use url::Url;
+
+use super::{ArchiveName, DebPin, LayerLock, Lock, Mark};
+use crate::blame::Blame;
+use crate::debian::keyring::{Keyring, SignatureError};
+use crate::debian::packages::{Index, IndexError, decompress};
+use crate::debian::release::{Release, ReleaseError};
+use crate::debian::resolve::{BaseSet, Request, Unsolvable, Wanted, resolve};
+use crate::debian::universe::{Member, PRIORITY, PinRule, Universe};
+use crate::debian::version::Relation;
+use crate::decl::{Base, Debian, Layer, Project, Recipe};
+use crate::digest::Digest;
+use crate::fetch::{Client, FetchError, MirrorMap, Progress, Want, defaults};
+use crate::fsx::{IoAt, PathIo};
+use crate::name::LayerName;
+use crate::platform::Platform;
+use crate::store::{Store, StoreError};
+
+/// Largest `InRelease` that is read.
+const LARGEST_RELEASE: u64 = 16 << 20;
+
+/// Why a lock cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SolveError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error("release of `{archive}` `{suite}`: {source}")]
+    Release { archive: String, suite: String, source: ReleaseError },
+    #[error("key `{path}`: {source}")]
+    Key { path: String, source: SignatureError },
+    #[error("index of `{archive}` `{suite}` {component}: {source}")]
+    Index { archive: String, suite: String, component: String, source: IndexError },
+    #[error(
+        "index of `{archive}` `{suite}` {component}: Release promised {expected}, found {found}"
+    )]
+    IndexDigest {
+        archive: String,
+        suite: String,
+        component: String,
+        expected: Digest,
+        found: Digest,
+    },
+    #[error("archive `{archive}` `{suite}` has no {component} for {arch}")]
+    NoIndex { archive: String, suite: String, component: String, arch: String },
+    #[error("layer `{layer}` for {platform}: {source}")]
+    Unsolvable { layer: LayerName, platform: Platform, source: Unsolvable },
+    #[error("layer `{layer}`: {reason}")]
+    Declaration { layer: LayerName, reason: String },
+}
+
+impl SolveError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            SolveError::Fetch(error) => error.blame(),
+            SolveError::Key { .. }
+            | SolveError::Unsolvable { .. }
+            | SolveError::Declaration { .. } => Blame::Input,
+            _ => Blame::World,
+        }
+    }
+
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            SolveError::Fetch(error) => error.help(),
+            _ => None,
+        }
+    }
+}
+
+/// What may change in a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Nothing that is there.
+    Missing,
+    /// Everything.
+    All,
+    /// These packages, and the layers of these names.
+    Named(BTreeSet<String>),
+}
+
+/// What resolving needs.
+pub struct Solver<'a> {
+    pub project: &'a Project,
+    pub store: &'a Store,
+    pub client: &'a Client,
+    pub mirrors: &'a MirrorMap,
+    pub now: Timestamp,
+    pub progress: &'a dyn Progress,
+}
+
+/// The question a layer asks, as its digest is taken.
+#[derive(Serialize)]
+struct Question<'a> {
+    format: u32,
+    platform: Platform,
+    release: &'a str,
+    suites: Vec<String>,
+    base: Base,
+    recipe: &'a Debian,
+    below: Vec<Digest>,
+}
+
+/// The `debian` recipe of a layer.
+pub fn debian_of(layer: &Layer) -> Option<&Debian> {
+    layer.recipes.iter().find_map(|recipe| match recipe {
+        Recipe::Debian(debian) => Some(debian),
+        _ => None,
+    })
+}
+
+/// The release that a layer is of: its own, or the one of the layers it needs.
+pub fn release_of<'a>(project: &'a Project, layer: &'a Layer) -> &'a str {
+    let below = project.closure(layer).into_iter().chain([layer]);
+    below.filter_map(debian_of).find_map(|debian| debian.release.as_deref()).unwrap_or_default()
+}
+
+/// The suites of Debian's own that a layer resolves against: those it names, those of the lowest
+/// layer below that names any, or the usual three.
+pub fn suites_of(project: &Project, layer: &Layer) -> Vec<String> {
+    let named =
+        debian_of(layer).map(|debian| debian.suites.clone()).filter(|suites| !suites.is_empty());
+    let below = || {
+        project
+            .closure(layer)
+            .into_iter()
+            .filter_map(debian_of)
+            .find(|debian| !debian.suites.is_empty())
+    };
+    named.or_else(|| below().map(|debian| debian.suites.clone())).unwrap_or_else(
+        || match release_of(project, layer) {
+            release @ ("sid" | "unstable" | "experimental") => vec![release.to_owned()],
+            release => vec![
+                release.to_owned(),
+                format!("{release}-updates"),
+                format!("{release}-security"),
+            ],
+        },
+    )
+}
+
+/// The digest of what a layer asks; `None` for a layer that asks nothing.
+pub fn request_of(project: &Project, layer: &Layer, platform: Platform) -> Option<Digest> {
+    let recipe = debian_of(layer)?;
+    let below: Vec<Digest> = project
+        .closure(layer)
+        .into_iter()
+        .filter_map(|below| request_of(project, below, platform))
+        .collect();
+    let question = Question {
+        format: 1,
+        platform,
+        release: release_of(project, layer),
+        suites: suites_of(project, layer),
+        base: if below.is_empty() { recipe.base } else { Base::None },
+        recipe,
+        below,
+    };
+    Some(Digest::of(&serde_json::to_vec(&question).expect("a question has string keys only")))
+}
+
+/// A suite of an archive, as it is read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Suite {
+    archive: String,
+    suite: String,
+    components: Vec<String>,
+    /// Its address; ends in `/`.
+    base: Url,
+    /// The file of the key that signs it, below the project; `None` for Debian's own.
+    key: Option<String>,
+}
+
+impl Solver<'_> {
+    /// Resolves what `update` says for `layers`, which come in the order of their needs.
+    pub fn solve(
+        &self,
+        lock: &Lock,
+        layers: &[(&Layer, Platform)],
+        update: &Update,
+    ) -> Result<Lock, SolveError> {
+        let mut next = lock.clone();
+        let mut releases = BTreeMap::new();
+        let mut universes: BTreeMap<(Vec<Suite>, Platform), Universe> = BTreeMap::new();
+        for (layer, platform) in layers {
+            let Some(request) = request_of(self.project, layer, *platform) else { continue };
+            let locked = lock.layers.get(&(layer.name.clone(), *platform));
+            let keep = locked
+                .is_some_and(|locked| locked.request == request && !touches(update, layer, locked));
+            if keep {
+                continue;
+            }
+            let suites = self.suites(layer)?;
+            let key = (suites.clone(), *platform);
+            if !universes.contains_key(&key) {
+                let universe = self.read_universe(&suites, *platform, lock, &mut releases)?;
+                universes.insert(key.clone(), universe);
+            }
+            let debs = self.solve_layer(layer, *platform, &universes[&key], lock, &next, update)?;
+            next.layers.insert((layer.name.clone(), *platform), LayerLock { request, debs });
+        }
+        next.releases.extend(releases);
+        Ok(next)
+    }
+
+    fn suites(&self, layer: &Layer) -> Result<Vec<Suite>, SolveError> {
+        let declared: Vec<&Debian> =
+            self.project.closure(layer).into_iter().chain([layer]).filter_map(debian_of).collect();
+        let bad = |reason: String| SolveError::Declaration { layer: layer.name.clone(), reason };
+        let mut suites = Vec::new();
+        let components =
+            debian_of(layer).map(|debian| debian.components.clone()).unwrap_or_default();
+        let mirror = declared.iter().rev().find_map(|debian| debian.mirror.clone());
+        let key = declared.iter().find_map(|debian| debian.key.clone());
+        for suite in suites_of(self.project, layer) {
+            let archive = defaults::debian_archive(&suite);
+            let public =
+                mirror.as_deref().filter(|_| archive == "debian").or(defaults::debian_url(archive));
+            let public = public.unwrap_or_default();
+            let url =
+                Url::parse(public).map_err(|error| bad(format!("mirror `{public}`: {error}")))?;
+            suites.push(Suite {
+                archive: archive.to_owned(),
+                suite,
+                components: components.clone(),
+                base: self.mirrors.base(archive, &url),
+                key: key.clone(),
+            });
+        }
+        for repository in declared.iter().flat_map(|debian| &debian.repositories) {
+            let url = Url::parse(&repository.url)
+                .map_err(|error| bad(format!("repository `{}`: {error}", repository.name)))?;
+            suites.push(Suite {
+                archive: repository.name.clone(),
+                suite: repository.suite.clone(),
+                components: repository.components.clone(),
+                base: self.mirrors.base(&repository.name, &url),
+                key: Some(repository.key.clone()),
+            });
+        }
+        suites.dedup();
+        Ok(suites)
+    }
+
+    fn read_universe(
+        &self,
+        suites: &[Suite],
+        platform: Platform,
+        lock: &Lock,
+        releases: &mut BTreeMap<(ArchiveName, String), Timestamp>,
+    ) -> Result<Universe, SolveError> {
+        let asks: Vec<(String, Vec<Url>)> = suites
+            .iter()
+            .map(|suite| {
+                (
+                    format!("release of `{}` `{}`", suite.archive, suite.suite),
+                    suite.urls("InRelease"),
+                )
+            })
+            .collect();
+        let documents = self.client.get_all(&asks, LARGEST_RELEASE);
+        let mut members = Vec::new();
+        for (suite, document) in suites.iter().zip(documents) {
+            let release = self.verify(suite, &document?.bytes, lock)?;
+            releases.insert((ArchiveName::new(&suite.archive), suite.suite.clone()), release.date);
+            for component in &suite.components {
+                members.push((suite, release.clone(), component.clone()));
+            }
+        }
+        self.fetch_indexes(&members, platform)?;
+        let members: Result<Vec<Member>, SolveError> = members
+            .into_par_iter()
+            .map(|(suite, release, component)| {
+                self.read_index(suite, &release, &component, platform)
+            })
+            .collect();
+        Ok(Universe::new(members?, platform.debian()))
+    }
+
+    fn verify(&self, suite: &Suite, bytes: &[u8], lock: &Lock) -> Result<Release, SolveError> {
+        let keyring = match &suite.key {
+            None => Keyring::debian()
+                .map_err(|source| SolveError::Key { path: "Debian's own".to_owned(), source })?,
+            Some(path) => self.read_key(path)?,
+        };
+        let locked =
+            lock.releases.get(&(ArchiveName::new(&suite.archive), suite.suite.clone())).copied();
+        let judge = || -> Result<Release, ReleaseError> {
+            let text = keyring.verify_inline(bytes, self.now.as_second())?;
+            let release = Release::parse(&text)?;
+            release.check(&suite.suite, self.now, locked)?;
+            Ok(release)
+        };
+        judge().map_err(|source| SolveError::Release {
+            archive: suite.archive.clone(),
+            suite: suite.suite.clone(),
+            source,
+        })
+    }
+
+    fn read_key(&self, path: &str) -> Result<Keyring, SolveError> {
+        let full = self.project.root.join(path);
+        let bytes = std::fs::read(&full).at("read", &full)?;
+        Keyring::parse(&bytes).map_err(|source| SolveError::Key { path: path.to_owned(), source })
+    }
+
+    fn fetch_indexes(
+        &self,
+        members: &[(&Suite, Release, String)],
+        platform: Platform,
+    ) -> Result<(), SolveError> {
+        let mut wants = Vec::new();
+        for (suite, release, component) in members {
+            let file = suite.index(release, component, platform)?;
+            if self.store.has_blob(&file.digest) {
+                continue;
+            }
+            let plain = suite.urls(file.path);
+            let by_hash = file
+                .path
+                .rsplit_once('/')
+                .map(|(dir, _)| suite.urls(&format!("{dir}/by-hash/SHA256/{}", file.digest.hex())));
+            wants.push(Want {
+                label: format!("index of `{}` `{}` {component}", suite.archive, suite.suite),
+                urls: by_hash
+                    .filter(|_| release.by_hash)
+                    .into_iter()
+                    .flatten()
+                    .chain(plain)
+                    .collect(),
+                size: Some(file.size),
+                digest: file.digest,
+                part: self.store.part_path(&file.digest),
+                into: self.store.blob_path(&file.digest),
+            });
+        }
+        let failures = self.client.fetch_all(wants, self.progress)?;
+        failures.into_values().next().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn read_index(
+        &self,
+        suite: &Suite,
+        release: &Release,
+        component: &str,
+        platform: Platform,
+    ) -> Result<Member, SolveError> {
+        let file = suite.index(release, component, platform)?;
+        let packed = self.store.read_blob(&file.digest).inspect_err(|_| {
+            // a damaged index is fetched again next time
+            self.store.drop_blob(&file.digest).unwrap_or_default();
+        })?;
+        let fail = |source| SolveError::Index {
+            archive: suite.archive.clone(),
+            suite: suite.suite.clone(),
+            component: component.to_owned(),
+            source,
+        };
+        let plain = decompress(file.path, &packed, file.plain_size).map_err(fail)?;
+        let (expected, found) = (file.plain_digest, Digest::of(&plain));
+        if expected != found {
+            let (archive, suite) = (suite.archive.clone(), suite.suite.clone());
+            return Err(SolveError::IndexDigest {
+                archive,
+                suite,
+                component: component.to_owned(),
+                expected,
+                found,
+            });
+        }
+        let priority = match (release.not_automatic, release.but_automatic_upgrades) {
+            (true, false) => 1,
+            (true, true) => 100,
+            (false, _) => PRIORITY,
+        };
+        Ok(Member {
+            index: Index::parse(plain).map_err(fail)?,
+            archive: suite.archive.clone(),
+            suite: suite.suite.clone(),
+            priority,
+        })
+    }
+
+    fn solve_layer(
+        &self,
+        layer: &Layer,
+        platform: Platform,
+        universe: &Universe,
+        old: &Lock,
+        next: &Lock,
+        update: &Update,
+    ) -> Result<Vec<DebPin>, SolveError> {
+        let Some(recipe) = debian_of(layer) else { return Ok(Vec::new()) };
+        let below = self.project.closure(layer);
+        let installed: BTreeMap<String, String> = below
+            .iter()
+            .filter_map(|below| next.layers.get(&(below.name.clone(), platform)))
+            .flat_map(|locked| &locked.debs)
+            .map(|pin| (pin.name.to_string(), pin.version.to_string()))
+            .collect();
+        let lowest = !below.iter().any(|below| debian_of(below).is_some());
+        let request = Request {
+            base: if lowest { base_set(recipe.base) } else { BaseSet::None },
+            packages: wanted(layer, recipe, platform)?,
+            recommends: recipe.recommends,
+            exclude: recipe.exclude.iter().cloned().collect(),
+            rules: rules(layer, recipe)?,
+            installed,
+            prefer: prefer(layer, platform, old, next, update),
+        };
+        let chosen = resolve(universe, &request).map_err(|source| SolveError::Unsolvable {
+            layer: layer.name.clone(),
+            platform,
+            source,
+        })?;
+        let pin = |chosen: &crate::debian::resolve::Chosen| {
+            let package = universe.get(chosen.id);
+            Some(DebPin {
+                name: package.name().into(),
+                version: package.version().into(),
+                arch: package.arch().into(),
+                mark: if chosen.auto { Mark::Auto } else { Mark::Manual },
+                archive: ArchiveName::new(&universe.member(chosen.id).archive),
+                size: package.size()?,
+                digest: package.digest()?,
+                path: package.filename().into(),
+            })
+        };
+        Ok(chosen.iter().filter_map(pin).collect())
+    }
+}
+
+impl Suite {
+    fn urls(&self, path: &str) -> Vec<Url> {
+        // a flat repository names a directory of its own
+        let path = match self.suite.ends_with('/') {
+            true => format!("{}{path}", self.suite.trim_start_matches("./")),
+            false => format!("dists/{}/{path}", self.suite),
+        };
+        self.base.join(&path).into_iter().collect()
+    }
+
+    fn index<'r>(
+        &self,
+        release: &'r Release,
+        component: &str,
+        platform: Platform,
+    ) -> Result<crate::debian::release::PackagesFile<'r>, SolveError> {
+        release.find_packages(component, platform.debian()).ok_or_else(|| SolveError::NoIndex {
+            archive: self.archive.clone(),
+            suite: self.suite.clone(),
+            component: component.to_owned(),
+            arch: platform.debian().to_owned(),
+        })
+    }
+}
+
+fn touches(update: &Update, layer: &Layer, locked: &LayerLock) -> bool {
+    match update {
+        Update::Missing => false,
+        Update::All => true,
+        Update::Named(names) => {
+            names.contains(layer.name.as_str())
+                || locked.debs.iter().any(|pin| names.contains(&*pin.name))
+        }
+    }
+}
+
+/// Versions to keep: what this layer had, unless it is to be updated, and what others have.
+fn prefer(
+    layer: &Layer,
+    platform: Platform,
+    old: &Lock,
+    next: &Lock,
+    update: &Update,
+) -> BTreeMap<String, String> {
+    let own = |name: &LayerName| *name == layer.name;
+    let all = *update == Update::All
+        || matches!(update, Update::Named(names) if names.contains(layer.name.as_str()));
+    let free = |package: &str| matches!(update, Update::Named(names) if names.contains(package));
+    let mut prefer = BTreeMap::new();
+    for (lock, mine) in [(next, false), (old, true)] {
+        let layers =
+            lock.layers.iter().filter(|((name, of), _)| *of == platform && own(name) == mine);
+        for pin in layers.flat_map(|(_, locked)| &locked.debs) {
+            if !(free(&pin.name) || mine && all) {
+                prefer.insert(pin.name.to_string(), pin.version.to_string());
+            }
+        }
+    }
+    prefer
+}
+
+fn base_set(base: Base) -> BaseSet {
+    match base {
+        Base::Required => BaseSet::Required,
+        Base::Essential => BaseSet::Essential,
+        Base::None => BaseSet::None,
+    }
+}
+
+fn wanted(layer: &Layer, recipe: &Debian, platform: Platform) -> Result<Vec<Wanted>, SolveError> {
+    let own = ["any", "native", "all", platform.debian()];
+    recipe
+        .packages
+        .iter()
+        .map(|package| {
+            if let Some(arch) = package.arch.as_deref().filter(|arch| !own.contains(arch)) {
+                let reason = format!(
+                    "`{}:{arch}` is of another architecture than the image, {platform}",
+                    package.name
+                );
+                return Err(SolveError::Declaration { layer: layer.name.clone(), reason });
+            }
+            let version = package
+                .version
+                .as_ref()
+                .and_then(|rule| Some((Relation::parse(&rule.relation)?, rule.version.clone())));
+            Ok(Wanted { name: package.name.clone(), version })
+        })
+        .collect()
+}
+
+fn rules(layer: &Layer, recipe: &Debian) -> Result<Vec<PinRule>, SolveError> {
+    let rule = |pin: &crate::decl::PinRule| {
+        PinRule::new(&pin.package, pin.version.as_deref(), pin.suite.as_deref()).map_err(|error| {
+            SolveError::Declaration { layer: layer.name.clone(), reason: error.to_string() }
+        })
+    };
+    recipe.pins.iter().map(rule).collect()
+}
+
+/// Where the package of a pin may be: its path below its archive's address.
+pub fn deb_urls(project: &Project, mirrors: &MirrorMap, pin: &DebPin) -> Vec<Url> {
+    let archive = pin.archive.as_str();
+    let declared = project.layers.values().filter_map(debian_of);
+    let repositories = declared.clone().flat_map(|debian| &debian.repositories);
+    let own = repositories
+        .filter(|repository| repository.name == archive)
+        .map(|repository| repository.url.as_str());
+    let mirror =
+        declared.filter_map(|debian| debian.mirror.as_deref()).filter(|_| archive == "debian");
+    let public = own.chain(mirror).chain(defaults::debian_url(archive));
+    let mut urls: Vec<Url> = public
+        .filter_map(|public| Url::parse(public).ok())
+        .filter_map(|public| mirrors.base(archive, &public).join(&pin.path).ok())
+        .collect();
+    urls.dedup();
+    urls
+}
+
+/// The store's path of a pin's `.deb`.
+pub fn deb_path(store: &Store, pin: &DebPin) -> std::path::PathBuf {
+    store.blob_path(&pin.digest)
+}
+
+/// What to fetch for a pin.
+pub fn deb_want(project: &Project, mirrors: &MirrorMap, store: &Store, pin: &DebPin) -> Want {
+    Want {
+        label: format!("package `{}`", pin.label()),
+        urls: deb_urls(project, mirrors, pin),
+        size: Some(pin.size),
+        digest: pin.digest,
+        part: store.part_path(&pin.digest),
+        into: deb_path(store, pin),
+    }
+}
+
+/// Whether a path can be the project's lock.
+pub fn lock_path(root: &Path) -> std::path::PathBuf {
+    root.join("sbx.lock")
+}

@@ -1,0 +1,126 @@
+//! Steps: what gives one delta each.
+
+use serde::Serialize;
+
+use crate::decl::Debconf;
+use crate::digest::Digest;
+use crate::lock::DebPin;
+use crate::name::LayerName;
+use crate::path::LayerPath;
+use crate::store::Key;
+
+/// One delta of an image.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub layer: LayerName,
+    pub key: Key,
+    /// For people and for the image's history.
+    pub title: String,
+    pub work: Work,
+}
+
+/// What gives the delta.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Debian packages, laid. `fresh`: nothing lies below.
+    Content { pins: Vec<DebPin>, fresh: bool },
+    /// Their maintainer scripts.
+    Settle(SettleWork),
+    /// Accounts, added to what lies below.
+    Accounts(Vec<AccountWork>),
+    /// Local files, directories, links.
+    Files(Vec<FileWork>),
+}
+
+/// What a settle needs; it runs over all chain steps before it.
+#[derive(Clone, Debug)]
+pub struct SettleWork {
+    /// The packages whose content is the step before.
+    pub pins: Vec<DebPin>,
+    pub accounts: Vec<AccountWork>,
+    pub sources: Vec<SourceWork>,
+    /// Keyrings to lay: path in the image, file of the project.
+    pub keyrings: Vec<(String, String)>,
+    pub debconf: Vec<Debconf>,
+}
+
+/// A `.sources` file of apt's.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceWork {
+    pub name: String,
+    pub uri: String,
+    pub suites: Vec<String>,
+    pub components: Vec<String>,
+    pub signed_by: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct AccountWork {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub group: String,
+    pub groups: Vec<String>,
+    pub home: String,
+    pub shell: String,
+}
+
+/// Numeric owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ids {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A recipe that needs nothing but itself.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum FileWork {
+    /// Local files by the digest of what they are; which they are, the project's scan knows.
+    Local {
+        #[serde(skip)]
+        recipe: usize,
+        content: Digest,
+        #[serde(serialize_with = "shown")]
+        into: LayerPath,
+        ids: Ids,
+        mode: Option<u32>,
+        replace: bool,
+    },
+    Inline {
+        #[serde(serialize_with = "shown")]
+        path: LayerPath,
+        content: String,
+        mode: u32,
+        ids: Ids,
+        replace: bool,
+    },
+    Dir {
+        #[serde(serialize_with = "shown")]
+        path: LayerPath,
+        mode: u32,
+        ids: Ids,
+    },
+    Link {
+        #[serde(serialize_with = "shown")]
+        path: LayerPath,
+        to: String,
+        replace: bool,
+    },
+    Own {
+        #[serde(serialize_with = "shown")]
+        path: LayerPath,
+        ids: Ids,
+        recursive: bool,
+    },
+    GitInit {
+        #[serde(serialize_with = "shown")]
+        path: LayerPath,
+        branch: String,
+        ids: Ids,
+    },
+}
+
+fn shown<S: serde::Serializer>(path: &LayerPath, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(path)
+}
