@@ -87,7 +87,8 @@ pub fn scan(
             match list(root, files)? {
                 None => faults.push(missing(root, files)),
                 Some(found) => {
-                    drop(digests.recipes.insert((layer.name.clone(), at), scan.digest(&found)?))
+                    let digest = scan.digest(&found)?;
+                    digests.recipes.insert((layer.name.clone(), at), digest);
                 }
             }
         }

@@ -16,7 +16,7 @@ mod sandbox;
 mod units;
 
 pub use debian::{Base, Debconf, Debian, PackageRequest, PinRule, Repository, VersionRule};
-pub use fault::{Fault, Faults, Location, SourceFile};
+pub use fault::{Fault, Faults, Location, SourceFile, nearest};
 pub use init::{InitFile, init_files};
 pub use layer::{Dir, Files, GitInit, InlineFile, Layer, Link, Own, Owner, Recipe, User};
 pub use project::{AsOf, Project, read_project};

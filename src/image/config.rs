@@ -10,8 +10,11 @@ use crate::entry::EPOCH;
 use crate::plan::ImageSpec;
 use crate::store::LayerRecord;
 
+use super::twin::Twin;
+
 const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const MEDIA_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A layer of an image, with what its history tells.
@@ -132,18 +135,39 @@ pub(super) fn manifest(
     spec: &ImageSpec,
     layers: &[ImageLayer],
     image: Digest,
-    image_size: usize,
+    image_size: u64,
 ) -> Vec<u8> {
     let layer = |layer: &ImageLayer| Descriptor {
         media_type: MEDIA_LAYER,
         digest: layer.record.diff_id,
         size: layer.record.size,
     };
+    write_manifest(spec, layers.iter().map(layer).collect(), image, image_size)
+}
+
+/// The manifest that registries get: layers as their gzip twins.
+pub(super) fn compressed_manifest(
+    spec: &ImageSpec,
+    twins: &[Twin],
+    image: Digest,
+    image_size: u64,
+) -> Vec<u8> {
+    let layer =
+        |twin: &Twin| Descriptor { media_type: MEDIA_GZIP, digest: twin.digest, size: twin.size };
+    write_manifest(spec, twins.iter().map(layer).collect(), image, image_size)
+}
+
+fn write_manifest(
+    spec: &ImageSpec,
+    layers: Vec<Descriptor>,
+    image: Digest,
+    image_size: u64,
+) -> Vec<u8> {
     let manifest = Manifest {
         schema_version: 2,
         media_type: MEDIA_MANIFEST,
-        config: Descriptor { media_type: MEDIA_CONFIG, digest: image, size: image_size as u64 },
-        layers: layers.iter().map(layer).collect(),
+        config: Descriptor { media_type: MEDIA_CONFIG, digest: image, size: image_size },
+        layers,
         annotations: &spec.annotations,
     };
     serde_json::to_vec(&manifest).expect("the manifest has string keys only")
@@ -176,7 +200,7 @@ mod tests {
         let layers = [layer];
         let config = config(&spec, &layers);
         insta::assert_snapshot!(String::from_utf8(config.clone()).unwrap(), @r#"{"created":"2025-01-01T00:00:00Z","architecture":"amd64","os":"linux","config":{"ExposedPorts":{"80/tcp":{}},"Env":["PATH=/bin","A=1"],"Cmd":["/boot.sh"],"WorkingDir":"/workspace","Labels":{"a":"1","b":"2"},"StopSignal":"SIGTERM"},"rootfs":{"type":"layers","diff_ids":["sha256:90aebae315675cbf04612de4f7d5874850f48e0b8dd82becbeaa47ca93f5ebfb"]},"history":[{"created":"2025-01-01T00:00:00Z","created_by":"files","comment":"app"}]}"#);
-        let manifest = manifest(&spec, &layers, Digest::of(&config), config.len());
+        let manifest = manifest(&spec, &layers, Digest::of(&config), config.len() as u64);
         insta::assert_snapshot!(String::from_utf8(manifest).unwrap(), @r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:d8bea4b8ba9d59459704e571996ebc0370d59c29a906132ae5196f6a77fbb165","size":429},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:90aebae315675cbf04612de4f7d5874850f48e0b8dd82becbeaa47ca93f5ebfb","size":3}],"annotations":{"org.opencontainers.image.title":"base"}}"#);
     }
 }

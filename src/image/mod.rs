@@ -5,8 +5,10 @@
 //! keeps labels and annotations in hash maps.
 
 mod config;
+mod twin;
 
 pub use config::ImageLayer;
+pub use twin::{Twin, gzip_twin};
 
 use crate::blame::Blame;
 use crate::digest::Digest;
@@ -36,7 +38,7 @@ pub fn write_image(
 ) -> Result<ImageRecord, ImageError> {
     let config = config::config(spec, layers);
     let image: Digest = store.put_blob(&config)?;
-    let manifest = config::manifest(spec, layers, image, config.len());
+    let manifest = config::manifest(spec, layers, image, config.len() as u64);
     let record = ImageRecord {
         image,
         manifest: store.put_blob(&manifest)?,
@@ -44,4 +46,21 @@ pub fn write_image(
         layers: layers.iter().map(|layer| layer.record.clone()).collect(),
     };
     Ok(record)
+}
+
+/// The level that twins are compressed at.
+pub const GZIP_LEVEL: i32 = 6;
+
+/// Makes the compressed twins of an image's layers, bottom first, and answers the digest of the
+/// manifest that lists them: what a registry gets.
+pub fn write_compressed(
+    store: &Store,
+    spec: &ImageSpec,
+    image: Digest,
+    layers: &[Digest],
+) -> Result<Digest, ImageError> {
+    let twins: Vec<Twin> =
+        layers.iter().map(|layer| gzip_twin(store, layer, GZIP_LEVEL)).collect::<Result<_, _>>()?;
+    let size = store.find_blob(&image).unwrap_or_default();
+    Ok(store.put_blob(&config::compressed_manifest(spec, &twins, image, size))?)
 }

@@ -38,6 +38,20 @@ use crate::blame::Blame;
 use crate::digest::{Digest, Hasher};
 use crate::fsx::{self, IoAt, PathIo};
 
+/// Directories of a store.
+const DIRS: &[&str] = &[
+    "blobs/sha256",
+    "images",
+    "keys",
+    "listings",
+    "locks",
+    "logs",
+    "parts",
+    "stats",
+    "tmp",
+    "trees",
+];
+
 /// What can go wrong in a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -82,9 +96,13 @@ impl Store {
         Ok(store)
     }
 
+    /// Makes the directories that are missing.
+    pub fn repair(&self) -> Result<(), StoreError> {
+        Ok(self.create()?)
+    }
+
     fn create(&self) -> Result<(), PathIo> {
-        for dir in ["blobs/sha256", "keys", "listings", "trees", "images", "parts", "tmp", "locks"]
-        {
+        for dir in DIRS {
             let path = self.root.join(dir);
             fs::create_dir_all(&path).at("create", &path)?;
         }

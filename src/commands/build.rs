@@ -1,0 +1,294 @@
+//! `sbx build`: from declarations to images in the store.
+
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use sbx::build::builder::{BuildError, Builder, BuiltLayer, DIRECTORIES, directories_key};
+use sbx::build::local::scan;
+use sbx::decl::{Layer, Project};
+use sbx::digest::Digest;
+use sbx::image::{ImageLayer, write_image};
+use sbx::jail::{IdMap, UserNamespaceError, probe, run_in_user_namespace};
+use sbx::lock::Lock;
+use sbx::lock::solve::{Solver, Update};
+use sbx::plan::{LocalDigests, Plan, PlanError};
+use sbx::platform::Platform;
+use sbx::store::{Claimant, ImageRecord, Key, PublishedImage};
+
+use super::Global;
+use crate::failure::{Failure, Outcome};
+use crate::ui::Ui;
+use crate::workspace::{Target, Workspace, now_nanos, own_arguments};
+
+#[derive(Args)]
+pub struct BuildArguments {
+    /// Names of sandboxes, or globs of names
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Every sandbox of the project
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// Fail where the lock would have to change, and read no index
+    #[arg(long)]
+    locked: bool,
+    /// Build for this platform (default: this machine's)
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Vec<Platform>,
+    /// Make the compressed twins of all layers now
+    #[arg(long)]
+    compress: bool,
+}
+
+/// `build --json`.
+#[derive(Serialize)]
+struct Answer {
+    sandbox: String,
+    image: Digest,
+    /// The pushed manifest, once it is known.
+    manifest: Option<Digest>,
+    platform: Platform,
+    layers: Vec<AnswerLayer>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct AnswerLayer {
+    name: String,
+    key: Key,
+    diff_id: Digest,
+    size: u64,
+    cached: bool,
+}
+
+pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
+    let workspace = Workspace::open(global)?;
+    let targets = workspace.targets(&arguments.names, arguments.all, &arguments.platform)?;
+    let lock = ensure_lock(&workspace, &targets, arguments.locked, ui)?;
+    for target in targets {
+        let start = Instant::now();
+        let mut answer = match build(&workspace, target, &lock, arguments.locked, ui)? {
+            Some(answer) => answer,
+            None => return build_in_namespace(&workspace),
+        };
+        if arguments.compress {
+            answer.manifest = Some(compress(&workspace, target, &answer)?);
+        }
+        answer.seconds = start.elapsed().as_secs_f64();
+        ui.answer(&answer, || answer.image.to_string());
+    }
+    Ok(())
+}
+
+/// The layers of all targets, each after those it needs.
+pub fn layers_of<'a>(project: &'a Project, targets: &[Target<'a>]) -> Vec<(&'a Layer, Platform)> {
+    let mut layers: Vec<(&Layer, Platform)> = Vec::new();
+    for target in targets {
+        for layer in project.layers_of(target.sandbox, target.platform) {
+            if !layers
+                .iter()
+                .any(|(known, platform)| known.name == layer.name && *platform == target.platform)
+            {
+                layers.push((layer, target.platform));
+            }
+        }
+    }
+    layers
+}
+
+/// The lock, with what was missing resolved.
+pub fn ensure_lock(
+    workspace: &Workspace,
+    targets: &[Target<'_>],
+    locked: bool,
+    ui: &Ui,
+) -> Outcome<Lock> {
+    let lock = workspace.read_lock()?;
+    let layers = layers_of(&workspace.project, targets);
+    let missing = |(layer, platform): &&(&Layer, Platform)| {
+        let request = sbx::lock::solve::request_of(&workspace.project, layer, *platform);
+        request.is_some_and(|request| lock.find(&layer.name, *platform, &request).is_none())
+    };
+    let names: Vec<String> = layers
+        .iter()
+        .filter(missing)
+        .map(|(layer, platform)| format!("`{}` for {platform}", layer.name))
+        .collect();
+    if names.is_empty() {
+        return Ok(lock);
+    }
+    if locked {
+        let message = format!(
+            "the lock does not answer layer {}, and `--locked` refuses to change it",
+            names.join(", ")
+        );
+        return Err(Failure::input(message).with_help("run `sbx lock`"));
+    }
+    ui.say(&format!("resolving layer {}", names.join(", ")));
+    let next = solver(workspace, ui).solve(&lock, &layers, &Update::Missing)?;
+    next.write(&workspace.lock_path())?;
+    Ok(next)
+}
+
+/// What resolving needs, out of the workspace.
+pub fn solver<'a>(workspace: &'a Workspace, ui: &'a Ui) -> Solver<'a> {
+    Solver {
+        project: &workspace.project,
+        store: &workspace.store,
+        client: &workspace.client,
+        mirrors: &workspace.mirrors,
+        now: workspace.now,
+        progress: ui,
+    }
+}
+
+/// Digests of the local files of some layers.
+pub fn scan_layers(workspace: &Workspace, layers: &[(&Layer, Platform)]) -> Outcome<LocalDigests> {
+    let mut unique: Vec<&Layer> = Vec::new();
+    for (layer, _) in layers {
+        if !unique.iter().any(|known| known.name == layer.name) {
+            unique.push(layer);
+        }
+    }
+    Ok(scan(&workspace.store, &workspace.project.root, &unique, now_nanos())?)
+}
+
+/// The plan of a target.
+pub fn plan_target(workspace: &Workspace, target: Target<'_>, lock: &Lock) -> Outcome<Plan> {
+    let local = scan_layers(workspace, &layers_of(&workspace.project, &[target]))?;
+    let plan = Plan::new(&workspace.project, target.sandbox, target.platform, lock, &local);
+    plan.map_err(|error: PlanError| error.into())
+}
+
+/// Builds one target; `None` where that needs a user namespace that this process is not in.
+fn build(
+    workspace: &Workspace,
+    target: Target<'_>,
+    lock: &Lock,
+    locked: bool,
+    ui: &Ui,
+) -> Outcome<Option<Answer>> {
+    let plan = plan_target(workspace, target, lock)?;
+    if let Some(record) = workspace.store.find_image(&plan.key)? {
+        publish(workspace, target, &record)?;
+        return Ok(Some(answer(target, &plan, &record, &[])));
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    workspace.store.sweep()?;
+    let id_map =
+        IdMap::current().map_err(|error| Failure::world(format!("/proc/self/uid_map: {error}")))?;
+    let builder = Builder {
+        project: &workspace.project,
+        store: &workspace.store,
+        client: &workspace.client,
+        mirrors: &workspace.mirrors,
+        jail: &workspace.jail,
+        id_map,
+        events: ui,
+    };
+    let layers = match builder.build(&plan) {
+        Err(BuildError::Gone { pins }) if !locked => {
+            let names: Vec<&str> = pins.iter().map(|pin| &*pin.name).collect();
+            ui.say(&format!(
+                "note: {} left the archive: its layer is resolved again",
+                names.join(", ")
+            ));
+            let lock = solve_again(workspace, target, lock, &names, ui)?;
+            return build(workspace, target, &lock, true, ui);
+        }
+        result => result?,
+    };
+    let record = write_image(&workspace.store, &plan.spec, &image_layers(&layers))?;
+    workspace.store.put_image(&plan.key, &record)?;
+    publish(workspace, target, &record)?;
+    Ok(Some(answer(target, &plan, &record, &layers)))
+}
+
+/// Resolves the layers anew that have packages of these names, keeping every other pin.
+fn solve_again(
+    workspace: &Workspace,
+    target: Target<'_>,
+    lock: &Lock,
+    names: &[&str],
+    ui: &Ui,
+) -> Outcome<Lock> {
+    let layers = layers_of(&workspace.project, &[target]);
+    let update = Update::Named(names.iter().map(|name| name.to_string()).collect());
+    let next = solver(workspace, ui).solve(lock, &layers, &update)?;
+    next.write(&workspace.lock_path())?;
+    Ok(next)
+}
+
+/// An ordinary user builds in a user namespace: the same command, started anew in it.
+fn build_in_namespace(workspace: &Workspace) -> Outcome {
+    let status = run_in_user_namespace(&workspace.jail.program, &own_arguments())
+        .map_err(namespace_failure)?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => Err(Failure::Silent(u8::try_from(code).unwrap_or(70))),
+        None => Err(Failure::world("the build was ended by a signal")),
+    }
+}
+
+fn namespace_failure(error: UserNamespaceError) -> Failure {
+    // of several obstacles, the first one's mend comes first
+    let help = probe().obstacles.into_iter().next().map(|obstacle| obstacle.mend);
+    let help = help.or_else(|| error.help().map(str::to_owned));
+    let failure = Failure::world(error.to_string());
+    match help {
+        Some(help) => failure.with_help(help),
+        None => failure,
+    }
+}
+
+fn image_layers(layers: &[BuiltLayer]) -> Vec<ImageLayer> {
+    let layer = |layer: &BuiltLayer| ImageLayer {
+        record: layer.record.clone(),
+        created_by: format!("sbx {}", layer.title),
+        comment: format!("layer {}, key {}", layer.name, layer.key),
+    };
+    layers.iter().map(layer).collect()
+}
+
+fn publish(workspace: &Workspace, target: Target<'_>, record: &ImageRecord) -> Outcome {
+    let claimant = Claimant { project: &workspace.project.name, root: &workspace.project.root };
+    let image = PublishedImage {
+        platform: target.platform,
+        manifest: record.manifest,
+        size: record.manifest_size,
+    };
+    workspace.store.publish(&claimant, &target.sandbox.name, &[image])?;
+    Ok(())
+}
+
+/// `built` is empty for an image that the store had.
+fn answer(target: Target<'_>, plan: &Plan, record: &ImageRecord, built: &[BuiltLayer]) -> Answer {
+    let steps = plan.steps.iter().map(|step| (step.layer.to_string(), step.key));
+    let names = steps.chain([(DIRECTORIES.to_owned(), directories_key(plan))]);
+    let layers =
+        names.zip(&record.layers).enumerate().map(|(at, ((name, key), layer))| AnswerLayer {
+            name,
+            key,
+            diff_id: layer.diff_id,
+            size: layer.size,
+            cached: built.get(at).is_none_or(|built| built.cached),
+        });
+    Answer {
+        sandbox: target.sandbox.name.to_string(),
+        image: record.image,
+        manifest: None,
+        platform: target.platform,
+        layers: layers.collect(),
+        seconds: 0.0,
+    }
+}
+
+/// Makes the compressed twins and answers the manifest that lists them.
+fn compress(workspace: &Workspace, target: Target<'_>, answer: &Answer) -> Outcome<Digest> {
+    let layers: Vec<Digest> = answer.layers.iter().map(|layer| layer.diff_id).collect();
+    let plan = plan_target(workspace, target, &workspace.read_lock()?)?;
+    Ok(sbx::image::write_compressed(&workspace.store, &plan.spec, answer.image, &layers)?)
+}

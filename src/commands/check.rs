@@ -1,0 +1,72 @@
+//! `sbx check`: reads and plans without building.
+
+use clap::Args;
+use serde::Serialize;
+
+use sbx::platform::Platform;
+use sbx::store::Key;
+
+use super::Global;
+use super::build::plan_target;
+use crate::failure::Outcome;
+use crate::ui::Ui;
+use crate::workspace::Workspace;
+
+#[derive(Args)]
+pub struct CheckArguments {
+    /// Names of sandboxes, or globs of names (default: all)
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Planned {
+    sandbox: String,
+    platform: Platform,
+    steps: Vec<PlannedStep>,
+}
+
+#[derive(Serialize)]
+struct PlannedStep {
+    layer: String,
+    title: String,
+    key: Key,
+    cached: bool,
+}
+
+pub fn run(global: &Global, arguments: &CheckArguments, ui: &Ui) -> Outcome {
+    let workspace = Workspace::open(global)?;
+    let all = arguments.names.is_empty();
+    let platforms = workspace.project.platforms.clone();
+    let targets = workspace.targets(&arguments.names, all, &platforms)?;
+    let lock = workspace.read_lock()?;
+    let mut planned = Vec::new();
+    for target in targets {
+        let plan = plan_target(&workspace, target, &lock)?;
+        let mut steps = Vec::new();
+        for step in &plan.steps {
+            let mut damaged = |digest: &sbx::digest::Digest| {
+                ui.say(&format!("note: layer {digest} of the store is damaged"))
+            };
+            let cached = workspace.store.find_layer(&step.key, &mut damaged)?.is_some();
+            steps.push(PlannedStep {
+                layer: step.layer.to_string(),
+                title: step.title.clone(),
+                key: step.key,
+                cached,
+            });
+        }
+        planned.push(Planned { sandbox: plan.sandbox.to_string(), platform: plan.platform, steps });
+    }
+    ui.answer(&planned, || planned.iter().map(show).collect());
+    Ok(())
+}
+
+fn show(planned: &Planned) -> String {
+    let step = |step: &PlannedStep| {
+        let mark = if step.cached { "cached" } else { "to build" };
+        format!("  {:8} {:16} {}\n", mark, step.layer, step.title)
+    };
+    let steps: String = planned.steps.iter().map(step).collect();
+    format!("{} {}\n{steps}", planned.sandbox, planned.platform)
+}

@@ -1,0 +1,90 @@
+//! `sbx doctor`: what this machine can do, and the one command that mends what it cannot.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use sbx::jail::probe;
+
+use super::Global;
+use crate::failure::{Failure, Outcome};
+use crate::ui::Ui;
+use crate::workspace::{find_root, search_path, store_path};
+
+#[derive(Args)]
+pub struct DoctorArguments {}
+
+#[derive(Serialize)]
+struct Answer {
+    root: bool,
+    /// Whether settles and runs work here.
+    sandbox: bool,
+    obstacles: Vec<Trouble>,
+}
+
+#[derive(Serialize)]
+struct Trouble {
+    what: String,
+    mend: String,
+}
+
+pub fn run(global: &Global, _: &DoctorArguments, ui: &Ui) -> Outcome {
+    let abilities = probe();
+    let sandbox = abilities.obstacles.is_empty();
+    let obstacles = abilities
+        .obstacles
+        .into_iter()
+        .map(|obstacle| Trouble { what: obstacle.what, mend: obstacle.mend });
+    let others = foreign_programs().into_iter().map(|path| Trouble {
+        what: format!("another program called sbx is in PATH: {}", path.display()),
+        mend: "put this one's directory first in PATH, or call it by its path".to_owned(),
+    });
+    let store = store_trouble(global);
+    let answer = Answer {
+        root: abilities.root,
+        sandbox,
+        obstacles: obstacles.chain(others).chain(store).collect(),
+    };
+    ui.answer(&answer, || show(&answer));
+    match answer.sandbox {
+        true => Ok(()),
+        false => Err(Failure::Silent(3)),
+    }
+}
+
+/// Files of this name in PATH that are not this program.
+fn foreign_programs() -> Vec<PathBuf> {
+    let own = std::env::current_exe().and_then(std::fs::canonicalize).ok();
+    search_path()
+        .into_iter()
+        .map(|dir| dir.join("sbx"))
+        .filter(|path| path.is_file() && std::fs::canonicalize(path).ok() != own)
+        .collect()
+}
+
+fn store_trouble(global: &Global) -> Option<Trouble> {
+    let path = store_path(global, &find_root(global).ok()?).ok()?;
+    let existing = path.ancestors().find(|dir| dir.exists())?;
+    let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_ok();
+    (!writable).then(|| Trouble {
+        what: format!("the store {} cannot be written", path.display()),
+        mend: "name another with `--cache DIR` or `SBX_CACHE`".to_owned(),
+    })
+}
+
+fn show(answer: &Answer) -> String {
+    let mode = if answer.root { "root" } else { "an ordinary user" };
+    let head = match answer.sandbox {
+        true => format!("builds work here, as {mode}\n"),
+        false => {
+            format!("content can be laid here, as {mode}, but nothing can be settled or run\n")
+        }
+    };
+    let troubles: String = answer
+        .obstacles
+        .iter()
+        .map(|trouble| format!("- {}\n  {}\n", trouble.what, trouble.mend))
+        .collect();
+    head + &troubles
+}

@@ -1,0 +1,106 @@
+//! `sbx lock`: resolves, updates, checks and compares.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+
+use sbx::lock::solve::{Update, request_of};
+use sbx::lock::{Change, Lock, LockDiff};
+
+use super::Global;
+use super::build::{layers_of, solver};
+use crate::failure::{Failure, Outcome};
+use crate::ui::Ui;
+use crate::workspace::{Target, Workspace};
+
+#[derive(Args)]
+pub struct LockArguments {
+    /// Resolve anew: these packages or layers, or everything
+    #[arg(long, value_name = "NAME", num_args = 0..)]
+    update: Option<Vec<String>>,
+    /// Fail if the lock does not answer the declarations; change nothing
+    #[arg(long, conflicts_with_all = ["update", "diff"])]
+    check: bool,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    diff: bool,
+}
+
+pub fn run(global: &Global, arguments: &LockArguments, ui: &Ui) -> Outcome {
+    let workspace = Workspace::open(global)?;
+    let platforms = workspace.project.platforms.clone();
+    let targets = workspace.targets(&[], true, &platforms)?;
+    let lock = workspace.read_lock()?;
+    if arguments.check {
+        return check(&workspace, &targets, &lock);
+    }
+    let layers = layers_of(&workspace.project, &targets);
+    let update = match &arguments.update {
+        None => Update::Missing,
+        Some(names) if names.is_empty() => Update::All,
+        Some(names) => Update::Named(known_names(&lock, &workspace, names)?),
+    };
+    let mut next = solver(&workspace, ui).solve(&lock, &layers, &update)?;
+    // what no sandbox has any more is not locked any more
+    next.layers.retain(|(name, platform), _| {
+        layers.iter().any(|(layer, of)| layer.name == *name && of == platform)
+    });
+    let diff = LockDiff::between(&lock, &next);
+    if !arguments.diff && next != lock {
+        next.write(&workspace.lock_path())?;
+    }
+    ui.answer(&diff, || show(&diff));
+    Ok(())
+}
+
+fn check(workspace: &Workspace, targets: &[Target<'_>], lock: &Lock) -> Outcome {
+    let stale: Vec<String> = layers_of(&workspace.project, targets)
+        .into_iter()
+        .filter(|(layer, platform)| {
+            let request = request_of(&workspace.project, layer, *platform);
+            request.is_some_and(|request| lock.find(&layer.name, *platform, &request).is_none())
+        })
+        .map(|(layer, platform)| format!("`{}` for {platform}", layer.name))
+        .collect();
+    match stale.is_empty() {
+        true => Ok(()),
+        false => {
+            let message = format!("the lock does not answer layer {}", stale.join(", "));
+            Err(Failure::input(message).with_help("run `sbx lock`"))
+        }
+    }
+}
+
+fn known_names(lock: &Lock, workspace: &Workspace, names: &[String]) -> Outcome<BTreeSet<String>> {
+    let packages = || lock.pins().map(|pin| &*pin.name);
+    let layers = || workspace.project.layers.keys().map(|name| name.as_str());
+    for name in names {
+        if !packages().chain(layers()).any(|known| known == name) {
+            let failure =
+                Failure::input(format!("neither a locked package nor a layer is called `{name}`"));
+            return Err(match sbx::decl::nearest(name, packages().chain(layers())) {
+                Some(near) => failure.with_help(format!("did you mean `{near}`?")),
+                None => failure,
+            });
+        }
+    }
+    Ok(names.iter().cloned().collect())
+}
+
+fn show(diff: &LockDiff) -> String {
+    if diff.is_empty() {
+        return "the lock is up to date".to_owned();
+    }
+    let line = |change: &Change| {
+        let Change { layer, platform, package, from, to, bytes } = change;
+        let versions = match (from, to) {
+            (None, Some(to)) => format!("+ {package} {to}"),
+            (Some(from), None) => format!("- {package} {from}"),
+            (Some(from), Some(to)) => format!("~ {package} {from} → {to}"),
+            (None, None) => package.clone(),
+        };
+        format!("{layer} {platform} {versions} ({bytes:+} bytes)\n")
+    };
+    let lines: String = diff.changes.iter().map(line).collect();
+    format!("{lines}{} packages, {:+} bytes", diff.changes.len(), diff.bytes())
+}

@@ -1,0 +1,104 @@
+//! The verbs, and the arguments they share.
+
+mod build;
+mod check;
+mod clean;
+mod completions;
+mod doctor;
+mod fetch;
+mod init;
+mod lock;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::ui::Ui;
+
+/// Builds, locks and inspects sandboxes for AI agents.
+#[derive(Parser)]
+#[command(name = "sbx", version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Arguments of every verb.
+#[derive(Args)]
+pub struct Global {
+    /// Directory of the project (default: this one, or the nearest above with `sandboxes.kdl`)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub project: Option<PathBuf>,
+    /// Directory of the store (default: `SBX_CACHE`, or `cache/` of the project)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Refuse the network
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Answer in JSON, one document on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but the answer and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// How many processors to use (default: all)
+    #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build sandboxes into the store
+    Build(build::BuildArguments),
+    /// Resolve what the layers ask for into `sbx.lock`
+    Lock(lock::LockArguments),
+    /// Fetch everything that a build needs, so that it can run without a network
+    Fetch(fetch::FetchArguments),
+    /// Read and plan everything without building
+    Check(check::CheckArguments),
+    /// Write a new project
+    Init(init::InitArguments),
+    /// Say what this machine can do, and what mends what it cannot
+    Doctor(doctor::DoctorArguments),
+    /// Show a sandbox's configuration, layers and sizes
+    Show(show::ShowArguments),
+    /// Remove what can be made again
+    Clean(clean::CleanArguments),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArguments),
+}
+
+/// Runs a verb to its exit code.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let Arguments { global, verb } = arguments;
+    let ui = Ui::new(global.json, global.quiet);
+    if let Some(jobs) = global.jobs {
+        // the first to say so counts, and this is the first
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(usize::from(jobs))
+            .build_global()
+            .unwrap_or_default();
+    }
+    let result = match verb {
+        Verb::Build(arguments) => build::run(&global, &arguments, &ui),
+        Verb::Lock(arguments) => lock::run(&global, &arguments, &ui),
+        Verb::Fetch(arguments) => fetch::run(&global, &arguments, &ui),
+        Verb::Check(arguments) => check::run(&global, &arguments, &ui),
+        Verb::Init(arguments) => init::run(&global, &arguments, &ui),
+        Verb::Doctor(arguments) => doctor::run(&global, &arguments, &ui),
+        Verb::Show(arguments) => show::run(&global, &arguments, &ui),
+        Verb::Clean(arguments) => clean::run(&global, &arguments, &ui),
+        Verb::Completions(arguments) => completions::run(&arguments, &ui),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            ui.fail(&failure);
+            failure.exit_code()
+        }
+    }
+}

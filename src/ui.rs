@@ -1,0 +1,200 @@
+//! What people see: the answer on stdout, the story on stderr. The only place that writes to either.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use miette::GraphicalReportHandler;
+use serde::Serialize;
+
+use sbx::build::builder::Events;
+use sbx::decl::Faults;
+use sbx::fetch::Progress;
+use sbx::store::Key;
+
+use crate::failure::Failure;
+
+/// Talks to one terminal, or to a file.
+pub struct Ui {
+    json: bool,
+    quiet: bool,
+    bars: MultiProgress,
+    terminal: bool,
+    fetch: Mutex<Fetching>,
+    steps: Mutex<HashMap<Key, ProgressBar>>,
+}
+
+/// All transfers share one bar.
+#[derive(Default)]
+struct Fetching {
+    bar: Option<ProgressBar>,
+    files: u64,
+    total: u64,
+    running: u64,
+}
+
+impl Ui {
+    pub fn new(json: bool, quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal && !quiet {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Ui {
+            json,
+            quiet,
+            bars: MultiProgress::with_draw_target(target),
+            terminal,
+            fetch: Mutex::default(),
+            steps: Mutex::default(),
+        }
+    }
+
+    /// The answer: `value` with `--json`, `text` otherwise.
+    pub fn answer(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        let line = match self.json {
+            true => serde_json::to_string(value).unwrap_or_default(),
+            false => text(),
+        };
+        if !line.is_empty() {
+            self.print(&line);
+        }
+    }
+
+    /// A reader that went away, as `head` does, is no failure.
+    fn print(&self, text: &str) {
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()).unwrap_or_default();
+    }
+
+    /// Writes bytes to stdout as they are.
+    pub fn raw(&self, bytes: &[u8]) {
+        std::io::stdout().lock().write_all(bytes).unwrap_or_default();
+    }
+
+    /// A line of the story.
+    pub fn say(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
+        self.write_line(text);
+    }
+
+    fn write_line(&self, text: &str) {
+        let write = || writeln!(std::io::stderr().lock(), "{text}").unwrap_or_default();
+        if self.terminal { self.bars.suspend(write) } else { write() }
+    }
+
+    /// Why the command ended.
+    pub fn fail(&self, failure: &Failure) {
+        match failure {
+            Failure::Faults(faults) => self.show_faults(faults),
+            Failure::Other { message, help, .. } => {
+                self.write_line(&format!("error: {message}"));
+                if let Some(help) = help {
+                    self.write_line(&format!("help: {help}"));
+                }
+            }
+            Failure::Silent(_) => {}
+        }
+    }
+
+    fn show_faults(&self, faults: &Faults) {
+        let theme = match self.terminal {
+            true => miette::GraphicalTheme::unicode(),
+            false => miette::GraphicalTheme::unicode_nocolor(),
+        };
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(110);
+        for fault in faults.iter() {
+            let mut text = String::new();
+            let shown = handler.render_report(&mut text, fault);
+            self.write_line(if shown.is_ok() { text.trim_end() } else { &fault.message });
+        }
+        let count = faults.len();
+        self.write_line(&format!("error: {count} {}", if count == 1 { "fault" } else { "faults" }));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Progress for Ui {
+    fn started(&self, _: &str, size: Option<u64>) {
+        let mut fetch = lock(&self.fetch);
+        fetch.files += 1;
+        fetch.running += 1;
+        fetch.total += size.unwrap_or(0);
+        if fetch.bar.is_none() {
+            let style = ProgressStyle::with_template(
+                "{spinner} fetching {msg:30} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}",
+            )
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = self.bars.add(ProgressBar::new(0).with_style(style));
+            bar.enable_steady_tick(Duration::from_millis(120));
+            fetch.bar = Some(bar);
+        }
+        if let Some(bar) = &fetch.bar {
+            bar.set_length(fetch.total);
+        }
+    }
+
+    fn advanced(&self, bytes: u64) {
+        if let Some(bar) = &lock(&self.fetch).bar {
+            bar.inc(bytes);
+        }
+    }
+
+    fn finished(&self, label: &str) {
+        let mut fetch = lock(&self.fetch);
+        fetch.running = fetch.running.saturating_sub(1);
+        if let Some(bar) = &fetch.bar {
+            bar.set_message(label.to_owned());
+        }
+        if fetch.running > 0 {
+            return;
+        }
+        if let Some(bar) = fetch.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn retried(&self, label: &str, reason: &str) {
+        self.say(&format!("again: {label}: {reason}"));
+    }
+}
+
+impl Events for Ui {
+    fn step_started(&self, key: &Key, title: &str, units: u64) {
+        let short: String = title.chars().take(60).collect();
+        if !self.terminal {
+            return self.say(&format!("building {short}"));
+        }
+        let style =
+            ProgressStyle::with_template("{spinner} {prefix:40!} {bar:20} {pos}/{len} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = self.bars.add(ProgressBar::new(units).with_style(style).with_prefix(short));
+        bar.enable_steady_tick(Duration::from_millis(120));
+        lock(&self.steps).insert(*key, bar);
+    }
+
+    fn step_advanced(&self, key: &Key, what: &str) {
+        if let Some(bar) = lock(&self.steps).get(key) {
+            bar.inc(1);
+            bar.set_message(what.to_owned());
+        }
+    }
+
+    fn step_finished(&self, key: &Key) {
+        if let Some(bar) = lock(&self.steps).remove(key) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.say(&format!("note: {text}"));
+    }
+}

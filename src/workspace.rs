@@ -1,0 +1,193 @@
+//! Where a command runs: the project, the store, the network, opened once. The only place that
+//! reads the environment, the clock and the home directory.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use etcetera::BaseStrategy;
+use jiff::Timestamp;
+
+use sbx::decl::{Project, Sandbox, read_project};
+use sbx::fetch::{Client, ClientConfig, MirrorMap};
+use sbx::jail::Jail;
+use sbx::lock::Lock;
+use sbx::lock::solve::lock_path;
+use sbx::platform::Platform;
+use sbx::store::Store;
+
+use crate::commands::Global;
+use crate::failure::{Failure, Outcome};
+
+/// A project and what it is built with.
+pub struct Workspace {
+    pub project: Project,
+    pub store: Store,
+    pub client: Client,
+    pub mirrors: MirrorMap,
+    pub jail: Jail,
+    pub now: Timestamp,
+}
+
+/// One image that is asked for.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub sandbox: &'a Sandbox,
+    pub platform: Platform,
+}
+
+/// The directory of the project that this directory is in.
+pub fn find_root(global: &Global) -> Outcome<PathBuf> {
+    let fail = |error: std::io::Error| {
+        Failure::world(format!("the current directory cannot be found: {error}"))
+    };
+    let start = match &global.project {
+        Some(path) => std::path::absolute(path).map_err(fail)?,
+        None => std::env::current_dir().map_err(fail)?,
+    };
+    let root = start.ancestors().find(|dir| dir.join("sandboxes.kdl").is_file());
+    root.map(Path::to_owned).ok_or_else(|| {
+        let message = format!("there is no `sandboxes.kdl` in {} or above it", start.display());
+        Failure::input(message).with_help("run `sbx init` to make one")
+    })
+}
+
+/// Where the store is: `--cache`, `SBX_CACHE`, or `cache/` of the project.
+pub fn store_path(global: &Global, root: &Path) -> Outcome<PathBuf> {
+    let named = global.cache.clone().or_else(|| {
+        std::env::var_os("SBX_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from)
+    });
+    let path = named.unwrap_or_else(|| root.join("cache"));
+    std::path::absolute(&path)
+        .map_err(|error| Failure::world(format!("{}: {error}", path.display())))
+}
+
+impl Workspace {
+    pub fn open(global: &Global) -> Outcome<Self> {
+        let root = find_root(global)?;
+        let project = read_project(&root)?;
+        let store = Store::open(&store_path(global, &root)?)?;
+        let config = ClientConfig { offline: global.offline, ..ClientConfig::default() };
+        let program = std::env::current_exe().map_err(|error| {
+            Failure::world(format!("this program's own file cannot be found: {error}"))
+        })?;
+        Ok(Workspace {
+            project,
+            store,
+            client: Client::new(config),
+            mirrors: read_mirrors()?,
+            jail: Jail { program },
+            now: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
+        })
+    }
+
+    pub fn lock_path(&self) -> PathBuf {
+        lock_path(&self.project.root)
+    }
+
+    pub fn read_lock(&self) -> Outcome<Lock> {
+        Ok(Lock::read(&self.lock_path())?)
+    }
+
+    /// The sandboxes that names or globs mean, for the platforms asked for.
+    pub fn targets(
+        &self,
+        names: &[String],
+        all: bool,
+        platforms: &[Platform],
+    ) -> Outcome<Vec<Target<'_>>> {
+        let sandboxes = self.select(names, all)?;
+        let platforms = if platforms.is_empty() { self.host_first() } else { platforms.to_vec() };
+        if let Some(strange) =
+            platforms.iter().find(|platform| !self.project.platforms.contains(platform))
+        {
+            let message = format!("the project is not declared for {strange}");
+            return Err(Failure::input(message).with_help("add it to `platforms` in `project`"));
+        }
+        let pairs = sandboxes.into_iter().flat_map(|sandbox| {
+            platforms.iter().map(move |platform| Target { sandbox, platform: *platform })
+        });
+        Ok(pairs.collect())
+    }
+
+    /// What is built when no platform is named: this machine's, if the project has it.
+    fn host_first(&self) -> Vec<Platform> {
+        let host = Platform::host();
+        if self.project.platforms.contains(&host) {
+            vec![host]
+        } else {
+            self.project.platforms.clone()
+        }
+    }
+
+    fn select(&self, names: &[String], all: bool) -> Outcome<Vec<&Sandbox>> {
+        let sandboxes = &self.project.sandboxes;
+        if all {
+            return Ok(sandboxes.values().collect());
+        }
+        if names.is_empty() {
+            let known: Vec<_> = sandboxes.keys().map(|name| name.as_str()).collect();
+            let message = "name a sandbox, or say `--all`";
+            return Err(
+                Failure::input(message).with_help(format!("there are: {}", known.join(", ")))
+            );
+        }
+        let mut chosen: Vec<&Sandbox> = Vec::new();
+        for name in names {
+            let glob = globset::Glob::new(name)
+                .map_err(|error| Failure::input(format!("`{name}` is no pattern: {error}")))?
+                .compile_matcher();
+            let found: Vec<&Sandbox> =
+                sandboxes.values().filter(|sandbox| glob.is_match(sandbox.name.as_str())).collect();
+            if found.is_empty() {
+                return Err(self.unknown(name));
+            }
+            chosen.extend(found);
+        }
+        chosen.sort_by(|a, b| a.name.cmp(&b.name));
+        chosen.dedup_by(|a, b| a.name == b.name);
+        Ok(chosen)
+    }
+
+    fn unknown(&self, name: &str) -> Failure {
+        let known = || self.project.sandboxes.keys().map(|name| name.as_str());
+        let failure = Failure::input(format!("there is no sandbox `{name}`"));
+        match sbx::decl::nearest(name, known()) {
+            Some(near) => failure.with_help(format!("did you mean `{near}`?")),
+            None => {
+                failure.with_help(format!("there are: {}", known().collect::<Vec<_>>().join(", ")))
+            }
+        }
+    }
+}
+
+/// Mirrors of the environment, then of `settings.kdl` in the configuration directory.
+fn read_mirrors() -> Outcome<MirrorMap> {
+    let fail = |error: sbx::fetch::MirrorError| Failure::input(error.to_string());
+    let mut mirrors = MirrorMap::default();
+    mirrors.add_variables(std::env::vars()).map_err(fail)?;
+    let Ok(base) = etcetera::choose_base_strategy() else { return Ok(mirrors) };
+    let path = base.config_dir().join("sbx/settings.kdl");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => mirrors
+            .add_settings(&text)
+            .map_err(|error| Failure::input(format!("{}: {error}", path.display())))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Failure::world(format!("{}: {error}", path.display()))),
+    }
+    Ok(mirrors)
+}
+
+/// Nanoseconds since 1970.
+pub fn now_nanos() -> i64 {
+    sbx::build::local::nanos(SystemTime::now())
+}
+
+/// This program's arguments, to start it anew.
+pub fn own_arguments() -> Vec<std::ffi::OsString> {
+    std::env::args_os().skip(1).collect()
+}
+
+/// Directories of PATH.
+pub fn search_path() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
