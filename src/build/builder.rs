@@ -173,6 +173,8 @@ impl Builder<'_> {
 
     /// Builds all layers of a plan, bottom first.
     pub fn build(&self, plan: &Plan) -> Result<Vec<BuiltLayer>, BuildError> {
+        // what is made here becomes part of images: whoever builds must not show in its modes
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let known: Vec<bool> = plan
             .steps
             .iter()

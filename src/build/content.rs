@@ -5,12 +5,13 @@
 //! packages ship is decided by `Replaces`. Packages whose preinst diverts with `--rename` are left to
 //! the settle, where dpkg unpacks them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use md5::{Digest as _, Md5};
 use rayon::prelude::*;
 
 use super::assembly::{Assembly, AssemblyError, member_entry};
@@ -115,8 +116,23 @@ struct Laid {
     control: Control,
     /// Absolute paths as the package names them, in its order.
     list: Vec<String>,
-    /// Where they lie.
+    /// MD5 of its files by path, for a package that brings no `md5sums`.
+    md5sums: String,
     diverts: bool,
+}
+
+/// Takes the MD5 of what is read through it.
+struct Md5Reader<'a> {
+    inner: &'a mut dyn std::io::Read,
+    state: Md5,
+}
+
+impl std::io::Read for Md5Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.state.update(&buffer[..n]);
+        Ok(n)
+    }
 }
 
 /// Lays packages into the empty directory `tree` and writes the tar. `fresh`: nothing lies below, so
@@ -171,6 +187,10 @@ fn lay_package(origin: u32, package: &Package, assembly: &Assembly) -> Result<La
     let deb = Deb::open(file).map_err(deb_error)?;
     let diverts = diverts(&deb.control);
     let mut list = Vec::new();
+    // dpkg makes a missing one while it unpacks, and its audit complains of a package without
+    let unsummed = !deb.control.files.contains_key("md5sums");
+    let conffiles: BTreeSet<String> = deb.control.conffiles().map(str::to_owned).collect();
+    let mut md5sums = String::new();
     let visit = |member: &Member, body: &mut dyn std::io::Read| -> Result<(), Streaming> {
         let path = LayerPath::parse_member(&member.path)
             .map_err(|error| Streaming::Layout(error.into()))?;
@@ -183,7 +203,18 @@ fn lay_package(origin: u32, package: &Package, assembly: &Assembly) -> Result<La
         let keep = package.label.starts_with("base-files ") && kind == MemberKind::Dir;
         let entry = member_entry(member, |path| if keep { path } else { merged(path, kind) });
         let entry = entry.map_err(Streaming::Layout)?;
-        assembly.put(origin, entry, body).map_err(Streaming::Layout)
+        if !(unsummed && kind == MemberKind::File) {
+            return assembly.put(origin, entry, body).map_err(Streaming::Layout);
+        }
+        let mut summing = Md5Reader { inner: body, state: Md5::new() };
+        assembly.put(origin, entry, &mut summing).map_err(Streaming::Layout)?;
+        let named = list.last().map(String::as_str).unwrap_or_default();
+        if !conffiles.contains(named) {
+            let sum: [u8; 16] = summing.state.finalize().into();
+            let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+            md5sums.push_str(&format!("{hex}  {}\n", named.trim_start_matches('/')));
+        }
+        Ok(())
     };
     let (control, found) = deb.read_data(LARGEST_PACKAGE, visit).map_err(|error| match error {
         Streaming::Deb(source) => deb_error(source),
@@ -195,7 +226,7 @@ fn lay_package(origin: u32, package: &Package, assembly: &Assembly) -> Result<La
         let (package, expected) = (package.label.clone(), package.digest);
         return Err(ContentError::Corrupt { package, expected, found });
     }
-    Ok(Laid { control, list, diverts })
+    Ok(Laid { control, list, md5sums, diverts })
 }
 
 /// Paths that each package loses to another of the same layer.
@@ -246,6 +277,9 @@ fn put_info(
     let list: String =
         laid.list.iter().filter(|path| !is_lost(path)).map(|path| format!("{path}\n")).collect();
     put("list", list.as_bytes(), 0o644)?;
+    if !laid.control.files.contains_key("md5sums") {
+        put("md5sums", laid.md5sums.as_bytes(), 0o644)?;
+    }
     for (suffix, (bytes, mode)) in &laid.control.files {
         put(suffix, bytes, *mode)?;
     }

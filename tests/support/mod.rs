@@ -1,0 +1,20 @@
+//! What the tests stand on: a signed Debian repository of their own, a server that counts, and a
+//! project that is built by the real program.
+
+#![expect(dead_code, reason = "each test program uses a part of it")]
+
+pub mod project;
+pub mod repo;
+pub mod server;
+
+use std::process::Command;
+
+/// Runs a program that must succeed, and answers its output.
+pub fn tool(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| {
+        panic!("`{program}` must be installed (tests/run does it): {error}")
+    });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}

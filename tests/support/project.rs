@@ -1,0 +1,151 @@
+//! A project in a directory of its own, built by the real program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::repo::Repo;
+use super::server::Server;
+
+pub struct Project {
+    pub dir: tempfile::TempDir,
+    pub server: Option<Server>,
+    variables: Vec<(String, String)>,
+}
+
+/// How a run of the program ended.
+pub struct Outcome {
+    pub stdout: String,
+    pub stderr: String,
+    pub code: Option<i32>,
+}
+
+impl Project {
+    pub fn new() -> Self {
+        Project { dir: tempfile::tempdir().unwrap(), server: None, variables: Vec::new() }
+    }
+
+    /// Fetches Debian's packages from a repository of the tests' own, signed by its key.
+    pub fn from_repo(repo: &Repo) -> Self {
+        let server = Server::serve(repo.dir.path());
+        let url = server.url("");
+        let mut project = Project::new().file("key.asc", std::str::from_utf8(Repo::key()).unwrap());
+        project.variables = vec![("SBX_MIRROR_DEBIAN".to_owned(), url)];
+        project.server = Some(server);
+        project
+    }
+
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    pub fn file(self, path: &str, text: &str) -> Self {
+        self.write(path, text);
+        self
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let full = self.dir.path().join(path);
+        fs::create_dir_all(full.parent().unwrap()).unwrap();
+        fs::write(full, text).unwrap();
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.dir.path().join(path)).unwrap()
+    }
+
+    /// Declares sandbox `s` of debian layers `l0`, `l1`, …, each with its packages, the later ones
+    /// on top of the earlier.
+    pub fn debian_layers(self, layers: &[&str]) -> Self {
+        let mut text = String::new();
+        for (at, packages) in layers.iter().enumerate() {
+            let names: String =
+                packages.split_whitespace().map(|name| format!(" \"{name}\"")).collect();
+            let names = if names.is_empty() { String::new() } else { format!("packages{names};") };
+            text += &match at {
+                0 => format!(
+                    "layer \"l0\" {{ debian \"trixie\" {{ suites \"trixie\"; base \"essential\"; key \"key.asc\"; packages \"debconf\" \"mawk\" \"apt\" \"adduser\"; {names} }}; }}\n"
+                ),
+                _ => format!("layer \"l{at}\" needs=\"l{}\" {{ debian {{ {names} }}; }}\n", at - 1),
+            };
+        }
+        text += &format!("sandbox \"s\" {{ layers \"l{}\"; }}\n", layers.len() - 1);
+        self.file("sandboxes.kdl", &text)
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// The program with this project, and an environment of its own.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sbx"));
+        command.args(arguments).current_dir(self.dir.path()).env_clear();
+        for name in ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+            .env("HOME", self.dir.path())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    pub fn sbx(&self, arguments: &[&str]) -> Outcome {
+        Outcome::new(self.command(arguments).output().unwrap())
+    }
+
+    /// Builds sandbox `s` and answers the image's id.
+    pub fn build(&self) -> String {
+        self.sbx(&["build", "s"]).success().stdout.trim().to_owned()
+    }
+
+    /// The finished file system of sandbox `s`, as umoci unpacks it.
+    pub fn unpack(&self) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let image = format!("{}:s", self.cache().display());
+        super::tool(
+            "umoci",
+            &["unpack", "--image", &image, dir.path().join("b").to_str().unwrap()],
+        );
+        dir
+    }
+}
+
+/// The root of what [`Project::unpack`] made.
+pub fn root(dir: &tempfile::TempDir) -> PathBuf {
+    dir.path().join("b/rootfs")
+}
+
+/// Runs a program in an unpacked image.
+pub fn chroot(root: &Path, script: &str) -> String {
+    super::tool("chroot", &[root.to_str().unwrap(), "/bin/sh", "-c", script])
+}
+
+impl Outcome {
+    pub fn new(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Outcome {
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+            code: output.status.code(),
+        }
+    }
+
+    #[track_caller]
+    pub fn success(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self
+    }
+
+    /// It ended with this code, and said all of this.
+    #[track_caller]
+    pub fn fails(self, code: i32, texts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{}", self.stderr);
+        for text in texts {
+            assert!(self.stderr.contains(text), "`{text}` is missing in:\n{}", self.stderr);
+        }
+        self
+    }
+}
