@@ -3,7 +3,7 @@
 //! Namespaces for mounts, processes, network, host name and IPC; an overlay of the layers below with
 //! an upper directory that becomes the delta; no network but loopback; capabilities bounded to what
 //! dpkg needs; a seccomp filter; /proc masked. As root it uses root's own rights; an ordinary user
-//! first enters a user namespace with subordinate ids ([`userns`]), in which everything is the same.
+//! first enters a user namespace with subordinate ids (`userns`), in which everything is the same.
 //!
 //! Nothing may happen between fork and exec in a process with threads, so the program starts itself
 //! anew with one hidden argument ([`intercept`]), and that single-threaded child does the rest.

@@ -62,7 +62,7 @@ impl Member {
     }
 }
 
-/// Streams an archive: [`next`](Reader::next) gives a member, [`Reader`] itself then reads as the
+/// Streams an archive: [`next`](Reader::next_member) gives a member, [`Reader`] itself then reads as the
 /// member's body.
 pub struct Reader<R> {
     inner: R,
