@@ -178,7 +178,7 @@ impl Layer {
             at: node.at(),
         };
         if let Some(needs) = node.find_parsed_property::<LayerName>("needs") {
-            layer.need(needs, node.at());
+            layer.need(needs, node.property_at("needs"));
         }
         layer.only.extend(node.find_parsed_property::<Platform>("only"));
         node.finish();

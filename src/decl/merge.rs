@@ -38,13 +38,16 @@ fn resolve<'a>(
         None => None,
         Some((base, at)) => {
             path.push(name);
+            // a circle is found from each of its sandboxes, and said of the first
+            if path.contains(&base) && path.iter().any(|name| *name < path[0]) {
+                path.pop();
+                return None;
+            }
             if path.contains(&base) {
                 let cycle: Vec<_> =
                     path.iter().map(|name| name.as_str()).chain([base.as_str()]).collect();
-                sink.push(Fault::new(
-                    at,
-                    format!("`extends` goes in a circle: {}", cycle.join(" → ")),
-                ));
+                let fault = format!("`extends` goes in a circle: {}", cycle.join(" → "));
+                sink.push(Fault::new(at, fault));
                 path.pop();
                 return None;
             }

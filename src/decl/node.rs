@@ -82,6 +82,11 @@ impl<'a> Node<'a> {
             .rfind(|entry| entry.name().is_some_and(|key| key.value() == name))
     }
 
+    /// Where a property stands, or the node's name without one.
+    pub(super) fn property_at(&self, name: &'static str) -> Location {
+        self.property(name).map_or_else(|| self.at(), |entry| self.locate(entry.span()))
+    }
+
     fn typed<T>(
         &self,
         entry: &KdlEntry,

@@ -144,8 +144,8 @@ const CHILDREN: &[&str] = &[
 impl RawSandbox {
     pub(super) fn read(node: &Node<'_>) -> Option<Self> {
         let name = node.parse::<SandboxName>("a name");
-        let extends =
-            node.find_parsed_property::<SandboxName>("extends").map(|name| (name, node.at()));
+        let extends = node.find_parsed_property::<SandboxName>("extends");
+        let extends = extends.map(|name| (name, node.property_at("extends")));
         node.finish();
         let mut raw = RawSandbox {
             name: name.clone().or_else(|| "unnamed".parse().ok())?,
