@@ -13,10 +13,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::listing::Listing;
 use super::tree::{Tree, is_through_link};
-use crate::entry::{Claim, EPOCH, Entry, Kind, Meta, clamp_mtime};
+use crate::entry::{Claim, EPOCH, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
-use crate::tarball::{Member, MemberKind, Writer};
+use crate::tarball::{Member, TarError, Writer};
 
 /// Where bodies wait whose path is taken. Never part of a layer.
 const SPILL: &[u8] = b".sbx-spill";
@@ -26,8 +26,10 @@ const SPILL: &[u8] = b".sbx-spill";
 pub enum AssemblyError {
     #[error(transparent)]
     Io(#[from] PathIo),
-    #[error("{0}")]
+    #[error(transparent)]
     Path(#[from] crate::path::PathError),
+    #[error(transparent)]
+    Member(#[from] TarError),
     #[error("{path} lies behind a symlink")]
     ThroughLink { path: LayerPath },
     #[error("{path} is a directory in one place and none in another")]
@@ -47,28 +49,16 @@ pub fn member_entry(
     member: &Member,
     rewrite: impl Fn(LayerPath) -> LayerPath,
 ) -> Result<Entry, AssemblyError> {
-    let path = rewrite(LayerPath::parse_member(&member.path)?);
-    let kind = match member.kind {
-        MemberKind::Dir => Kind::Dir(Claim::Shipped),
-        MemberKind::File => Kind::File(member.size),
-        MemberKind::Symlink => Kind::Symlink(member.link.clone().into()),
-        MemberKind::Hardlink => Kind::Hardlink(rewrite(LayerPath::parse_member(&member.link)?)),
-        MemberKind::Fifo => Kind::Fifo,
-        MemberKind::Char | MemberKind::Block => return Err(AssemblyError::Device { path }),
-    };
-    let meta = Meta {
-        mode: member.mode & 0o7777,
-        uid: member.uid,
-        gid: member.gid,
-        mtime: clamp_mtime(member.mtime),
-        xattrs: member
-            .xattrs
-            .iter()
-            .filter(|(name, _)| &***name == b"security.capability")
-            .map(|(n, v)| (n.clone(), v.clone()))
-            .collect(),
-    };
-    Ok(Entry { path, meta, kind })
+    let mut entry = member.to_entry()?;
+    entry.path = rewrite(entry.path);
+    match entry.kind {
+        Kind::Hardlink(target) => entry.kind = Kind::Hardlink(rewrite(target)),
+        Kind::Char { .. } | Kind::Block { .. } => {
+            return Err(AssemblyError::Device { path: entry.path });
+        }
+        _ => {}
+    }
+    Ok(entry)
 }
 
 /// One archive's claim to a path.
