@@ -12,14 +12,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::listing::Listing;
+use super::pack::pack;
 use super::tree::{Tree, is_through_link};
-use crate::entry::{Claim, EPOCH, Entry, Kind, Meta};
+use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
-use crate::tarball::{Member, TarError, Writer};
+use crate::tarball::{Member, TarError};
 
 /// Where bodies wait whose path is taken. Never part of a layer.
 const SPILL: &[u8] = b".sbx-spill";
+
+/// Bytes that are read from a body at a time.
+const PIECE: usize = 128 << 10;
 
 /// Why an archive cannot be part of a layer.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +46,8 @@ pub enum AssemblyError {
     Device { path: LayerPath },
     #[error("{path} cannot be read: {source}")]
     Body { path: LayerPath, source: io::Error },
+    #[error("the layer's archive cannot be written: {0}")]
+    Sink(io::Error),
 }
 
 /// Turns a member of an archive into an entry. `rewrite` gives its place in the image.
@@ -140,7 +146,9 @@ impl Assembly {
         body: &mut dyn Read,
     ) -> Result<(), AssemblyError> {
         let mut file = self.tree.create(at)?;
-        let mut buffer = [0; 64 << 10];
+        // large enough to read past the decoder's own buffer, no larger than the body
+        let size = if let Kind::File(size) = entry.kind { size } else { 0 };
+        let mut buffer = vec![0; usize::try_from(size).unwrap_or(PIECE).clamp(1, PIECE)];
         loop {
             let n = body
                 .read(&mut buffer)
@@ -196,7 +204,7 @@ impl Assembly {
             .map_err(AssemblyError::from)?;
         let listing = complete(entries)?;
         finish_dirs(&self.tree, &listing)?;
-        write_tar(&self.tree, &listing, tar)?;
+        pack(&self.tree, &listing, tar)?;
         Ok(listing)
     }
 }
@@ -325,48 +333,4 @@ fn finish_dirs(tree: &Tree, listing: &Listing) -> Result<(), AssemblyError> {
         }
     }
     Ok(())
-}
-
-/// Writes the layer's tar: entries in the order of paths, bodies from the tree.
-pub(super) fn write_tar(
-    tree: &Tree,
-    listing: &Listing,
-    tar: &mut dyn Write,
-) -> Result<(), AssemblyError> {
-    let fail = |path: &LayerPath| {
-        let path = path.clone();
-        move |source| AssemblyError::Body { path, source }
-    };
-    let mut writer = Writer::new(io::BufWriter::with_capacity(1 << 20, tar));
-    let mut buffer = vec![0; 1 << 20];
-    for entry in listing.entries.iter().filter(|entry| !entry.path.is_root()) {
-        let entry = normal(entry);
-        writer.header(&entry).map_err(fail(&entry.path))?;
-        let Kind::File(size) = entry.kind else { continue };
-        let mut file = tree.read(&entry.path)?;
-        let mut left = size;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let n = file.read(&mut buffer[..most]).map_err(fail(&entry.path))?;
-            if n == 0 {
-                let error = io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "it is shorter than its entry says",
-                );
-                return Err(AssemblyError::Body { path: entry.path.clone(), source: error });
-            }
-            writer.body(&buffer[..n]).map_err(fail(&entry.path))?;
-            left -= n as u64;
-        }
-        writer.pad(size).map_err(fail(&entry.path))?;
-    }
-    let root = LayerPath::root();
-    let mut buffered = writer.finish().map_err(fail(&root))?;
-    buffered.flush().map_err(fail(&root))
-}
-
-/// Directories have the epoch as their time, whatever was observed.
-fn normal(entry: &Entry) -> Entry {
-    let mtime = if matches!(entry.kind, Kind::Dir(_)) { EPOCH } else { entry.meta.mtime };
-    Entry { meta: Meta { mtime, ..entry.meta.clone() }, ..entry.clone() }
 }

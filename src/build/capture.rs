@@ -11,8 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use super::assembly::{AssemblyError, complete, write_tar};
+use super::assembly::{AssemblyError, complete};
 use super::listing::Listing;
+use super::pack::pack;
 use super::tree::{Tree, times};
 use super::view::{View, is_opaque, is_whiteout};
 use crate::entry::{Claim, EPOCH, Entry, Kind, Meta, clamp_mtime};
@@ -49,7 +50,7 @@ pub fn capture(upper: &Path, below: &View, tar: &mut dyn Write) -> Result<Listin
     capture.stamp_bytecode()?;
     let listing = complete(capture.entries)?;
     settle_times(upper, &listing)?;
-    write_tar(&Tree::open(upper)?, &listing, tar)?;
+    pack(&Tree::open(upper)?, &listing, tar)?;
     Ok(listing)
 }
 

@@ -8,6 +8,7 @@ pub mod content;
 pub mod files;
 pub mod listing;
 pub mod local;
+mod pack;
 pub mod settle;
 pub mod tree;
 pub mod unpack;
