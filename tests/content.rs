@@ -62,3 +62,23 @@ fn many_packages_become_one_layer() {
         start.elapsed(),
     );
 }
+
+/// `SBX_BENCH_TAR=FILE cargo test --release --test content -- --ignored --nocapture twin`
+#[test]
+#[ignore = "a measurement: needs a layer"]
+fn a_layer_gets_its_compressed_twin() {
+    let Ok(path) = std::env::var("SBX_BENCH_TAR") else { return };
+    let mut input = std::fs::File::open(&path).unwrap();
+    let size = input.metadata().unwrap().len();
+    for level in [1, 4, 6] {
+        std::io::Seek::rewind(&mut input).unwrap();
+        let mut output = Hasher::new();
+        let start = Instant::now();
+        let level_of = sbx::build::deflate::Level::new(level).unwrap();
+        let written = sbx::build::deflate::deflate(&mut input, &mut output, level_of).unwrap();
+        let rate = size as f64 / start.elapsed().as_secs_f64() / 1e6;
+        eprintln!("level {level}: {size} to {written} bytes, {rate:.0} MB/s");
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    eprintln!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
+}

@@ -5,6 +5,7 @@ pub mod builder;
 pub mod capture;
 pub mod compose;
 pub mod content;
+pub mod deflate;
 pub mod files;
 pub mod listing;
 pub mod local;
