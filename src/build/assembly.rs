@@ -9,11 +9,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::listing::Listing;
 use super::pack::pack;
 use super::tree::{Tree, is_through_link};
+use crate::blame::Blame;
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
@@ -50,6 +51,12 @@ pub enum AssemblyError {
     Sink(io::Error),
 }
 
+impl AssemblyError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
+    }
+}
+
 /// Turns a member of an archive into an entry. `rewrite` gives its place in the image.
 pub fn member_entry(
     member: &Member,
@@ -70,73 +77,109 @@ pub fn member_entry(
 /// One archive's claim to a path.
 struct Claimed {
     origin: u32,
+    /// Later claims have greater numbers.
+    serial: u64,
     entry: Entry,
     /// Where its body is: at the path itself, or in a spill.
     spill: Option<LayerPath>,
+    /// The claim that brought the body: another one's, for a hard link.
+    body: u64,
 }
 
 /// A layer's tree being put together.
 pub struct Assembly {
     tree: Tree,
     slots: Mutex<HashMap<LayerPath, Vec<Claimed>>>,
-    spills: AtomicU64,
+    serials: AtomicU64,
 }
 
 impl Assembly {
     /// Puts together into an empty directory.
     pub fn new(tree: &std::path::Path) -> Result<Self, AssemblyError> {
-        Ok(Assembly { tree: Tree::open(tree)?, slots: Mutex::default(), spills: AtomicU64::new(0) })
+        let tree = Tree::open(tree)?;
+        Ok(Assembly { tree, slots: Mutex::default(), serials: AtomicU64::new(0) })
     }
 
-    /// Adds what archive `origin` has at a path.
+    /// Adds what archive `origin` has at a path. The entries of one archive come one after another,
+    /// in its order; those of several archives may come at the same time.
     pub fn put(&self, origin: u32, entry: Entry, body: &mut dyn Read) -> Result<(), AssemblyError> {
         check_name(&entry)?;
         if let Kind::Dir(_) = entry.kind {
-            self.tree.make_dir(&entry.path).map_err(|error| judge(error, &entry.path))?;
-            self.claim(Claimed { origin, entry, spill: None });
+            self.tree.make_dir(&entry.path).map_err(|error| self.judge(error, &entry))?;
+            self.slots().entry(entry.path.clone()).or_default().push(Claimed {
+                origin,
+                serial: self.serials.fetch_add(1, Ordering::Relaxed),
+                entry,
+                spill: None,
+                body: 0,
+            });
             return Ok(());
         }
-        let spill = self.reserve(origin, &entry)?;
-        let at = spill.as_ref().unwrap_or(&entry.path);
-        let mut write = || -> Result<(), AssemblyError> {
-            match &entry.kind {
-                Kind::File(_) => self.write_file(at, &entry, body),
-                kind => {
-                    self.tree.make_other(at, kind)?;
-                    match kind {
-                        Kind::Hardlink(_) => Ok(()),
-                        _ => Ok(self.tree.finish_other(at, kind, &entry.meta)?),
-                    }
-                }
+        let place = self.reserve(origin, &entry)?;
+        let at = place.spill.as_ref().unwrap_or(&entry.path);
+        let written = match (&entry.kind, &place.source) {
+            (Kind::File(_), _) => return self.write_file(at, &entry, body),
+            (Kind::Hardlink(_), Some(source)) => {
+                self.tree.make_other(at, &Kind::Hardlink(source.clone()))
             }
+            (kind, _) => self
+                .tree
+                .make_other(at, kind)
+                .and_then(|()| self.tree.finish_other(at, kind, &entry.meta)),
         };
-        write().map_err(|error| match error {
-            AssemblyError::Io(error) => judge(error, &entry.path),
-            error => error,
-        })
+        written.map_err(|error| self.judge(error, &entry))
     }
 
     /// Takes a path for an archive; a path that is taken gives a spill.
-    fn reserve(&self, origin: u32, entry: &Entry) -> Result<Option<LayerPath>, AssemblyError> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+    fn reserve(&self, origin: u32, entry: &Entry) -> Result<Place, AssemblyError> {
+        let mut slots = self.slots();
+        let serial = self.serials.fetch_add(1, Ordering::Relaxed);
+        let mut claimed =
+            Claimed { origin, serial, entry: entry.clone(), spill: None, body: serial };
+        let mut source = None;
+        if let Kind::Hardlink(target) = &entry.kind {
+            // the file may lose its path to another archive; what it holds stays this one's
+            let file = find_file(&slots, origin, target).ok_or_else(|| {
+                AssemblyError::Hardlink { path: entry.path.clone(), target: target.clone() }
+            })?;
+            source = Some(file.spill.as_ref().unwrap_or(target).clone());
+            claimed.body = file.body;
+            claimed.entry.kind = file.entry.kind.clone();
+            claimed.entry.meta = file.entry.meta.clone();
+        }
         let slot = slots.entry(entry.path.clone()).or_default();
-        if slot.iter().any(|claimed| matches!(claimed.entry.kind, Kind::Dir(_))) {
+        if slot.iter().any(is_dir) {
             return Err(AssemblyError::Clash { path: entry.path.clone() });
         }
-        let spill = match slot.is_empty() {
-            true => None,
-            false => {
-                let number = self.spills.fetch_add(1, Ordering::Relaxed).to_string();
-                Some(LayerPath::parse_member(SPILL)?.join(number.as_bytes())?)
-            }
-        };
-        slot.push(Claimed { origin, entry: entry.clone(), spill: spill.clone() });
-        Ok(spill)
+        if !slot.is_empty() {
+            let spill = LayerPath::parse_member(SPILL)?.join(serial.to_string().as_bytes())?;
+            claimed.spill = Some(spill);
+        }
+        let spill = claimed.spill.clone();
+        slot.push(claimed);
+        Ok(Place { spill, source })
     }
 
-    fn claim(&self, claimed: Claimed) {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.entry(claimed.entry.path.clone()).or_default().push(claimed);
+    fn slots(&self) -> MutexGuard<'_, HashMap<LayerPath, Vec<Claimed>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an error of the kernel means: most often that a path is a directory here and none there.
+    /// Says the same whichever of the two came first.
+    fn judge(&self, error: PathIo, entry: &Entry) -> AssemblyError {
+        let in_the_way = is_through_link(&error.source)
+            || matches!(
+                error.source.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory
+            );
+        if !in_the_way {
+            return AssemblyError::Io(error);
+        }
+        let slots = self.slots();
+        let no_dir =
+            |path: &LayerPath| slots.get(path).is_some_and(|slot| !slot.iter().all(is_dir));
+        let path = entry.path.ancestors().find(no_dir).unwrap_or_else(|| entry.path.clone());
+        AssemblyError::Clash { path }
     }
 
     fn write_file(
@@ -145,10 +188,11 @@ impl Assembly {
         entry: &Entry,
         body: &mut dyn Read,
     ) -> Result<(), AssemblyError> {
-        let mut file = self.tree.create(at)?;
+        let mut file = self.tree.create(at).map_err(|error| self.judge(error, entry))?;
         // large enough to read past the decoder's own buffer, no larger than the body
         let size = if let Kind::File(size) = entry.kind { size } else { 0 };
         let mut buffer = vec![0; usize::try_from(size).unwrap_or(PIECE).clamp(1, PIECE)];
+        let mut written = 0;
         loop {
             let n = body
                 .read(&mut buffer)
@@ -157,16 +201,22 @@ impl Assembly {
                 break;
             }
             file.write_all(&buffer[..n]).at("write", entry.path.to_string())?;
+            written += n as u64;
+        }
+        if written != size {
+            let message = format!("it has {written} bytes, expected {size}");
+            let source = io::Error::new(io::ErrorKind::InvalidData, message);
+            return Err(AssemblyError::Body { path: entry.path.clone(), source });
         }
         Ok(self.tree.finish_file(&file, at, &entry.meta)?)
     }
 
     /// Paths that several archives bring, none of them as a directory, with the archives.
     pub fn contested(&self) -> Vec<(LayerPath, Vec<u32>)> {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots();
         let mut contested: Vec<(LayerPath, Vec<u32>)> = slots
             .iter()
-            .filter(|(_, claims)| claims.len() > 1 && !matches!(claims[0].entry.kind, Kind::Dir(_)))
+            .filter(|(_, claims)| claims.len() > 1 && !is_dir(&claims[0]))
             .map(|(path, claims)| {
                 let origins: std::collections::BTreeSet<u32> =
                     claims.iter().map(|claimed| claimed.origin).collect();
@@ -178,12 +228,12 @@ impl Assembly {
     }
 
     pub fn has(&self, path: &LayerPath) -> bool {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).contains_key(path)
+        self.slots().contains_key(path)
     }
 
     /// Whether anything lies below a path.
     pub fn has_below(&self, path: &LayerPath) -> bool {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots();
         slots.keys().any(|other| other != path && other.starts_with(path))
     }
 
@@ -195,26 +245,57 @@ impl Assembly {
         tar: &mut dyn Write,
     ) -> Result<Listing, E> {
         let slots = self.slots.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut entries = BTreeMap::new();
-        for (path, claims) in slots {
-            let entry = settle(&self.tree, &path, claims, &mut winner)?;
-            entries.insert(path, entry);
+        let mut winners = BTreeMap::new();
+        // in the order of paths, so that of several faults the same one is reported
+        for (path, claims) in slots.into_iter().collect::<BTreeMap<_, _>>() {
+            let claimed = settle(&self.tree, &path, claims, &mut winner)?;
+            winners.insert(path, claimed);
         }
         crate::fsx::remove_tree(&self.tree.path().join(".sbx-spill"))
             .map_err(AssemblyError::from)?;
-        let listing = complete(entries)?;
+        let listing = complete(name_bodies(winners))?;
         finish_dirs(&self.tree, &listing)?;
         pack(&self.tree, &listing, tar)?;
         Ok(listing)
     }
 }
 
-fn judge(error: PathIo, path: &LayerPath) -> AssemblyError {
-    if is_through_link(&error.source) {
-        AssemblyError::ThroughLink { path: path.clone() }
-    } else {
-        AssemblyError::Io(error)
-    }
+/// Where a claim's body is to be written, and what it is a link to.
+struct Place {
+    spill: Option<LayerPath>,
+    source: Option<LayerPath>,
+}
+
+fn is_dir(claimed: &Claimed) -> bool {
+    matches!(claimed.entry.kind, Kind::Dir(_))
+}
+
+/// The file that an archive brought at a path.
+fn find_file<'s>(
+    slots: &'s HashMap<LayerPath, Vec<Claimed>>,
+    origin: u32,
+    path: &LayerPath,
+) -> Option<&'s Claimed> {
+    let of_origin = slots.get(path)?.iter().filter(|claimed| claimed.origin == origin);
+    of_origin
+        .max_by_key(|claimed| claimed.serial)
+        .filter(|claimed| matches!(claimed.entry.kind, Kind::File(_)))
+}
+
+/// Of the paths that share a body, the first is its file and the others are links to it.
+fn name_bodies(winners: BTreeMap<LayerPath, Claimed>) -> BTreeMap<LayerPath, Entry> {
+    let mut files: HashMap<u64, LayerPath> = HashMap::new();
+    let name = |(path, claimed): (LayerPath, Claimed)| {
+        let mut entry = claimed.entry;
+        if let Kind::File(_) = entry.kind {
+            match files.get(&claimed.body) {
+                Some(first) => entry.kind = Kind::Hardlink(first.clone()),
+                None => drop(files.insert(claimed.body, path.clone())),
+            }
+        }
+        (path, entry)
+    };
+    winners.into_iter().map(name).collect()
 }
 
 fn check_name(entry: &Entry) -> Result<(), AssemblyError> {
@@ -233,14 +314,14 @@ fn settle<E: From<AssemblyError>>(
     path: &LayerPath,
     claims: Vec<Claimed>,
     winner: &mut impl FnMut(&LayerPath, u32, u32) -> Result<u32, E>,
-) -> Result<Entry, E> {
-    let dirs = claims.iter().filter(|claimed| matches!(claimed.entry.kind, Kind::Dir(_))).count();
+) -> Result<Claimed, E> {
+    let dirs = claims.iter().filter(|claimed| is_dir(claimed)).count();
     if dirs > 0 && dirs < claims.len() {
         return Err(AssemblyError::Clash { path: path.clone() }.into());
     }
     let mut claims = claims;
     // in one order, whoever was faster
-    claims.sort_by_key(|claimed| (claimed.origin, claimed.spill.is_some()));
+    claims.sort_by_key(|claimed| (claimed.origin, claimed.serial));
     let mut rest = claims.into_iter();
     let mut best = rest.next().ok_or_else(|| AssemblyError::Clash { path: path.clone() })?;
     for other in rest {
@@ -262,7 +343,7 @@ fn settle<E: From<AssemblyError>>(
     if let Some(spill) = &best.spill {
         tree.rename(spill, path).map_err(AssemblyError::from)?;
     }
-    Ok(best.entry)
+    Ok(best)
 }
 
 /// Adds implied parents, and makes the first path of each group of hard links its file.

@@ -2,6 +2,7 @@
 
 pub mod assembly;
 pub mod builder;
+mod bytecode;
 pub mod capture;
 pub mod compose;
 pub mod content;

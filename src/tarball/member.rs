@@ -4,12 +4,8 @@ use std::collections::BTreeMap;
 
 use super::reader::TarError;
 use super::{BLOCK, checksum};
-use crate::entry::{Claim, Entry, Kind, Meta, clamp_mtime};
+use crate::entry::{CAPABILITY, Claim, Entry, Kind, Meta, clamp_mtime};
 use crate::path::LayerPath;
-
-/// The only attribute that a layer keeps: all others belong to a machine (SELinux labels, overlay
-/// marks) or are missing on some file systems.
-pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// What a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
