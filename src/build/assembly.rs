@@ -35,7 +35,7 @@ pub enum AssemblyError {
     Path(#[from] crate::path::PathError),
     #[error(transparent)]
     Member(#[from] TarError),
-    #[error("{path} lies behind a symlink")]
+    #[error("{path} lies behind what is no directory")]
     ThroughLink { path: LayerPath },
     #[error("{path} is a directory in one place and none in another")]
     Clash { path: LayerPath },

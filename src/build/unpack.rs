@@ -187,19 +187,16 @@ fn decode_whiteout(entry: Entry) -> Result<Entry, UnpackError> {
     let Some(gone) = entry.path.file_name().strip_prefix(b".wh.") else {
         return if reserved(&parent) { Err(UnpackError::Reserved(entry.path)) } else { Ok(entry) };
     };
-    let is_mark = matches!(entry.kind, Kind::File(0)) && !reserved(&parent);
     let is_opaque = entry.path.file_name() == OPAQUE;
-    if !is_mark || !is_opaque && (gone.is_empty() || gone.starts_with(b".wh.")) {
+    let is_name = !matches!(gone, b"" | b"." | b"..") && !gone.starts_with(b".wh.");
+    let is_mark = matches!(entry.kind, Kind::File(0)) && !reserved(&parent);
+    if !is_mark || !is_opaque && !is_name {
         return Err(UnpackError::Reserved(entry.path));
     }
     let (path, kind) = match is_opaque {
         true => (entry.path, Kind::Opaque),
         false => (parent.join(gone)?, Kind::Whiteout),
     };
-    if path.is_root() || path == parent {
-        // `.wh..` and `.wh...` name directories, not entries of them
-        return Err(UnpackError::Reserved(path));
-    }
     Ok(Entry { path, meta: Meta::root(0), kind })
 }
 

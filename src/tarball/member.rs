@@ -48,8 +48,7 @@ impl Member {
     /// file capabilities. Directories count as shipped.
     pub fn to_entry(&self) -> Result<Entry, TarError> {
         let refuse = |reason| TarError::Path { path: self.label(), reason };
-        let place = |raw: &[u8]| LayerPath::parse_member(raw).map_err(|error| refuse(error.1));
-        let path = place(&self.path)?;
+        let path = LayerPath::parse_member(&self.path).map_err(|error| refuse(error.1))?;
         let device = (self.major, self.minor);
         let kind = match self.kind {
             MemberKind::Dir => Kind::Dir(Claim::Shipped),
@@ -59,7 +58,12 @@ impl Member {
                 return Err(refuse("is a link to nowhere"));
             }
             MemberKind::Symlink => Kind::Symlink(self.link.as_slice().into()),
-            MemberKind::Hardlink => Kind::Hardlink(place(&self.link)?),
+            MemberKind::Hardlink => {
+                let target = LayerPath::parse_member(&self.link).map_err(|error| {
+                    TarError::Link { path: self.label(), target: error.0, reason: error.1 }
+                })?;
+                Kind::Hardlink(target)
+            }
             MemberKind::Char => Kind::Char { major: device.0, minor: device.1 },
             MemberKind::Block => Kind::Block { major: device.0, minor: device.1 },
             MemberKind::Fifo => Kind::Fifo,

@@ -29,6 +29,8 @@ pub enum TarError {
     Kind { path: String, kind: String },
     #[error("`{path}` {reason}")]
     Path { path: String, reason: &'static str },
+    #[error("`{path}` is a hard link to `{target}`, which {reason}")]
+    Link { path: String, target: String, reason: &'static str },
     #[error("the archive unpacks to more than {0} bytes")]
     TooLarge(u64),
     #[error("the archive holds more than {0} members")]
