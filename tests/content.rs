@@ -1,4 +1,5 @@
-//! The content of debian layers, from real packages: how fast, and how much memory.
+//! The content of debian layers: where paths are laid; and, from real packages, how fast and in how
+//! much memory.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -51,15 +52,20 @@ fn many_packages_become_one_layer() {
     })
     .unwrap();
     let decoded = last.into_inner().unwrap() - start;
+    let all = start.elapsed();
+    let remembered = out.path().join("listing");
+    listing.write(&remembered).unwrap();
+    let start = Instant::now();
+    sbx::build::listing::Listing::read(&remembered).unwrap();
+    let loaded = start.elapsed();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
     eprintln!(
-        "{} packages, {} entries, {} bytes, {}: decoded in {decoded:.2?}, all in {:.2?}, {peak}",
+        "{} packages, {} entries, {} bytes, {}: decoded in {decoded:.2?}, all in {all:.2?}, listing read in {loaded:.2?}, {peak}",
         packages.len(),
         listing.entries.len(),
         sink.1.len(),
         sink.1.clone().finish(),
-        start.elapsed(),
     );
 }
 
@@ -81,4 +87,65 @@ fn a_layer_gets_its_compressed_twin() {
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     eprintln!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
+}
+
+/// A `.deb` of directories, and one file below each.
+fn package(home: &std::path::Path, name: &str, dirs: &[&str]) -> Package {
+    let archive = |members: &[(String, &[u8])]| {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, body) in members {
+            let mut header = tar::Header::new_gnu();
+            let is_dir = path.ends_with('/');
+            header.set_entry_type(if is_dir {
+                tar::EntryType::Directory
+            } else {
+                tar::EntryType::Regular
+            });
+            header.set_mode(0o755);
+            header.set_size(body.len() as u64);
+            builder.append_data(&mut header, path, *body).unwrap();
+        }
+        builder.into_inner().unwrap()
+    };
+    let stanza = format!("Package: {name}\nVersion: 1\nArchitecture: all\n");
+    let control = archive(&[("control".to_owned(), stanza.as_bytes())]);
+    let data: Vec<(String, &[u8])> = dirs
+        .iter()
+        .flat_map(|dir| {
+            [(format!("{dir}/"), &b""[..]), (format!("{dir}/of-{name}"), name.as_bytes())]
+        })
+        .collect();
+    let mut builder = ar::Builder::new(Vec::new());
+    let members = [
+        ("debian-binary", b"2.0\n".to_vec()),
+        ("control.tar", control),
+        ("data.tar", archive(&data)),
+    ];
+    for (member, bytes) in members {
+        let header = ar::Header::new(member.as_bytes().to_vec(), bytes.len() as u64);
+        builder.append(&header, &bytes[..]).unwrap();
+    }
+    let bytes = builder.into_inner().unwrap();
+    let blob = home.join(name);
+    std::fs::write(&blob, &bytes).unwrap();
+    Package { label: format!("{name} 1"), blob, digest: Digest::of(&bytes) }
+}
+
+#[test]
+fn merged_directories_become_links_though_packages_ship_them_as_directories() {
+    let home = tempfile::tempdir().unwrap();
+    let tree = home.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    let packages = [
+        package(home.path(), "base-files", &["bin", "lib", "sbin", "etc"]),
+        package(home.path(), "dash", &["bin", "usr/bin"]),
+    ];
+    lay(&packages, true, &tree, &mut std::io::sink(), &|_| {}).unwrap();
+    for name in ["bin", "lib", "sbin"] {
+        let target = std::fs::read_link(tree.join(name)).unwrap();
+        assert_eq!(target, PathBuf::from(format!("usr/{name}")));
+    }
+    let read = |name: &str| std::fs::read_to_string(tree.join(name)).unwrap();
+    assert_eq!(read("bin/of-base-files"), "base-files");
+    assert_eq!(read("usr/bin/of-dash"), "dash");
 }

@@ -217,7 +217,8 @@ fn lay_package(origin: u32, package: &Package, assembly: &Assembly) -> Result<La
         }
         let kind = member.kind;
         // base-files ships `/var/run` and `/var/lock` as directories, for its postinst to replace
-        let keep = package.label.starts_with("base-files ") && kind == MemberKind::Dir;
+        let is_var = path.as_bytes().starts_with(b"var/");
+        let keep = package.label.starts_with("base-files ") && kind == MemberKind::Dir && is_var;
         let entry = member_entry(member, |path| if keep { path } else { merged(path, kind) });
         let entry = entry.map_err(Streaming::Layout)?;
         if !(unsummed && kind == MemberKind::File) {
