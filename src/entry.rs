@@ -14,6 +14,10 @@ use crate::path::LayerPath;
 /// directory has it.
 pub const EPOCH: i64 = 1_735_689_600;
 
+/// The only extended attribute that a layer keeps: all others belong to a machine (SELinux labels,
+/// overlay marks) or are missing on some file systems.
+pub const CAPABILITY: &[u8] = b"security.capability";
+
 /// Clamps an observed modification time: never younger than [`EPOCH`], never zero or before 1970.
 pub fn clamp_mtime(seconds: i64) -> i64 {
     if seconds <= 0 { EPOCH } else { seconds.min(EPOCH) }

@@ -9,26 +9,33 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::listing::Listing;
+use super::pack::pack;
 use super::tree::{Tree, is_through_link};
-use crate::entry::{Claim, EPOCH, Entry, Kind, Meta, clamp_mtime};
+use crate::blame::Blame;
+use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
-use crate::tarball::{Member, MemberKind, Writer};
+use crate::tarball::{Member, TarError};
 
 /// Where bodies wait whose path is taken. Never part of a layer.
 const SPILL: &[u8] = b".sbx-spill";
+
+/// Bytes that are read from a body at a time.
+const PIECE: usize = 128 << 10;
 
 /// Why an archive cannot be part of a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
     #[error(transparent)]
     Io(#[from] PathIo),
-    #[error("{0}")]
+    #[error(transparent)]
     Path(#[from] crate::path::PathError),
-    #[error("{path} lies behind a symlink")]
+    #[error(transparent)]
+    Member(#[from] TarError),
+    #[error("{path} lies behind what is no directory")]
     ThroughLink { path: LayerPath },
     #[error("{path} is a directory in one place and none in another")]
     Clash { path: LayerPath },
@@ -40,6 +47,14 @@ pub enum AssemblyError {
     Device { path: LayerPath },
     #[error("{path} cannot be read: {source}")]
     Body { path: LayerPath, source: io::Error },
+    #[error("the layer's archive cannot be written: {0}")]
+    Sink(io::Error),
+}
+
+impl AssemblyError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
+    }
 }
 
 /// Turns a member of an archive into an entry. `rewrite` gives its place in the image.
@@ -47,100 +62,124 @@ pub fn member_entry(
     member: &Member,
     rewrite: impl Fn(LayerPath) -> LayerPath,
 ) -> Result<Entry, AssemblyError> {
-    let path = rewrite(LayerPath::parse_member(&member.path)?);
-    let kind = match member.kind {
-        MemberKind::Dir => Kind::Dir(Claim::Shipped),
-        MemberKind::File => Kind::File(member.size),
-        MemberKind::Symlink => Kind::Symlink(member.link.clone().into()),
-        MemberKind::Hardlink => Kind::Hardlink(rewrite(LayerPath::parse_member(&member.link)?)),
-        MemberKind::Fifo => Kind::Fifo,
-        MemberKind::Char | MemberKind::Block => return Err(AssemblyError::Device { path }),
-    };
-    let meta = Meta {
-        mode: member.mode & 0o7777,
-        uid: member.uid,
-        gid: member.gid,
-        mtime: clamp_mtime(member.mtime),
-        xattrs: member
-            .xattrs
-            .iter()
-            .filter(|(name, _)| &***name == b"security.capability")
-            .map(|(n, v)| (n.clone(), v.clone()))
-            .collect(),
-    };
-    Ok(Entry { path, meta, kind })
+    let mut entry = member.to_entry()?;
+    entry.path = rewrite(entry.path);
+    match entry.kind {
+        Kind::Hardlink(target) => entry.kind = Kind::Hardlink(rewrite(target)),
+        Kind::Char { .. } | Kind::Block { .. } => {
+            return Err(AssemblyError::Device { path: entry.path });
+        }
+        _ => {}
+    }
+    Ok(entry)
 }
 
 /// One archive's claim to a path.
 struct Claimed {
     origin: u32,
+    /// Later claims have greater numbers.
+    serial: u64,
     entry: Entry,
     /// Where its body is: at the path itself, or in a spill.
     spill: Option<LayerPath>,
+    /// The claim that brought the body: another one's, for a hard link.
+    body: u64,
 }
 
 /// A layer's tree being put together.
 pub struct Assembly {
     tree: Tree,
     slots: Mutex<HashMap<LayerPath, Vec<Claimed>>>,
-    spills: AtomicU64,
+    serials: AtomicU64,
 }
 
 impl Assembly {
     /// Puts together into an empty directory.
     pub fn new(tree: &std::path::Path) -> Result<Self, AssemblyError> {
-        Ok(Assembly { tree: Tree::open(tree)?, slots: Mutex::default(), spills: AtomicU64::new(0) })
+        let tree = Tree::open(tree)?;
+        Ok(Assembly { tree, slots: Mutex::default(), serials: AtomicU64::new(0) })
     }
 
-    /// Adds what archive `origin` has at a path.
+    /// Adds what archive `origin` has at a path. The entries of one archive come one after another,
+    /// in its order; those of several archives may come at the same time.
     pub fn put(&self, origin: u32, entry: Entry, body: &mut dyn Read) -> Result<(), AssemblyError> {
         check_name(&entry)?;
         if let Kind::Dir(_) = entry.kind {
-            self.tree.make_dir(&entry.path).map_err(|error| judge(error, &entry.path))?;
-            self.claim(Claimed { origin, entry, spill: None });
+            self.tree.make_dir(&entry.path).map_err(|error| self.judge(error, &entry))?;
+            self.slots().entry(entry.path.clone()).or_default().push(Claimed {
+                origin,
+                serial: self.serials.fetch_add(1, Ordering::Relaxed),
+                entry,
+                spill: None,
+                body: 0,
+            });
             return Ok(());
         }
-        let spill = self.reserve(origin, &entry)?;
-        let at = spill.as_ref().unwrap_or(&entry.path);
-        let mut write = || -> Result<(), AssemblyError> {
-            match &entry.kind {
-                Kind::File(_) => self.write_file(at, &entry, body),
-                kind => {
-                    self.tree.make_other(at, kind)?;
-                    match kind {
-                        Kind::Hardlink(_) => Ok(()),
-                        _ => Ok(self.tree.finish_other(at, kind, &entry.meta)?),
-                    }
-                }
+        let place = self.reserve(origin, &entry)?;
+        let at = place.spill.as_ref().unwrap_or(&entry.path);
+        let written = match (&entry.kind, &place.source) {
+            (Kind::File(_), _) => return self.write_file(at, &entry, body),
+            (Kind::Hardlink(_), Some(source)) => {
+                self.tree.make_other(at, &Kind::Hardlink(source.clone()))
             }
+            (kind, _) => self
+                .tree
+                .make_other(at, kind)
+                .and_then(|()| self.tree.finish_other(at, kind, &entry.meta)),
         };
-        write().map_err(|error| match error {
-            AssemblyError::Io(error) => judge(error, &entry.path),
-            error => error,
-        })
+        written.map_err(|error| self.judge(error, &entry))
     }
 
     /// Takes a path for an archive; a path that is taken gives a spill.
-    fn reserve(&self, origin: u32, entry: &Entry) -> Result<Option<LayerPath>, AssemblyError> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+    fn reserve(&self, origin: u32, entry: &Entry) -> Result<Place, AssemblyError> {
+        let mut slots = self.slots();
+        let serial = self.serials.fetch_add(1, Ordering::Relaxed);
+        let mut claimed =
+            Claimed { origin, serial, entry: entry.clone(), spill: None, body: serial };
+        let mut source = None;
+        if let Kind::Hardlink(target) = &entry.kind {
+            // the file may lose its path to another archive; what it holds stays this one's
+            let file = find_file(&slots, origin, target).ok_or_else(|| {
+                AssemblyError::Hardlink { path: entry.path.clone(), target: target.clone() }
+            })?;
+            source = Some(file.spill.as_ref().unwrap_or(target).clone());
+            claimed.body = file.body;
+            claimed.entry.kind = file.entry.kind.clone();
+            claimed.entry.meta = file.entry.meta.clone();
+        }
         let slot = slots.entry(entry.path.clone()).or_default();
-        if slot.iter().any(|claimed| matches!(claimed.entry.kind, Kind::Dir(_))) {
+        if slot.iter().any(is_dir) {
             return Err(AssemblyError::Clash { path: entry.path.clone() });
         }
-        let spill = match slot.is_empty() {
-            true => None,
-            false => {
-                let number = self.spills.fetch_add(1, Ordering::Relaxed).to_string();
-                Some(LayerPath::parse_member(SPILL)?.join(number.as_bytes())?)
-            }
-        };
-        slot.push(Claimed { origin, entry: entry.clone(), spill: spill.clone() });
-        Ok(spill)
+        if !slot.is_empty() {
+            let spill = LayerPath::parse_member(SPILL)?.join(serial.to_string().as_bytes())?;
+            claimed.spill = Some(spill);
+        }
+        let spill = claimed.spill.clone();
+        slot.push(claimed);
+        Ok(Place { spill, source })
     }
 
-    fn claim(&self, claimed: Claimed) {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.entry(claimed.entry.path.clone()).or_default().push(claimed);
+    fn slots(&self) -> MutexGuard<'_, HashMap<LayerPath, Vec<Claimed>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an error of the kernel means: most often that a path is a directory here and none there.
+    /// Says the same whichever of the two came first.
+    fn judge(&self, error: PathIo, entry: &Entry) -> AssemblyError {
+        let in_the_way = is_through_link(&error.source)
+            || matches!(
+                error.source.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory
+            );
+        if !in_the_way {
+            return AssemblyError::Io(error);
+        }
+        let slots = self.slots();
+        let no_dir =
+            |path: &LayerPath| slots.get(path).is_some_and(|slot| !slot.iter().all(is_dir));
+        let path = entry.path.ancestors().find(no_dir).unwrap_or_else(|| entry.path.clone());
+        AssemblyError::Clash { path }
     }
 
     fn write_file(
@@ -149,8 +188,11 @@ impl Assembly {
         entry: &Entry,
         body: &mut dyn Read,
     ) -> Result<(), AssemblyError> {
-        let mut file = self.tree.create(at)?;
-        let mut buffer = [0; 64 << 10];
+        let mut file = self.tree.create(at).map_err(|error| self.judge(error, entry))?;
+        // large enough to read past the decoder's own buffer, no larger than the body
+        let size = if let Kind::File(size) = entry.kind { size } else { 0 };
+        let mut buffer = vec![0; usize::try_from(size).unwrap_or(PIECE).clamp(1, PIECE)];
+        let mut written = 0;
         loop {
             let n = body
                 .read(&mut buffer)
@@ -159,16 +201,22 @@ impl Assembly {
                 break;
             }
             file.write_all(&buffer[..n]).at("write", entry.path.to_string())?;
+            written += n as u64;
+        }
+        if written != size {
+            let message = format!("it has {written} bytes, expected {size}");
+            let source = io::Error::new(io::ErrorKind::InvalidData, message);
+            return Err(AssemblyError::Body { path: entry.path.clone(), source });
         }
         Ok(self.tree.finish_file(&file, at, &entry.meta)?)
     }
 
     /// Paths that several archives bring, none of them as a directory, with the archives.
     pub fn contested(&self) -> Vec<(LayerPath, Vec<u32>)> {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots();
         let mut contested: Vec<(LayerPath, Vec<u32>)> = slots
             .iter()
-            .filter(|(_, claims)| claims.len() > 1 && !matches!(claims[0].entry.kind, Kind::Dir(_)))
+            .filter(|(_, claims)| claims.len() > 1 && !is_dir(&claims[0]))
             .map(|(path, claims)| {
                 let origins: std::collections::BTreeSet<u32> =
                     claims.iter().map(|claimed| claimed.origin).collect();
@@ -180,12 +228,12 @@ impl Assembly {
     }
 
     pub fn has(&self, path: &LayerPath) -> bool {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).contains_key(path)
+        self.slots().contains_key(path)
     }
 
     /// Whether anything lies below a path.
     pub fn has_below(&self, path: &LayerPath) -> bool {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots();
         slots.keys().any(|other| other != path && other.starts_with(path))
     }
 
@@ -197,26 +245,57 @@ impl Assembly {
         tar: &mut dyn Write,
     ) -> Result<Listing, E> {
         let slots = self.slots.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut entries = BTreeMap::new();
-        for (path, claims) in slots {
-            let entry = settle(&self.tree, &path, claims, &mut winner)?;
-            entries.insert(path, entry);
+        let mut winners = BTreeMap::new();
+        // in the order of paths, so that of several faults the same one is reported
+        for (path, claims) in slots.into_iter().collect::<BTreeMap<_, _>>() {
+            let claimed = settle(&self.tree, &path, claims, &mut winner)?;
+            winners.insert(path, claimed);
         }
         crate::fsx::remove_tree(&self.tree.path().join(".sbx-spill"))
             .map_err(AssemblyError::from)?;
-        let listing = complete(entries)?;
+        let listing = complete(name_bodies(winners))?;
         finish_dirs(&self.tree, &listing)?;
-        write_tar(&self.tree, &listing, tar)?;
+        pack(&self.tree, &listing, tar)?;
         Ok(listing)
     }
 }
 
-fn judge(error: PathIo, path: &LayerPath) -> AssemblyError {
-    if is_through_link(&error.source) {
-        AssemblyError::ThroughLink { path: path.clone() }
-    } else {
-        AssemblyError::Io(error)
-    }
+/// Where a claim's body is to be written, and what it is a link to.
+struct Place {
+    spill: Option<LayerPath>,
+    source: Option<LayerPath>,
+}
+
+fn is_dir(claimed: &Claimed) -> bool {
+    matches!(claimed.entry.kind, Kind::Dir(_))
+}
+
+/// The file that an archive brought at a path.
+fn find_file<'s>(
+    slots: &'s HashMap<LayerPath, Vec<Claimed>>,
+    origin: u32,
+    path: &LayerPath,
+) -> Option<&'s Claimed> {
+    let of_origin = slots.get(path)?.iter().filter(|claimed| claimed.origin == origin);
+    of_origin
+        .max_by_key(|claimed| claimed.serial)
+        .filter(|claimed| matches!(claimed.entry.kind, Kind::File(_)))
+}
+
+/// Of the paths that share a body, the first is its file and the others are links to it.
+fn name_bodies(winners: BTreeMap<LayerPath, Claimed>) -> BTreeMap<LayerPath, Entry> {
+    let mut files: HashMap<u64, LayerPath> = HashMap::new();
+    let name = |(path, claimed): (LayerPath, Claimed)| {
+        let mut entry = claimed.entry;
+        if let Kind::File(_) = entry.kind {
+            match files.get(&claimed.body) {
+                Some(first) => entry.kind = Kind::Hardlink(first.clone()),
+                None => drop(files.insert(claimed.body, path.clone())),
+            }
+        }
+        (path, entry)
+    };
+    winners.into_iter().map(name).collect()
 }
 
 fn check_name(entry: &Entry) -> Result<(), AssemblyError> {
@@ -235,14 +314,14 @@ fn settle<E: From<AssemblyError>>(
     path: &LayerPath,
     claims: Vec<Claimed>,
     winner: &mut impl FnMut(&LayerPath, u32, u32) -> Result<u32, E>,
-) -> Result<Entry, E> {
-    let dirs = claims.iter().filter(|claimed| matches!(claimed.entry.kind, Kind::Dir(_))).count();
+) -> Result<Claimed, E> {
+    let dirs = claims.iter().filter(|claimed| is_dir(claimed)).count();
     if dirs > 0 && dirs < claims.len() {
         return Err(AssemblyError::Clash { path: path.clone() }.into());
     }
     let mut claims = claims;
     // in one order, whoever was faster
-    claims.sort_by_key(|claimed| (claimed.origin, claimed.spill.is_some()));
+    claims.sort_by_key(|claimed| (claimed.origin, claimed.serial));
     let mut rest = claims.into_iter();
     let mut best = rest.next().ok_or_else(|| AssemblyError::Clash { path: path.clone() })?;
     for other in rest {
@@ -264,7 +343,7 @@ fn settle<E: From<AssemblyError>>(
     if let Some(spill) = &best.spill {
         tree.rename(spill, path).map_err(AssemblyError::from)?;
     }
-    Ok(best.entry)
+    Ok(best)
 }
 
 /// Adds implied parents, and makes the first path of each group of hard links its file.
@@ -335,48 +414,4 @@ fn finish_dirs(tree: &Tree, listing: &Listing) -> Result<(), AssemblyError> {
         }
     }
     Ok(())
-}
-
-/// Writes the layer's tar: entries in the order of paths, bodies from the tree.
-pub(super) fn write_tar(
-    tree: &Tree,
-    listing: &Listing,
-    tar: &mut dyn Write,
-) -> Result<(), AssemblyError> {
-    let fail = |path: &LayerPath| {
-        let path = path.clone();
-        move |source| AssemblyError::Body { path, source }
-    };
-    let mut writer = Writer::new(io::BufWriter::with_capacity(1 << 20, tar));
-    let mut buffer = vec![0; 1 << 20];
-    for entry in listing.entries.iter().filter(|entry| !entry.path.is_root()) {
-        let entry = normal(entry);
-        writer.header(&entry).map_err(fail(&entry.path))?;
-        let Kind::File(size) = entry.kind else { continue };
-        let mut file = tree.read(&entry.path)?;
-        let mut left = size;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let n = file.read(&mut buffer[..most]).map_err(fail(&entry.path))?;
-            if n == 0 {
-                let error = io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "it is shorter than its entry says",
-                );
-                return Err(AssemblyError::Body { path: entry.path.clone(), source: error });
-            }
-            writer.body(&buffer[..n]).map_err(fail(&entry.path))?;
-            left -= n as u64;
-        }
-        writer.pad(size).map_err(fail(&entry.path))?;
-    }
-    let root = LayerPath::root();
-    let mut buffered = writer.finish().map_err(fail(&root))?;
-    buffered.flush().map_err(fail(&root))
-}
-
-/// Directories have the epoch as their time, whatever was observed.
-fn normal(entry: &Entry) -> Entry {
-    let mtime = if matches!(entry.kind, Kind::Dir(_)) { EPOCH } else { entry.meta.mtime };
-    Entry { meta: Meta { mtime, ..entry.meta.clone() }, ..entry.clone() }
 }

@@ -8,13 +8,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
-use super::assembly::{AssemblyError, complete, write_tar};
+use super::assembly::{AssemblyError, complete};
+use super::bytecode;
 use super::listing::Listing;
+use super::pack::pack;
 use super::tree::{Tree, times};
 use super::view::{View, is_opaque, is_whiteout};
+use crate::blame::Blame;
 use crate::entry::{Claim, EPOCH, Entry, Kind, Meta, clamp_mtime};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
@@ -30,8 +33,32 @@ pub enum CaptureError {
     Device(LayerPath),
     #[error("{0} has a name that stands for a deletion in a layer")]
     Reserved(LayerPath),
-    #[error("{0}")]
+    #[error(
+        "{0} only refers to a lower layer: its overlay was mounted with `redirect_dir` or `metacopy`"
+    )]
+    Indirect(LayerPath),
+    #[error(transparent)]
     Path(#[from] crate::path::PathError),
+}
+
+/// Whether what lower layers hold shows through, or an opaque directory hides it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Seen,
+    Hidden,
+}
+
+impl CaptureError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            CaptureError::Io(_) => Blame::World,
+            CaptureError::Assembly(error) => error.blame(),
+            CaptureError::Indirect(_) => Blame::Bug,
+            CaptureError::Device(_) | CaptureError::Reserved(_) | CaptureError::Path(_) => {
+                Blame::Input
+            }
+        }
+    }
 }
 
 struct Capture<'a> {
@@ -45,17 +72,17 @@ struct Capture<'a> {
 /// delta's tree.
 pub fn capture(upper: &Path, below: &View, tar: &mut dyn Write) -> Result<Listing, CaptureError> {
     let mut capture = Capture { upper, below, entries: BTreeMap::new(), inodes: BTreeMap::new() };
-    capture.walk(&LayerPath::root())?;
-    capture.stamp_bytecode()?;
+    capture.walk(&LayerPath::root(), Below::Seen)?;
     let listing = complete(capture.entries)?;
+    set_dir(upper, &Meta::root(0o755))?;
     settle_times(upper, &listing)?;
-    write_tar(&Tree::open(upper)?, &listing, tar)?;
+    pack(&Tree::open(upper)?, &listing, tar)?;
     Ok(listing)
 }
 
 impl Capture<'_> {
     /// Whether anything of a directory is part of the delta.
-    fn walk(&mut self, dir: &LayerPath) -> Result<bool, CaptureError> {
+    fn walk(&mut self, dir: &LayerPath, below: Below) -> Result<bool, CaptureError> {
         let path = self.upper.join(dir.as_path());
         let mut kept = false;
         let mut names: Vec<_> = fs::read_dir(&path)
@@ -72,11 +99,15 @@ impl Capture<'_> {
                 return Err(CaptureError::Reserved(child));
             }
             kept |= match meta.is_dir() {
-                true => self.add_dir(child, &full, &meta)?,
-                false => self.add_leaf(child, &full, &meta)?,
+                true => self.add_dir(child, &full, &meta, below)?,
+                false => self.add_leaf(child, &full, &meta, below)?,
             };
         }
         Ok(kept)
+    }
+
+    fn find_below(&self, path: &LayerPath, below: Below) -> Option<PathBuf> {
+        if below == Below::Seen { self.below.find(path) } else { None }
     }
 
     fn add_dir(
@@ -84,42 +115,40 @@ impl Capture<'_> {
         path: LayerPath,
         full: &Path,
         meta: &Metadata,
+        below: Below,
     ) -> Result<bool, CaptureError> {
-        let opaque = is_opaque(full);
-        let below = self
-            .below
-            .find(&path)
-            .filter(|found| fs::symlink_metadata(found).is_ok_and(|meta| meta.is_dir()));
+        let is_dir = |found: &PathBuf| fs::symlink_metadata(found).is_ok_and(|meta| meta.is_dir());
+        let found = self.find_below(&path, below).filter(is_dir);
+        let hides = is_opaque(full) && found.is_some();
         let own = observed(full, meta)?;
-        let same = match &below {
+        let same = match &found {
             None => false,
             Some(found) => {
                 let meta = fs::symlink_metadata(found).at("stat", found)?;
                 same_owner(&observed(found, &meta)?, &own)
             }
         };
-        let kept = self.walk(&path)?;
-        // an opaque directory over nothing is a new directory
-        if opaque && below.is_some() {
-            self.insert(path.clone(), Meta::root(0), Kind::Opaque);
+        let inside = if hides { Below::Hidden } else { below };
+        let kept = self.walk(&path, inside)?;
+        if same && !hides && !kept {
+            fs::remove_dir(full).at("remove", full)?;
+            return Ok(false);
         }
-        match (same && !opaque, kept) {
-            (true, false) => {
-                fs::remove_dir(full).at("remove", full)?;
-                Ok(false)
-            }
-            (true, true) => {
-                // its tree entry looks as an implied one does in the tar
-                let implied = super::assembly::implied(path.clone());
-                set_dir(full, &implied.meta)?;
-                self.entries.insert(path, implied);
-                Ok(true)
-            }
-            (false, _) => {
-                self.insert(path, own, Kind::Dir(Claim::Set));
-                Ok(true)
-            }
+        // over nothing the mark says nothing: the kernel sets it on every new directory
+        strip_attributes(full, &path, if hides { Marks::Keep } else { Marks::Drop })?;
+        if hides {
+            let mark = path.join(b".wh..wh..opq")?;
+            self.insert(mark, Meta::root(0), Kind::Opaque);
         }
+        if same && !hides {
+            // its tree entry looks as an implied one does in the tar
+            let implied = super::assembly::implied(path.clone());
+            set_dir(full, &implied.meta)?;
+            self.entries.insert(path, implied);
+        } else {
+            self.insert(path, own, Kind::Dir(Claim::Set));
+        }
+        Ok(true)
     }
 
     fn add_leaf(
@@ -127,29 +156,32 @@ impl Capture<'_> {
         path: LayerPath,
         full: &Path,
         meta: &Metadata,
+        below: Below,
     ) -> Result<bool, CaptureError> {
+        let found = self.find_below(&path, below);
         let kind = meta.file_type();
         if is_whiteout(meta) {
             // hiding what is not there says nothing
-            if self.below.find(&path).is_none() {
+            if found.is_none() {
                 fs::remove_file(full).at("remove", full)?;
                 return Ok(false);
             }
             self.insert(path, Meta::root(0), Kind::Whiteout);
             return Ok(true);
         }
-        if kind.is_socket() {
-            fs::remove_file(full).at("remove", full)?;
-            return Ok(false);
-        }
         if kind.is_char_device() || kind.is_block_device() {
             return Err(CaptureError::Device(path));
         }
         let own = observed(full, meta)?;
-        if self.is_unchanged(&path, full, meta, &own)? {
+        if meta.is_file() {
+            self.stamp_bytecode(&path, full, below)?;
+        }
+        // a socket's server is gone
+        if kind.is_socket() || self.is_unchanged(found, full, meta, &own)? {
             fs::remove_file(full).at("remove", full)?;
             return Ok(false);
         }
+        strip_attributes(full, &path, Marks::Drop)?;
         let kind = if kind.is_symlink() {
             let target = fs::read_link(full).at("read link", full)?;
             Kind::Symlink(target.as_os_str().as_bytes().into())
@@ -168,25 +200,18 @@ impl Capture<'_> {
     }
 
     fn insert(&mut self, path: LayerPath, meta: Meta, kind: Kind) {
-        match (&kind, self.entries.get(&path)) {
-            // an opaque mark stands beside its directory: the directory's entry carries it
-            (Kind::Opaque, _) => {
-                let mark = path.join(b".wh..wh..opq").unwrap_or(path);
-                self.entries.insert(mark.clone(), Entry { path: mark, meta, kind });
-            }
-            _ => drop(self.entries.insert(path.clone(), Entry { path, meta, kind })),
-        }
+        self.entries.insert(path.clone(), Entry { path, meta, kind });
     }
 
     /// Whether a file is what lies below in all but time.
     fn is_unchanged(
         &self,
-        path: &LayerPath,
+        found: Option<PathBuf>,
         full: &Path,
         meta: &Metadata,
         own: &Meta,
     ) -> Result<bool, CaptureError> {
-        let Some(found) = self.below.find(path) else { return Ok(false) };
+        let Some(found) = found else { return Ok(false) };
         let below = fs::symlink_metadata(&found).at("stat", &found)?;
         let alike = below.file_type() == meta.file_type()
             && below.len() == meta.len()
@@ -201,47 +226,66 @@ impl Capture<'_> {
         if !meta.is_file() {
             return Ok(true);
         }
-        same_bytes(full, &found).map_err(CaptureError::from)
+        Ok(same_bytes(full, &found)?)
     }
 
-    /// Python's bytecode names the time of its source (PEP 552): one that was compiled from a file
-    /// whose time is about to change gets the time that the file will have.
-    fn stamp_bytecode(&self) -> Result<(), CaptureError> {
-        for entry in self.entries.values().filter(|entry| entry.path.as_bytes().ends_with(b".pyc"))
-        {
-            if !matches!(entry.kind, Kind::File(_)) {
-                continue;
+    /// Gives bytecode the time that its source will have, before it is compared with what lies below.
+    fn stamp_bytecode(
+        &self,
+        path: &LayerPath,
+        full: &Path,
+        below: Below,
+    ) -> Result<(), CaptureError> {
+        let Some(source) = bytecode::source_of(path) else { return Ok(()) };
+        let changed = self.upper.join(source.as_path());
+        let found = self.find_below(&source, below);
+        let source = match fs::symlink_metadata(&changed) {
+            Ok(meta) if meta.is_file() => {
+                let own = observed(&changed, &meta)?;
+                let kept = match &found {
+                    Some(below) if self.is_unchanged(found.clone(), &changed, &meta, &own)? => {
+                        fs::symlink_metadata(below).at("stat", below)?.mtime()
+                    }
+                    _ => own.mtime,
+                };
+                Some(bytecode::SourceTime { observed: meta.mtime(), kept })
             }
-            let Some(source) = source_of(&entry.path) else { continue };
-            // a source below has its final time already
-            let Some(source) = self.entries.get(&source) else { continue };
-            let full = self.upper.join(entry.path.as_path());
-            stamp(&full, source.meta.mtime)?;
+            _ => found
+                .and_then(|found| fs::symlink_metadata(found).ok())
+                .map(|meta| bytecode::SourceTime { observed: meta.mtime(), kept: meta.mtime() }),
+        };
+        Ok(bytecode::stamp(full, source)?)
+    }
+}
+
+/// Whether overlayfs's mark for an opaque directory stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Marks {
+    Keep,
+    Drop,
+}
+
+/// Removes attributes that no layer carries, so that the tree says what the tar says.
+fn strip_attributes(full: &Path, path: &LayerPath, marks: Marks) -> Result<(), CaptureError> {
+    let mut names = Vec::with_capacity(1 << 10);
+    let list = rustix::fs::llistxattr(full, rustix::buffer::spare_capacity(&mut names));
+    match list {
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
+        list => drop(list.at("read attributes of", full)?),
+    }
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let overlay =
+            name.strip_prefix(b"trusted.overlay.").or(name.strip_prefix(b"user.overlay."));
+        match overlay {
+            Some(b"redirect" | b"metacopy") => return Err(CaptureError::Indirect(path.clone())),
+            Some(b"opaque") if marks == Marks::Keep => continue,
+            // security modules label every file, and let nobody take the label off
+            None if name.starts_with(b"security.") => continue,
+            _ => {}
         }
-        Ok(())
+        rustix::fs::lremovexattr(full, name).at("remove attributes of", full)?;
     }
-}
-
-/// `dir/__pycache__/name.cpython-313.pyc` was made of `dir/name.py`.
-fn source_of(path: &LayerPath) -> Option<LayerPath> {
-    let cache = path.parent()?;
-    if cache.file_name() != b"__pycache__" {
-        return None;
-    }
-    let name = path.file_name().split(|c| *c == b'.').next()?;
-    cache.parent()?.join(&[name, b".py"].concat()).ok()
-}
-
-fn stamp(path: &Path, mtime: i64) -> Result<(), PathIo> {
-    let file = File::options().read(true).write(true).open(path).at("open", path)?;
-    let mut header = [0; 16];
-    if file.read_exact_at(&mut header, 0).is_err() || header[4..8] != [0; 4] {
-        // too short, or checked by hash: nothing to stamp
-        return Ok(());
-    }
-    // PEP 552 keeps the lower 32 bits
-    let stamp = (mtime as u32).to_le_bytes();
-    if header[8..12] != stamp { file.write_all_at(&stamp, 8).at("write", path) } else { Ok(()) }
+    Ok(())
 }
 
 /// Metadata as it will be written.
@@ -316,12 +360,20 @@ mod tests {
             ("low/e/x", "1"),
             ("up/e/x", "2"),
             ("up/new/lib/a.py", "print()"),
-            ("up/new/lib/__pycache__/a.cpython-313.pyc", "MAGC\0\0\0\0TIMESIZEcode"),
+            ("up/new/lib/__pycache__/a.cpython-313.pyc", "MAGC\0\0\0\0\x40\x40\x40\x7fSIZEcode"),
         ] {
             let path = home.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
+        let source = home.path().join("up/new/lib/a.py");
+        rustix::fs::utimensat(
+            rustix::fs::CWD,
+            &source,
+            &times(0x7f40_4040),
+            rustix::fs::AtFlags::empty(),
+        )
+        .unwrap();
         let mut tar = Vec::new();
         let listing = capture(&upper, &View::new(&[low]), &mut tar).unwrap();
         let names: Vec<_> = listing.entries.iter().map(|entry| entry.path.to_string()).collect();

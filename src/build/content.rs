@@ -20,7 +20,7 @@ use super::settle::replaces;
 use crate::blame::Blame;
 use crate::debian::archive::{Control, Deb, DebError};
 use crate::debian::database::{find_field, info_name};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
@@ -135,6 +135,22 @@ impl std::io::Read for Md5Reader<'_> {
     }
 }
 
+/// Blames the store for an error where the package's bytes are not those that were locked.
+fn or_corrupt(error: ContentError, package: &Package) -> ContentError {
+    let found = File::open(&package.blob).and_then(|mut file| {
+        let mut hasher = Hasher::new();
+        std::io::copy(&mut file, &mut hasher)?;
+        Ok(hasher.finish())
+    });
+    match found {
+        Ok(found) if found != package.digest => {
+            let (package, expected) = (package.label.clone(), package.digest);
+            ContentError::Corrupt { package, expected, found }
+        }
+        _ => error,
+    }
+}
+
 /// Lays packages into the empty directory `tree` and writes the tar. `fresh`: nothing lies below, so
 /// the merged directories' links are made, too.
 pub fn lay(
@@ -156,7 +172,8 @@ pub fn lay(
     let laid: Mutex<BTreeMap<u32, Laid>> = Mutex::default();
     queue.into_par_iter().with_max_len(1).try_for_each(
         |(origin, package)| -> Result<(), ContentError> {
-            let one = lay_package(origin, package, &assembly)?;
+            let one = lay_package(origin, package, &assembly)
+                .map_err(|error| or_corrupt(error, package))?;
             progress(&package.label);
             laid.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(origin, one);
             Ok(())
@@ -200,7 +217,8 @@ fn lay_package(origin: u32, package: &Package, assembly: &Assembly) -> Result<La
         }
         let kind = member.kind;
         // base-files ships `/var/run` and `/var/lock` as directories, for its postinst to replace
-        let keep = package.label.starts_with("base-files ") && kind == MemberKind::Dir;
+        let is_var = path.as_bytes().starts_with(b"var/");
+        let keep = package.label.starts_with("base-files ") && kind == MemberKind::Dir && is_var;
         let entry = member_entry(member, |path| if keep { path } else { merged(path, kind) });
         let entry = entry.map_err(Streaming::Layout)?;
         if !(unsummed && kind == MemberKind::File) {

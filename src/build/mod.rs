@@ -2,12 +2,15 @@
 
 pub mod assembly;
 pub mod builder;
+mod bytecode;
 pub mod capture;
 pub mod compose;
 pub mod content;
+pub mod deflate;
 pub mod files;
 pub mod listing;
 pub mod local;
+mod pack;
 pub mod settle;
 pub mod tree;
 pub mod unpack;

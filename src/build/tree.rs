@@ -209,6 +209,15 @@ impl Tree {
         finish().at("set attributes of", self.shown(path))
     }
 
+    /// Sets an overlay mark on a directory.
+    pub fn mark_dir(&self, path: &LayerPath, name: &str) -> Result<(), PathIo> {
+        let mark = || {
+            let fd = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+            rustix::fs::fsetxattr(&fd, name, b"y", rustix::fs::XattrFlags::empty())
+        };
+        mark().at("mark", self.shown(path))
+    }
+
     /// The path as messages show it.
     fn shown(&self, path: &LayerPath) -> PathBuf {
         PathBuf::from(path.to_string())

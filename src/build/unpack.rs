@@ -1,15 +1,30 @@
-//! A stored layer becomes a tree again: where trees were cleared, or belong to another id map.
+//! A layer's tar becomes a tree: where trees were cleared, belong to another id map, or never were
+//! because the layer is somebody else's.
+//!
+//! Nothing of the tar is believed. Every path is resolved by the kernel beneath the tree's root and
+//! through no link, a hard link names a file that the same tar brought before, a path comes once, and
+//! a device that overlayfs would take for a deletion is refused. A layer of our own must also say
+//! what its listing says; owners are laid as they stand, so a rootless caller unpacks from within its
+//! user namespace.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
-use super::assembly::AssemblyError;
+use super::assembly::{AssemblyError, complete};
 use super::listing::Listing;
-use super::tree::Tree;
-use crate::entry::Kind;
+use super::tree::{Tree, is_through_link};
+use crate::blame::Blame;
+use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
-use crate::tarball::{Reader, TarError};
+use crate::path::{LayerPath, PathError};
+use crate::tarball::{Limits, Reader, TarError};
+
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Bytes that are copied at a time.
+const PIECE: usize = 256 << 10;
 
 /// Why a layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -20,66 +35,204 @@ pub enum UnpackError {
     Assembly(#[from] AssemblyError),
     #[error("the layer's tar: {0}")]
     Tar(#[from] TarError),
+    #[error("the layer's tar: {0}")]
+    Path(#[from] PathError),
+    #[error("the layer's tar has {0} twice")]
+    Twice(LayerPath),
+    #[error("the layer's tar has {0}, a name that is kept for deletions")]
+    Reserved(LayerPath),
+    #[error("the layer's tar has {0} as device 0:0, which stands for a deletion")]
+    NullDevice(LayerPath),
     #[error("the layer's tar and its listing disagree at {0}")]
-    Disagree(String),
+    Disagree(LayerPath),
 }
 
-/// Unpacks the layer in `blob` into the empty directory `tree`. `userxattr`: overlays will be mounted
-/// in a user namespace, which looks for its marks elsewhere.
+impl UnpackError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
+    }
+}
+
+/// Unpacks the layer in `blob` into the empty directory `tree` and holds it against its listing.
+/// `userxattr`: overlays will be mounted in a user namespace, which looks for its marks elsewhere.
 pub fn unpack(
     blob: &Path,
     listing: &Listing,
     tree: &Path,
     userxattr: bool,
 ) -> Result<(), UnpackError> {
-    let out = Tree::open(tree)?;
     let file = File::open(blob).at("open", blob)?;
-    let mut reader = Reader::new(BufReader::with_capacity(1 << 20, file), u64::MAX);
-    let mut buffer = vec![0; 1 << 18];
-    for entry in listing.entries.iter().filter(|entry| !entry.path.is_root()) {
-        let member =
-            reader.next_member()?.ok_or_else(|| UnpackError::Disagree(entry.path.to_string()))?;
-        match &entry.kind {
-            Kind::File(size) => {
-                if member.size != *size || !member.path.ends_with(entry.path.file_name()) {
-                    return Err(UnpackError::Disagree(entry.path.to_string()));
-                }
-                let mut file = out.create(&entry.path)?;
-                loop {
-                    let n = reader.read(&mut buffer).at("read", blob)?;
-                    if n == 0 {
-                        break;
-                    }
-                    file.write_all(&buffer[..n]).at("write", entry.path.to_string())?;
-                }
-                out.finish_file(&file, &entry.path, &entry.meta)?;
-            }
-            Kind::Dir(_) => out.make_dir(&entry.path)?,
-            Kind::Opaque => mark_opaque(&out, entry, userxattr)?,
-            Kind::Whiteout => out.make_other(&entry.path, &entry.kind)?,
-            kind => {
-                out.make_other(&entry.path, kind)?;
-                if !matches!(kind, Kind::Hardlink(_)) {
-                    out.finish_other(&entry.path, kind, &entry.meta)?;
-                }
-            }
+    let size = file.metadata().at("stat", blob)?.len();
+    let input = BufReader::with_capacity(PIECE, file);
+    // no layer holds more than its tar
+    let limits = Limits { bytes: size, members: size / 512 };
+    let found = unpack_tar(input, limits, tree, userxattr)?;
+    let mut expected = listing.entries.iter().filter(|entry| !entry.path.is_root());
+    for entry in &found.entries {
+        match expected.next() {
+            Some(expected) if is_same(entry, expected) => {}
+            _ => return Err(UnpackError::Disagree(entry.path.clone())),
         }
     }
-    for entry in listing.entries.iter().rev().filter(|entry| matches!(entry.kind, Kind::Dir(_))) {
-        out.finish_other(&entry.path, &entry.kind, &entry.meta)?;
+    expected.next().map_or(Ok(()), |entry| Err(UnpackError::Disagree(entry.path.clone())))
+}
+
+/// Unpacks an uncompressed layer, whoever made it, and answers what it holds.
+pub fn unpack_tar(
+    tar: impl Read,
+    limits: Limits,
+    tree: &Path,
+    userxattr: bool,
+) -> Result<Listing, UnpackError> {
+    let mut unpacking = Unpacking { tree: Tree::open(tree)?, entries: BTreeMap::new() };
+    let mut reader = Reader::new(tar, limits);
+    let mut buffer = vec![0; PIECE];
+    while let Some(member) = reader.next_member()? {
+        let entry = decode_whiteout(member.to_entry()?)?;
+        unpacking.lay(&entry, &mut reader, &mut buffer)?;
+        unpacking.entries.insert(entry.path.clone(), entry);
+    }
+    reader.finish()?;
+    let root = unpacking.entries.remove(&LayerPath::root());
+    let listing = complete(unpacking.entries)?;
+    finish_dirs(&unpacking.tree, &listing, root, userxattr)?;
+    Ok(listing)
+}
+
+struct Unpacking {
+    tree: Tree,
+    entries: BTreeMap<LayerPath, Entry>,
+}
+
+impl Unpacking {
+    fn lay(
+        &self,
+        entry: &Entry,
+        body: &mut impl Read,
+        buffer: &mut [u8],
+    ) -> Result<(), UnpackError> {
+        self.check(entry)?;
+        let tree = &self.tree;
+        let result = match &entry.kind {
+            Kind::Dir(_) => tree.make_dir(&entry.path),
+            Kind::File(_) => return self.lay_file(entry, body, buffer),
+            Kind::Opaque => tree.make_dir(&entry.path.parent().unwrap_or_default()),
+            kind => tree.make_other(&entry.path, kind).and_then(|()| match kind {
+                Kind::Hardlink(_) | Kind::Whiteout => Ok(()),
+                kind => tree.finish_other(&entry.path, kind, &entry.meta),
+            }),
+        };
+        result.map_err(|error| judge(error, &entry.path))
+    }
+
+    /// What can be said before anything is written.
+    fn check(&self, entry: &Entry) -> Result<(), UnpackError> {
+        let path = &entry.path;
+        let is_dir = |entry: &Entry| matches!(entry.kind, Kind::Dir(_));
+        match self.entries.get(path) {
+            // a directory may be spoken of again, as some builders do
+            Some(before) if !(is_dir(before) && is_dir(entry)) => {
+                return Err(UnpackError::Twice(path.clone()));
+            }
+            _ => {}
+        }
+        match &entry.kind {
+            Kind::Char { major: 0, minor: 0 } => Err(UnpackError::NullDevice(path.clone())),
+            Kind::Hardlink(target) => match self.entries.get(target).map(|entry| &entry.kind) {
+                Some(Kind::File(_) | Kind::Hardlink(_)) => Ok(()),
+                _ => {
+                    Err(AssemblyError::Hardlink { path: path.clone(), target: target.clone() }
+                        .into())
+                }
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn lay_file(
+        &self,
+        entry: &Entry,
+        body: &mut impl Read,
+        buffer: &mut [u8],
+    ) -> Result<(), UnpackError> {
+        let path = &entry.path;
+        let mut file = self.tree.create(path).map_err(|error| judge(error, path))?;
+        loop {
+            let n = match body.read(buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(source) => {
+                    return Err(AssemblyError::Body { path: path.clone(), source }.into());
+                }
+            };
+            file.write_all(&buffer[..n]).at("write", path.to_string())?;
+        }
+        Ok(self.tree.finish_file(&file, path, &entry.meta)?)
+    }
+}
+
+fn judge(error: PathIo, path: &LayerPath) -> UnpackError {
+    match is_through_link(&error.source) {
+        true => AssemblyError::ThroughLink { path: path.clone() }.into(),
+        false => error.into(),
+    }
+}
+
+/// `.wh.NAME` says that `NAME` is gone (OCI image-spec, whiteouts).
+fn decode_whiteout(entry: Entry) -> Result<Entry, UnpackError> {
+    let reserved = |path: &LayerPath| {
+        path.as_bytes().split(|byte| *byte == b'/').any(|part| part.starts_with(b".wh."))
+    };
+    let parent = entry.path.parent().unwrap_or_default();
+    let Some(gone) = entry.path.file_name().strip_prefix(b".wh.") else {
+        return if reserved(&parent) { Err(UnpackError::Reserved(entry.path)) } else { Ok(entry) };
+    };
+    let is_opaque = entry.path.file_name() == OPAQUE;
+    let is_name = !matches!(gone, b"" | b"." | b"..") && !gone.starts_with(b".wh.");
+    let is_mark = matches!(entry.kind, Kind::File(0)) && !reserved(&parent);
+    if !is_mark || !is_opaque && !is_name {
+        return Err(UnpackError::Reserved(entry.path));
+    }
+    let (path, kind) = match is_opaque {
+        true => (entry.path, Kind::Opaque),
+        false => (parent.join(gone)?, Kind::Whiteout),
+    };
+    Ok(Entry { path, meta: Meta::root(0), kind })
+}
+
+/// Directories get their metadata last and from the bottom up, the marks after it.
+fn finish_dirs(
+    tree: &Tree,
+    listing: &Listing,
+    root: Option<Entry>,
+    userxattr: bool,
+) -> Result<(), UnpackError> {
+    let mark = if userxattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
+    let meta = root.map_or_else(|| Meta::root(0o755), |root| root.meta);
+    let root = Entry { path: LayerPath::root(), meta, kind: Kind::Dir(Claim::Shipped) };
+    for entry in listing.entries.iter().rev().chain([&root]) {
+        match entry.kind {
+            Kind::Dir(_) => tree.finish_other(&entry.path, &entry.kind, &entry.meta)?,
+            Kind::Opaque => tree.mark_dir(&entry.path.parent().unwrap_or_default(), mark)?,
+            _ => {}
+        }
     }
     Ok(())
 }
 
-fn mark_opaque(
-    out: &Tree,
-    entry: &crate::entry::Entry,
-    userxattr: bool,
-) -> Result<(), UnpackError> {
-    let Some(dir) = entry.path.parent() else { return Ok(()) };
-    out.make_dir(&dir)?;
-    let name = if userxattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
-    let path = out.path().join(dir.as_path());
-    Ok(rustix::fs::lsetxattr(&path, name, b"y", rustix::fs::XattrFlags::empty())
-        .at("mark", &path)?)
+/// Whether two entries are one in all that a tar can say.
+fn is_same(found: &Entry, expected: &Entry) -> bool {
+    let kinds = match (&found.kind, &expected.kind) {
+        (Kind::Dir(_), Kind::Dir(_)) => true,
+        (found, expected) => found == expected,
+    };
+    // directories have one time, and marks no metadata
+    let metas = match found.kind {
+        Kind::Opaque | Kind::Whiteout => true,
+        Kind::Dir(_) => {
+            Meta { mtime: 0, ..found.meta.clone() } == Meta { mtime: 0, ..expected.meta.clone() }
+        }
+        _ => found.meta == expected.meta,
+    };
+    found.path == expected.path && kinds && metas
 }

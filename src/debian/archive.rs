@@ -6,11 +6,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
+use crate::blame::Blame;
 use crate::digest::{Digest, Hasher};
 use crate::tarball::{Member, MemberKind, Reader, TarError};
 
 /// Most bytes that a control tar may unpack to.
-const LARGEST_CONTROL: u64 = 64 << 20;
+const LARGEST_CONTROL: u64 = 32 << 20;
+
+/// Most memory that one decoder may take: twice what the highest preset of xz needs.
+const LARGEST_WINDOW: u64 = 128 << 20;
 
 /// A `.deb` that is refused.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,12 @@ pub enum DebError {
     NoControl,
     #[error("its `control` is not UTF-8")]
     Encoding,
+}
+
+impl DebError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
+    }
 }
 
 /// The control archive of a package.
@@ -122,6 +132,7 @@ impl<R: Read> Deb<R> {
                 break (name, size);
             }
             skip(&mut self.input, size)?;
+            skip_padding(&mut self.input, size)?;
         };
         if !name.starts_with("data.tar") {
             let message = format!("`{name}` stands where the data archive should");
@@ -134,10 +145,10 @@ impl<R: Read> Deb<R> {
             visit(&member, &mut reader)?;
         }
         drop(reader.finish().map_err(DebError::Data)?);
-        if io::copy(&mut body, &mut io::sink()).is_ok() && body.limit() > 0 {
-            return Err(
-                DebError::Format("it ends in the middle of its data archive".to_owned()).into()
-            );
+        io::copy(&mut body, &mut io::sink()).map_err(DebError::Io)?;
+        if body.limit() > 0 {
+            let message = "it ends in the middle of its data archive".to_owned();
+            return Err(DebError::Format(message).into());
         }
         Ok((self.control, finish(self.input)?))
     }
@@ -176,34 +187,27 @@ fn skip_padding(input: &mut impl Read, size: u64) -> Result<(), DebError> {
     skip(input, size % 2)
 }
 
-fn decoder<'r>(name: &str, input: &'r mut dyn Read) -> Result<Box<dyn Read + 'r>, DebError> {
-    const BUFFER: usize = 128 << 10;
-    Ok(match name.rsplit('.').next() {
-        Some("xz") => {
-            // 256 MiB decode every preset; more would be a bomb
-            let stream = liblzma::stream::Stream::new_stream_decoder(
-                256 << 20,
-                liblzma::stream::CONCATENATED,
-            )
-            .map_err(|error| DebError::Format(error.to_string()))?;
-            let input = BufReader::with_capacity(BUFFER, input);
-            Box::new(BufReader::with_capacity(
-                BUFFER,
-                liblzma::bufread::XzDecoder::new_stream(input, stream),
-            ))
+/// Undoes a member's compression, which its name tells.
+fn decoder<'r>(name: &str, input: &'r mut dyn BufRead) -> Result<Box<dyn Read + 'r>, DebError> {
+    let decoded: Box<dyn Read + 'r> = match name.split_once(".tar") {
+        Some((_, "")) => return Ok(Box::new(input)),
+        Some((_, ".xz")) => {
+            let flags = liblzma::stream::CONCATENATED;
+            let stream = liblzma::stream::Stream::new_stream_decoder(LARGEST_WINDOW, flags)
+                .map_err(|error| DebError::Format(error.to_string()))?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
         }
-        Some("zst") => {
-            Box::new(BufReader::with_capacity(BUFFER, zstd::stream::read::Decoder::new(input)?))
+        Some((_, ".zst")) => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+            decoder.window_log_max(LARGEST_WINDOW.ilog2())?;
+            Box::new(decoder)
         }
-        Some("gz") => {
-            Box::new(BufReader::with_capacity(BUFFER, flate2::read::MultiGzDecoder::new(input)))
-        }
-        Some("bz2") => {
-            Box::new(BufReader::with_capacity(BUFFER, bzip2::read::MultiBzDecoder::new(input)))
-        }
-        Some("tar") => Box::new(input),
+        Some((_, ".gz")) => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Some((_, ".bz2")) => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
         _ => return Err(DebError::Format(format!("`{name}` is compressed in an unknown way"))),
-    })
+    };
+    // serves the headers; whoever reads a body in larger pieces reads past it
+    Ok(Box::new(BufReader::with_capacity(16 << 10, decoded)))
 }
 
 fn read_control(input: impl Read) -> Result<Control, DebError> {
@@ -211,22 +215,27 @@ fn read_control(input: impl Read) -> Result<Control, DebError> {
     let mut control = Control::default();
     let mut text = None;
     while let Some(member) = reader.next_member().map_err(DebError::Control)? {
-        if member.kind != MemberKind::File {
-            continue;
-        }
         let name = member.label();
         let name = name.trim_start_matches("./").to_owned();
-        if name.is_empty() || name.contains('/') {
-            return Err(DebError::Format(format!("its control archive has a member `{name}`")));
+        match member.kind {
+            MemberKind::Dir if name.is_empty() || name == "." => continue,
+            MemberKind::File if !name.is_empty() && !name.contains('/') => {}
+            _ => {
+                return Err(DebError::Format(format!("its control archive has a member `{name}`")));
+            }
         }
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).map_err(|error| DebError::Control(error.into()))?;
-        if name == "control" {
-            text = Some(String::from_utf8(bytes).map_err(|_| DebError::Encoding)?);
+        let before = if name == "control" {
+            text.replace(String::from_utf8(bytes).map_err(|_| DebError::Encoding)?).is_some()
         } else {
-            control.files.insert(name, (bytes, member.mode & 0o777));
+            control.files.insert(name.clone(), (bytes, member.mode & 0o777)).is_some()
+        };
+        if before {
+            return Err(DebError::Format(format!("its control archive has two members `{name}`")));
         }
     }
+    reader.finish().map_err(DebError::Control)?;
     control.text = text.ok_or(DebError::NoControl)?;
     Ok(control)
 }

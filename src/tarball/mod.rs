@@ -4,21 +4,28 @@
 //! manual, basic tar format), streams, and refuses what nobody has reason to ship: sparse files, bad
 //! checksums, archives that end too soon or unpack to more than was allowed. The writer gives every
 //! entry exactly one form, so that equal layers are equal bytes.
+//!
+//! Own code on both sides: a general tar crate reads what is damaged as best it can and leaves the
+//! form of headers to whoever calls, the two freedoms that a layer must not have. It stands among the
+//! words because the ecosystems below `build` read archives too.
 
+mod member;
 mod reader;
 mod writer;
 
-pub use reader::{Member, MemberKind, Reader, TarError};
+pub use member::{Member, MemberKind};
+pub use reader::{Limits, Reader, TarError};
 pub use writer::Writer;
 
 const BLOCK: usize = 512;
 
 /// Sum of a header's bytes with its own checksum field taken as spaces.
 fn checksum(header: &[u8; BLOCK]) -> u32 {
-    let field = 148..156;
-    header
-        .iter()
-        .enumerate()
-        .map(|(at, byte)| if field.contains(&at) { 32 } else { u32::from(*byte) })
-        .sum()
+    let sum = |bytes: &[u8]| bytes.iter().copied().map(u32::from).sum::<u32>();
+    sum(&header[..148]) + 8 * u32::from(b' ') + sum(&header[156..])
+}
+
+/// Bytes between the end of a body and the next block.
+fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK as u64
 }

@@ -1,12 +1,18 @@
 //! Reading archives that somebody else wrote.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use super::{BLOCK, checksum};
+use super::member::{
+    Extensions, Member, MemberKind, decode, is_intact, number, parse_pax, until_nul,
+};
+use super::{BLOCK, padding};
+use crate::blame::Blame;
 
 /// Longest extension header (pax, GNU long name) that is read.
 const LONGEST_EXTENSION: u64 = 1 << 20;
+
+/// Most bytes after an archive's end: whole records of the largest blocking factor in use.
+const LONGEST_TRAILER: u64 = 1 << 20;
 
 /// An archive that is refused.
 #[derive(Debug, thiserror::Error)]
@@ -20,217 +26,138 @@ pub enum TarError {
     #[error("`{0}` is a sparse file")]
     Sparse(String),
     #[error("`{path}` is of the unknown type `{kind}`")]
-    Kind { path: String, kind: char },
-    #[error("the archive holds more than {0} bytes")]
+    Kind { path: String, kind: String },
+    #[error("`{path}` {reason}")]
+    Path { path: String, reason: &'static str },
+    #[error("`{path}` is a hard link to `{target}`, which {reason}")]
+    Link { path: String, target: String, reason: &'static str },
+    #[error("the archive unpacks to more than {0} bytes")]
     TooLarge(u64),
+    #[error("the archive holds more than {0} members")]
+    TooMany(u64),
 }
 
-/// What a member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberKind {
-    File,
-    Dir,
-    Symlink,
-    Hardlink,
-    Char,
-    Block,
-    Fifo,
-}
-
-/// A member as the archive names it; nothing of it has been judged.
-#[derive(Clone, Debug)]
-pub struct Member {
-    pub path: Vec<u8>,
-    pub kind: MemberKind,
-    /// Bytes of the body.
-    pub size: u64,
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: i64,
-    /// Target of a link.
-    pub link: Vec<u8>,
-    pub major: u32,
-    pub minor: u32,
-    /// Extended attributes (`SCHILY.xattr.*`).
-    pub xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
-}
-
-impl Member {
-    pub fn label(&self) -> String {
-        String::from_utf8_lossy(&self.path).into_owned()
+impl TarError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
     }
 }
 
-/// Streams an archive: [`next`](Reader::next_member) gives a member, [`Reader`] itself then reads as the
-/// member's body.
+/// What an archive may cost at most, whatever its headers say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of all bodies and extension headers together.
+    pub bytes: u64,
+    /// Members, directories included.
+    pub members: u64,
+}
+
+impl Limits {
+    /// At most so many bytes, and as many members as the largest package has several times over.
+    pub fn bytes(bytes: u64) -> Self {
+        Limits { bytes, members: 1_000_000 }
+    }
+}
+
+/// Streams an archive: [`next_member`](Reader::next_member) gives a member, the reader itself then
+/// reads as the member's body.
 pub struct Reader<R> {
     inner: R,
     /// Bytes of the current body that have not been read, and the padding after it.
     left: u64,
     padding: u64,
-    /// Bytes that all bodies together may still have.
-    allowance: u64,
-    limit: u64,
+    /// What may still come.
+    allowance: Limits,
+    limits: Limits,
     last: String,
-    global: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl From<u64> for Limits {
+    fn from(bytes: u64) -> Self {
+        Limits::bytes(bytes)
+    }
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads an archive whose bodies hold `limit` bytes at most.
-    pub fn new(inner: R, limit: u64) -> Self {
-        Reader {
-            inner,
-            left: 0,
-            padding: 0,
-            allowance: limit,
-            limit,
-            last: "its beginning".to_owned(),
-            global: BTreeMap::new(),
-        }
+    /// Reads an archive within limits; a number alone bounds the bytes.
+    pub fn new(inner: R, limits: impl Into<Limits>) -> Self {
+        let limits = limits.into();
+        let last = "its beginning".to_owned();
+        Reader { inner, left: 0, padding: 0, allowance: limits, limits, last }
     }
 
     /// The next member; what is left of the last one's body is skipped.
     pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
-        let mut long_path = None;
-        let mut long_link = None;
-        let mut records = self.global.clone();
+        let mut extensions = Extensions::default();
         loop {
             self.skip_body()?;
             let Some(header) = self.read_header()? else { return Ok(None) };
-            let size =
-                number(&header[124..136]).ok_or_else(|| TarError::Header(self.last.clone()))?;
             match header[156] {
-                b'L' => long_path = Some(trim_nul(self.read_extension(size)?)),
-                b'K' => long_link = Some(trim_nul(self.read_extension(size)?)),
-                b'x' => records.extend(
-                    parse_pax(&self.read_extension(size)?)
-                        .ok_or_else(|| TarError::Header(self.last.clone()))?,
-                ),
-                b'g' => {
-                    let more = parse_pax(&self.read_extension(size)?)
-                        .ok_or_else(|| TarError::Header(self.last.clone()))?;
-                    self.global.extend(more.clone());
-                    records.extend(more);
+                b'L' => extensions.path = Some(until_nul(&self.read_extension(&header)?).to_vec()),
+                b'K' => extensions.link = Some(until_nul(&self.read_extension(&header)?).to_vec()),
+                b'x' => {
+                    let bytes = self.read_extension(&header)?;
+                    extensions.records.extend(parse_pax(&bytes).ok_or_else(|| self.damaged())?);
                 }
-                _ => return self.member(&header, size, long_path, long_link, records).map(Some),
+                b'g' => self.read_global(&header)?,
+                _ => return self.member(&header, extensions).map(Some),
             }
         }
     }
 
-    fn member(
-        &mut self,
-        header: &[u8; BLOCK],
-        size: u64,
-        long_path: Option<Vec<u8>>,
-        long_link: Option<Vec<u8>>,
-        mut records: BTreeMap<Vec<u8>, Vec<u8>>,
-    ) -> Result<Member, TarError> {
-        let damaged = || TarError::Header(self.last.clone());
-        let field = |range: std::ops::Range<usize>| number(&header[range]).ok_or_else(damaged);
-        let small =
-            |range| field(range).and_then(|value| u32::try_from(value).map_err(|_| damaged()));
-        let mut path = long_path.unwrap_or_else(|| ustar_path(header));
-        let mut link = long_link.unwrap_or_else(|| trim_nul(header[157..257].to_vec()));
-        let (mut uid, mut gid) = (small(108..116)?, small(116..124)?);
-        let mut mtime = signed(&header[136..148]).ok_or_else(damaged)?;
-        let mut size = size;
-        let text = |value: &[u8]| std::str::from_utf8(value).ok().map(str::to_owned);
-        let mut take = |name: &str| records.remove(name.as_bytes());
-        if let Some(value) = take("path") {
-            path = value;
+    fn member(&mut self, header: &[u8; BLOCK], extensions: Extensions) -> Result<Member, TarError> {
+        let member = decode(header, extensions).ok_or_else(|| self.damaged())??;
+        if member.kind == MemberKind::File {
+            self.spend(member.size)?;
+            self.left = member.size;
+            self.padding = padding(member.size);
         }
-        if let Some(value) = take("linkpath") {
-            link = value;
-        }
-        let parsed = |value: Option<Vec<u8>>| -> Result<Option<u64>, TarError> {
-            let Some(value) = value else { return Ok(None) };
-            text(&value).and_then(|text| text.parse().ok()).map(Some).ok_or_else(damaged)
-        };
-        size = parsed(take("size"))?.unwrap_or(size);
-        let id = |value: Option<u64>, old: u32| {
-            value.map_or(Ok(old), |id| u32::try_from(id).map_err(|_| damaged()))
-        };
-        uid = id(parsed(take("uid"))?, uid)?;
-        gid = id(parsed(take("gid"))?, gid)?;
-        if let Some(value) = take("mtime") {
-            // whole seconds: fractions are dropped, as every tool that unpacks layers does
-            let whole = text(&value)
-                .and_then(|text| text.split('.').next().and_then(|whole| whole.parse().ok()));
-            mtime = whole.ok_or_else(damaged)?;
-        }
-        let label = String::from_utf8_lossy(&path).into_owned();
-        if records.keys().any(|name| name.starts_with(b"GNU.sparse")) || header[156] == b'S' {
-            return Err(TarError::Sparse(label));
-        }
-        let kind = match header[156] {
-            // old archives mark a directory by the end of its name alone
-            b'0' | 0 | b'7' if path.ends_with(b"/") => MemberKind::Dir,
-            b'0' | 0 | b'7' => MemberKind::File,
-            b'1' => MemberKind::Hardlink,
-            b'2' => MemberKind::Symlink,
-            b'3' => MemberKind::Char,
-            b'4' => MemberKind::Block,
-            b'5' => MemberKind::Dir,
-            b'6' => MemberKind::Fifo,
-            other => return Err(TarError::Kind { path: label, kind: char::from(other) }),
-        };
-        let body = if kind == MemberKind::File { size } else { 0 };
-        self.allowance = self.allowance.checked_sub(body).ok_or(TarError::TooLarge(self.limit))?;
-        self.left = body;
-        self.padding = padding(body);
-        self.last = label;
-        let xattrs = records
-            .into_iter()
-            .filter_map(|(name, value)| {
-                let name = name.strip_prefix(b"SCHILY.xattr.")?;
-                Some((name.into(), value.into()))
-            })
-            .collect();
-        let device =
-            |range| number(&header[range]).and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
-        Ok(Member {
-            path,
-            kind,
-            size: body,
-            mode: number(&header[100..108])
-                .and_then(|mode| u32::try_from(mode & 0o7777).ok())
-                .ok_or_else(|| TarError::Header(self.last.clone()))?,
-            uid,
-            gid,
-            mtime,
-            link,
-            major: device(329..337),
-            minor: device(337..345),
-            xattrs,
-        })
+        self.last = member.label();
+        Ok(member)
     }
 
-    /// `None` at the end of the archive: a block of zeros, or the end of the stream between members.
+    /// Global records may say who wrote the archive; what every member is called or how long it is
+    /// cannot be said for all at once.
+    fn read_global(&mut self, header: &[u8; BLOCK]) -> Result<(), TarError> {
+        let bytes = self.read_extension(header)?;
+        let records = parse_pax(&bytes).ok_or_else(|| self.damaged())?;
+        let decides = |name: &Vec<u8>| {
+            matches!(&name[..], b"path" | b"linkpath" | b"size") || name.starts_with(b"GNU.sparse")
+        };
+        if records.keys().any(decides) { Err(self.damaged()) } else { Ok(()) }
+    }
+
+    fn damaged(&self) -> TarError {
+        TarError::Header(self.last.clone())
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<(), TarError> {
+        let rest = self.allowance.bytes.checked_sub(bytes);
+        self.allowance.bytes = rest.ok_or(TarError::TooLarge(self.limits.bytes))?;
+        Ok(())
+    }
+
+    /// `None` at the end of the archive, which is a block of zeros.
     fn read_header(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
         let mut header = [0; BLOCK];
-        let mut filled = 0;
-        while filled < BLOCK {
-            match self.inner.read(&mut header[filled..])? {
-                0 if filled == 0 => return Ok(None),
-                0 => return Err(TarError::Truncated(self.last.clone())),
-                n => filled += n,
+        match self.inner.read_exact(&mut header) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(TarError::Truncated(self.last.clone()));
             }
+            result => result?,
         }
         if header.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        let stated = number(&header[148..156]);
-        match stated == Some(u64::from(checksum(&header))) {
-            true => Ok(Some(header)),
-            false => Err(TarError::Header(self.last.clone())),
-        }
+        let members = self.allowance.members.checked_sub(1);
+        self.allowance.members = members.ok_or(TarError::TooMany(self.limits.members))?;
+        if is_intact(&header) { Ok(Some(header)) } else { Err(self.damaged()) }
     }
 
-    fn read_extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        if size > LONGEST_EXTENSION {
-            return Err(TarError::Header(self.last.clone()));
-        }
+    fn read_extension(&mut self, header: &[u8; BLOCK]) -> Result<Vec<u8>, TarError> {
+        let size = number(&header[124..136]).filter(|size| *size <= LONGEST_EXTENSION);
+        let size = size.ok_or_else(|| self.damaged())?;
+        self.spend(size)?;
         let mut bytes = Vec::new();
         (&mut self.inner).take(size).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != size {
@@ -242,16 +169,19 @@ impl<R: Read> Reader<R> {
     }
 
     fn skip_body(&mut self) -> Result<(), TarError> {
+        // a body is within the limits, so the sum does not overflow
         let wanted = self.left + self.padding;
         let skipped = io::copy(&mut (&mut self.inner).take(wanted), &mut io::sink())?;
         (self.left, self.padding) = (0, 0);
         if skipped == wanted { Ok(()) } else { Err(TarError::Truncated(self.last.clone())) }
     }
 
-    /// Reads what follows the archive, so that whatever lies below it is read to its end.
+    /// Reads what follows the archive, so that the checks of whatever lies below it are made.
     pub fn finish(mut self) -> Result<R, TarError> {
-        io::copy(&mut self.inner, &mut io::sink())?;
-        Ok(self.inner)
+        match io::copy(&mut (&mut self.inner).take(LONGEST_TRAILER + 1), &mut io::sink())? {
+            rest if rest <= LONGEST_TRAILER => Ok(self.inner),
+            _ => Err(TarError::TooLarge(self.limits.bytes)),
+        }
     }
 }
 
@@ -263,68 +193,12 @@ impl<R: Read> Read for Reader<R> {
         }
         let n = self.inner.read(&mut buffer[..most])?;
         if n == 0 {
-            let message = format!("the archive ends in the middle of `{}`", self.last);
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+            let error = TarError::Truncated(self.last.clone());
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error));
         }
         self.left -= n as u64;
         Ok(n)
     }
-}
-
-fn padding(size: u64) -> u64 {
-    size.next_multiple_of(BLOCK as u64) - size
-}
-
-fn trim_nul(mut bytes: Vec<u8>) -> Vec<u8> {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    bytes.truncate(end);
-    bytes
-}
-
-fn ustar_path(header: &[u8; BLOCK]) -> Vec<u8> {
-    let name = trim_nul(header[..100].to_vec());
-    // POSIX ustar has a prefix; GNU uses the place for other things
-    let prefix = match &header[257..263] {
-        b"ustar\0" => trim_nul(header[345..500].to_vec()),
-        _ => Vec::new(),
-    };
-    if prefix.is_empty() { name } else { [&prefix[..], b"/", &name].concat() }
-}
-
-/// A number in octal, or in base 256 where the first bit is set. An empty field is zero.
-fn number(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
-        let (first, rest) = field.split_first()?;
-        return rest.iter().try_fold(u64::from(first & 0x7f), |value, byte| {
-            value.checked_mul(256)?.checked_add(u64::from(*byte))
-        });
-    }
-    let text = std::str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
-    if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
-}
-
-/// Times may be before 1970: base 256 in two's complement.
-fn signed(field: &[u8]) -> Option<i64> {
-    if field[0] == 0xff {
-        let value = field.iter().fold(-1i64, |value, byte| value << 8 | i64::from(*byte));
-        return Some(value);
-    }
-    number(field).and_then(|value| i64::try_from(value).ok())
-}
-
-/// `LENGTH NAME=VALUE\n`, repeated.
-fn parse_pax(mut bytes: &[u8]) -> Option<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut records = BTreeMap::new();
-    while !bytes.is_empty() {
-        let space = bytes.iter().position(|byte| *byte == b' ')?;
-        let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
-        let record = bytes.get(space + 1..length)?;
-        let record = record.strip_suffix(b"\n")?;
-        let equals = record.iter().position(|byte| *byte == b'=')?;
-        records.insert(record[..equals].to_vec(), record[equals + 1..].to_vec());
-        bytes = &bytes[length..];
-    }
-    Some(records)
 }
 
 #[cfg(test)]
@@ -344,6 +218,14 @@ mod tests {
         builder.append_data(&mut header, path, body).unwrap();
     }
 
+    fn read_all(bytes: &[u8], limits: Limits) -> Result<(), TarError> {
+        let mut reader = Reader::new(bytes, limits);
+        while let Some(member) = reader.next_member()? {
+            member.to_entry()?;
+        }
+        reader.finish().map(drop)
+    }
+
     #[test]
     fn long_names_and_bodies_come_through() {
         let long = format!("{}/x", "d".repeat(150));
@@ -351,7 +233,7 @@ mod tests {
             add(builder, "a", b"hello");
             add(builder, &long, b"world");
         });
-        let mut reader = Reader::new(&bytes[..], 1000);
+        let mut reader = Reader::new(&bytes[..], Limits::bytes(1000));
         let member = reader.next_member().unwrap().unwrap();
         assert_eq!((member.label(), member.size, member.mode), ("a".to_owned(), 5, 0o644));
         assert_eq!(reader.next_member().unwrap().unwrap().label(), long);
@@ -364,18 +246,20 @@ mod tests {
     #[test]
     fn damaged_truncated_and_huge_archives_are_refused() {
         let bytes = archive(|builder| add(builder, "a", &[7; 600]));
-        let read = |bytes: &[u8], limit| {
-            let mut reader = Reader::new(bytes, limit);
-            while reader.next_member()?.is_some() {}
-            Ok::<_, TarError>(())
-        };
+        let read = |bytes: &[u8], limit| read_all(bytes, Limits::bytes(limit));
         read(&bytes, 600).unwrap();
         assert!(matches!(read(&bytes, 599), Err(TarError::TooLarge(599))));
-        assert!(matches!(read(&bytes[..800], 600), Err(TarError::Truncated(_))));
-        assert!(matches!(read(&bytes[..100], 600), Err(TarError::Truncated(_))));
+        for end in [0, 100, 800, 1536] {
+            assert!(matches!(read(&bytes[..end], 600), Err(TarError::Truncated(_))), "{end}");
+        }
         let mut damaged = bytes.clone();
         damaged[0] = b'b';
         assert!(matches!(read(&damaged, 600), Err(TarError::Header(_))));
+        let few = Limits { bytes: 600, members: 0 };
+        assert!(matches!(read_all(&bytes, few), Err(TarError::TooMany(0))));
+        let mut long = bytes;
+        long.resize(4 << 20, 0);
+        assert!(matches!(read(&long, 600), Err(TarError::TooLarge(600))));
     }
 
     #[test]
@@ -389,17 +273,39 @@ mod tests {
             builder.append_pax_extensions(records).unwrap();
             add(builder, "a", b"");
         });
-        let member = Reader::new(&bytes[..], 10).next_member().unwrap().unwrap();
+        let member = Reader::new(&bytes[..], Limits::bytes(500)).next_member().unwrap().unwrap();
         assert_eq!((member.label().as_str(), member.mtime), ("other", 12));
         assert_eq!(member.xattrs[&b"user.x"[..]][..], [1, 2]);
+        assert!(member.to_entry().unwrap().meta.xattrs.is_empty());
     }
 
     #[test]
-    fn numbers_may_be_octal_or_binary() {
-        assert_eq!(number(b"0000644\0"), Some(0o644));
-        assert_eq!(number(b"        "), Some(0));
-        assert_eq!(number(&[0x80, 0, 1, 0]), Some(256));
-        assert_eq!(number(b"89"), None);
-        assert_eq!(signed(&[0xff; 12]), Some(-1));
+    fn a_path_that_pax_overrides_is_judged_like_any_other() {
+        for path in ["../etc/passwd", "/etc/passwd", "a/../../b", "a\0b"] {
+            let bytes = archive(|builder| {
+                builder.append_pax_extensions([("path", path.as_bytes())]).unwrap();
+                add(builder, "innocent", b"");
+            });
+            let result = read_all(&bytes, Limits::bytes(500));
+            assert!(matches!(result, Err(TarError::Path { .. })), "{path}");
+        }
+    }
+
+    #[test]
+    fn sparse_files_and_unknown_types_are_refused() {
+        for (kind, size) in [(b'S', 0), (b'Z', 0), (b'V', 0)] {
+            let bytes = archive(|builder| {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(tar::EntryType::new(kind));
+                header.set_size(size);
+                builder.append_data(&mut header, "odd", io::empty()).unwrap();
+            });
+            assert!(read_all(&bytes, Limits::bytes(500)).is_err());
+        }
+        let bytes = archive(|builder| {
+            builder.append_pax_extensions([("GNU.sparse.major", &b"1"[..])]).unwrap();
+            add(builder, "odd", b"");
+        });
+        assert!(matches!(read_all(&bytes, Limits::bytes(500)), Err(TarError::Sparse(_))));
     }
 }

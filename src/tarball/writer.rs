@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use super::{BLOCK, checksum};
+use super::{BLOCK, checksum, padding};
 use crate::entry::{Entry, Kind, Meta};
 
 /// Writes entries to a sink and counts its bytes.
@@ -113,9 +113,8 @@ impl<W: Write> Writer<W> {
     /// Fills up the last block of a body of `size` bytes.
     pub fn pad(&mut self, size: u64) -> io::Result<()> {
         const ZEROS: [u8; BLOCK] = [0; BLOCK];
-        let rest = size.next_multiple_of(BLOCK as u64) - size;
         // less than a block
-        self.push(&ZEROS[..rest as usize])
+        self.push(&ZEROS[..padding(size) as usize])
     }
 
     /// Ends the archive: two blocks of zeros (POSIX.1-2017).
@@ -231,7 +230,7 @@ mod tests {
             (entry("/gone", Kind::Whiteout), b""),
             (entry("/hidden/.wh..wh..opq", Kind::Opaque), b""),
         ]);
-        let mut reader = Reader::new(&bytes[..], 100);
+        let mut reader = Reader::new(&bytes[..], 1000);
         let first = reader.next_member().unwrap().unwrap();
         assert_eq!(format!("/{}", first.label()), long);
         let second = reader.next_member().unwrap().unwrap();
