@@ -97,7 +97,9 @@ async fn try_one<T>(
         if count >= config.tries {
             return Err(Verdict::Next(error.after(count)));
         }
-        progress.retried(label, &error.to_string());
+        let told = error.to_string();
+        let reason = told.strip_prefix(label).map_or(&*told, |rest| rest.trim_start_matches(": "));
+        progress.retried(label, reason);
         tokio::time::sleep(wait.unwrap_or_else(|| pause(config, count - 1))).await;
     }
 }

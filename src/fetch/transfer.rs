@@ -60,7 +60,7 @@ async fn fetch_part(
         Transfer { engine, config, want, url }.run(&mut part, &mut meter).await
     });
     match tried.await {
-        Ok(()) => part.finish(want).await,
+        Ok(()) => Ok(part.finish(want)?),
         Err(error) => {
             part.give_up();
             Err(error)
