@@ -1,6 +1,7 @@
 //! Where a command runs: the project, the store, the network, opened once. The only place that
 //! reads the environment, the clock and the home directory.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -8,7 +9,7 @@ use etcetera::BaseStrategy;
 use jiff::Timestamp;
 
 use sbx::decl::{Project, Sandbox, read_project};
-use sbx::fetch::{Client, ClientConfig, MirrorMap};
+use sbx::fetch::{Client, ClientConfig, MirrorMap, ProxyConfig, Settings};
 use sbx::jail::Jail;
 use sbx::lock::Lock;
 use sbx::lock::solve::lock_path;
@@ -66,7 +67,20 @@ impl Workspace {
         let root = find_root(global)?;
         let project = read_project(&root)?;
         let store = Store::open(&store_path(global, &root)?)?;
-        let config = ClientConfig { offline: global.offline, ..ClientConfig::default() };
+        let settings = read_settings()?;
+        if let Some(jobs) = settings.jobs.filter(|_| global.jobs.is_none()) {
+            // the first to say so counts, and nothing has been computed yet
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs);
+            pool.build_global().unwrap_or_default();
+        }
+        let usual = ClientConfig::default();
+        let config = ClientConfig {
+            offline: global.offline,
+            parallel: settings.downloads.unwrap_or(usual.parallel),
+            certificates: settings.certificates,
+            proxies: settings.proxies,
+            ..usual
+        };
         let program = std::env::current_exe().map_err(|error| {
             Failure::world(format!("this program's own file cannot be found: {error}"))
         })?;
@@ -74,7 +88,7 @@ impl Workspace {
             project,
             store,
             client: Client::new(config),
-            mirrors: read_mirrors()?,
+            mirrors: settings.mirrors,
             jail: Jail { program },
             now: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
         })
@@ -160,21 +174,30 @@ impl Workspace {
     }
 }
 
-/// Mirrors of the environment, then of `settings.kdl` in the configuration directory.
-fn read_mirrors() -> Outcome<MirrorMap> {
-    let fail = |error: sbx::fetch::MirrorError| Failure::input(error.to_string());
-    let mut mirrors = MirrorMap::default();
-    mirrors.add_variables(std::env::vars()).map_err(fail)?;
-    let Ok(base) = etcetera::choose_base_strategy() else { return Ok(mirrors) };
+/// What the environment says of the network, then what `settings.kdl` in the configuration
+/// directory says. (`SSL_CERT_FILE` and `SSL_CERT_DIR` are the TLS library's own to read.)
+fn read_settings() -> Outcome<Settings> {
+    let input = |error: &dyn std::fmt::Display| Failure::input(error.to_string());
+    let variables = || {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        std::env::vars_os().filter_map(text)
+    };
+    let mirrors = MirrorMap::from_variables(variables()).map_err(|error| input(&error))?;
+    let proxies = ProxyConfig::from_variables(variables()).map_err(|error| input(&error))?;
+    let file = read_settings_file()?;
+    Ok(Settings { mirrors: mirrors.or(file.mirrors), proxies: proxies.or(file.proxies), ..file })
+}
+
+fn read_settings_file() -> Outcome<Settings> {
+    let Ok(base) = etcetera::choose_base_strategy() else { return Ok(Settings::default()) };
     let path = base.config_dir().join("sbx/settings.kdl");
     match std::fs::read_to_string(&path) {
-        Ok(text) => mirrors
-            .add_settings(&text)
-            .map_err(|error| Failure::input(format!("{}: {error}", path.display())))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Failure::world(format!("{}: {error}", path.display()))),
+        Ok(text) => Ok(Settings::parse(&path, &text)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
+        Err(error) => Err(Failure::world(format!("{}: {error}", path.display()))),
     }
-    Ok(mirrors)
 }
 
 /// Nanoseconds since 1970.
@@ -183,7 +206,7 @@ pub fn now_nanos() -> i64 {
 }
 
 /// This program's arguments, to start it anew.
-pub fn own_arguments() -> Vec<std::ffi::OsString> {
+pub fn own_arguments() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 

@@ -1,16 +1,20 @@
-//! One client for all fetching: connections, proxies, certificates, the number of transfers.
+//! One client for all fetching: its limits, its threads, the number of transfers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reqwest::redirect;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
+use super::connect::connect;
 use super::error::FetchError;
+use super::progress::Progress;
+use super::proxy::ProxyConfig;
+use super::resolver::Names;
+use super::retry::Unreachable;
 use super::transfer;
 use crate::digest::Digest;
 
@@ -20,7 +24,7 @@ pub struct ClientConfig {
     pub offline: bool,
     /// Transfers at a time.
     pub parallel: usize,
-    /// Tries per URL.
+    /// Tries per address.
     pub tries: u32,
     /// The first pause between tries; it doubles.
     pub pause: Duration,
@@ -29,6 +33,7 @@ pub struct ClientConfig {
     pub stall_timeout: Duration,
     /// Files of certificates (PEM) to trust beside the platform's.
     pub certificates: Vec<PathBuf>,
+    pub proxies: ProxyConfig,
 }
 
 impl Default for ClientConfig {
@@ -36,11 +41,12 @@ impl Default for ClientConfig {
         ClientConfig {
             offline: false,
             parallel: 8,
-            tries: 5,
-            pause: Duration::from_millis(250),
-            connect_timeout: Duration::from_secs(20),
+            tries: 6,
+            pause: Duration::from_millis(400),
+            connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
             certificates: Vec::new(),
+            proxies: ProxyConfig::default(),
         }
     }
 }
@@ -69,36 +75,21 @@ pub struct Document {
     pub url: String,
 }
 
-/// Hears how fetching goes on. Called from many threads.
-pub trait Progress: Send + Sync {
-    /// A transfer begins; bytes it will bring, where known.
-    fn started(&self, label: &str, size: Option<u64>);
-    /// Bytes came in.
-    fn advanced(&self, bytes: u64);
-    fn finished(&self, label: &str);
-    fn retried(&self, label: &str, reason: &str);
-}
-
-/// Hears nothing.
-pub struct NoProgress;
-
-impl Progress for NoProgress {
-    fn started(&self, _: &str, _: Option<u64>) {}
-    fn advanced(&self, _: u64) {}
-    fn finished(&self, _: &str) {}
-    fn retried(&self, _: &str, _: &str) {}
-}
-
-/// Fetches. Blocking; its threads and connections are made when the first fetch needs them.
+/// Fetches. Blocking, for threads that are not the runtime's own; may be shared by many of them. Its
+/// runtime and its connections are made when the first fetch needs them.
 pub struct Client {
     config: ClientConfig,
     engine: OnceLock<Engine>,
 }
 
+/// What is there once something is fetched.
 pub(super) struct Engine {
-    runtime: Runtime,
+    /// Taken only when the engine goes.
+    runtime: Option<Runtime>,
     pub(super) http: reqwest::Client,
-    pub(super) slots: Semaphore,
+    pub(super) names: Names,
+    pub(super) unreachable: Unreachable,
+    slots: Semaphore,
 }
 
 impl Client {
@@ -118,14 +109,15 @@ impl Client {
         Ok(self.engine.get_or_init(|| engine))
     }
 
-    /// Fetches every file, each once; answers the failures by digest.
+    /// Fetches every file that is not there yet, each once; answers the failures by digest. One that
+    /// fails does not keep the others from being fetched.
     pub fn fetch_all(
         &self,
         wants: Vec<Want>,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Digest, FetchError>, FetchError> {
-        let wants: BTreeMap<Digest, Want> =
-            wants.into_iter().map(|want| (want.digest, want)).collect();
+        let missing = wants.into_iter().filter(|want| !want.into.exists());
+        let wants: BTreeMap<Digest, Want> = missing.map(|want| (want.digest, want)).collect();
         if wants.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -135,21 +127,20 @@ impl Client {
         }
         let engine = self.engine()?;
         let one = |want: Want| async move {
-            let digest = want.digest;
             let result = transfer::fetch(engine, &self.config, &want, progress).await;
-            result.err().map(|error| (digest, error))
+            result.err().map(|error| (want.digest, error))
         };
         let all = futures::future::join_all(wants.into_values().map(one));
-        Ok(engine.runtime.block_on(all).into_iter().flatten().collect())
+        Ok(engine.block_on(all).into_iter().flatten().collect())
     }
 
-    /// Reads a small document from the first URL that has it.
+    /// Reads a small document from the first address that has it.
     pub fn get(&self, label: &str, urls: &[Url], limit: u64) -> Result<Document, FetchError> {
         if self.config.offline {
             return Err(FetchError::Offline { label: label.to_owned() });
         }
         let engine = self.engine()?;
-        engine.runtime.block_on(transfer::get(engine, &self.config, label, urls, limit))
+        engine.block_on(transfer::get(engine, &self.config, label, urls, limit))
     }
 
     /// Reads several small documents at once, in order.
@@ -158,65 +149,59 @@ impl Client {
         asks: &[(String, Vec<Url>)],
         limit: u64,
     ) -> Vec<Result<Document, FetchError>> {
-        if self.config.offline {
-            return asks
-                .iter()
-                .map(|(label, _)| Err(FetchError::Offline { label: label.clone() }))
-                .collect();
-        }
-        let engine = match self.engine() {
+        let engine = match self.config.offline {
+            true => {
+                let offline = |label: &String| FetchError::Offline { label: label.clone() };
+                return asks.iter().map(|(label, _)| Err(offline(label))).collect();
+            }
+            false => self.engine(),
+        };
+        let engine = match engine {
             Ok(engine) => engine,
             Err(error) => {
                 let reason = error.to_string();
                 return asks.iter().map(|_| Err(FetchError::Setup(reason.clone()))).collect();
             }
         };
-        let one = |(label, urls): &(String, Vec<Url>)| {
-            let (label, urls) = (label.clone(), urls.clone());
-            async move { transfer::get(engine, &self.config, &label, &urls, limit).await }
-        };
-        engine.runtime.block_on(futures::future::join_all(asks.iter().map(one)))
+        let one = |(label, urls)| transfer::get(engine, &self.config, label, urls, limit);
+        let asks = asks.iter().map(|(label, urls)| (label.as_str(), urls.as_slice()));
+        engine.block_on(futures::future::join_all(asks.map(one)))
     }
 }
 
 impl Engine {
     fn new(config: &ClientConfig) -> Result<Self, FetchError> {
-        let setup = |error: &dyn std::fmt::Display| FetchError::Setup(error.to_string());
-        // somebody may have chosen one before; then that one serves
-        rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
+            .thread_name("fetch")
             .enable_all()
             .build()
-            .map_err(|error| setup(&error))?;
-        let policy = redirect::Policy::custom(|attempt| {
-            let secure = |url: &Url| url.scheme() == "https";
-            let downgrade = attempt.previous().last().is_some_and(secure) && !secure(attempt.url());
-            if attempt.previous().len() > 5 {
-                attempt.error("it redirects more than five times")
-            } else if downgrade {
-                attempt.error("it redirects from https to http")
-            } else {
-                attempt.follow()
-            }
-        });
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("sbx/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .redirect(policy)
-            .pool_max_idle_per_host(config.parallel)
-            .connect_timeout(config.connect_timeout)
-            .read_timeout(config.stall_timeout);
-        for path in &config.certificates {
-            let fail = |reason: String| FetchError::Certificates { path: path.clone(), reason };
-            let pem = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
-            let bundle = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| fail(error.to_string()))?;
-            builder = bundle
-                .into_iter()
-                .fold(builder, |builder, certificate| builder.tls_certs_merge([certificate]));
+            .map_err(|error| FetchError::Setup(error.to_string()))?;
+        let names = Names::default();
+        Ok(Engine {
+            http: connect(config, &names)?,
+            runtime: Some(runtime),
+            names,
+            unreachable: Unreachable::default(),
+            slots: Semaphore::new(config.parallel.max(1)),
+        })
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.as_ref().expect("an engine has its runtime until it goes").block_on(work)
+    }
+
+    /// Waits for one of the few transfers that may run at a time.
+    pub(super) async fn slot(&self) -> Result<SemaphorePermit<'_>, FetchError> {
+        self.slots.acquire().await.map_err(|error| FetchError::Setup(error.to_string()))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // a question to a silent name server would otherwise hold up the end of the program
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
-        let http = builder.build().map_err(|error| setup(&error))?;
-        Ok(Engine { runtime, http, slots: Semaphore::new(config.parallel) })
     }
 }

@@ -1,14 +1,17 @@
-//! Where public archives are when nothing else is said. The only file that names a host.
+//! Where public archives are when nothing else is said. The only file that names their hosts: locks
+//! name archives, and mirrors, settings and declarations may put each of them elsewhere.
 
-/// Debian's archive, as images' apt sources name it.
+/// Debian's archive, as images' apt sources name it. What it serves is signed, so plain http does.
 pub const DEBIAN: &str = "http://deb.debian.org/debian";
 
 /// Debian's security archive, likewise.
 pub const DEBIAN_SECURITY: &str = "http://deb.debian.org/debian-security";
 
-/// The archive that a suite of Debian's belongs to, by the name that locks use.
+/// The archive that a suite of Debian's belongs to, by the name that locks use. Suites were
+/// `buster/updates` before they were `bullseye-security`.
 pub fn debian_archive(suite: &str) -> &'static str {
-    if suite.ends_with("-security") { "debian-security" } else { "debian" }
+    let security = suite.ends_with("-security") || suite.ends_with("/updates");
+    if security { "debian-security" } else { "debian" }
 }
 
 /// The public address of an archive of Debian's.
@@ -17,5 +20,23 @@ pub fn debian_url(archive: &str) -> Option<&'static str> {
         "debian" => Some(DEBIAN),
         "debian-security" => Some(DEBIAN_SECURITY),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn security_suites_live_in_an_archive_of_their_own() {
+        for (suite, archive) in [
+            ("trixie", "debian"),
+            ("trixie-updates", "debian"),
+            ("trixie-security", "debian-security"),
+            ("buster/updates", "debian-security"),
+        ] {
+            assert_eq!(debian_archive(suite), archive);
+            assert!(debian_url(archive).is_some());
+        }
     }
 }

@@ -1,26 +1,33 @@
 //! What can go wrong between here and a server.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::blame::Blame;
 use crate::digest::Digest;
 use crate::fsx::PathIo;
 
-/// A fetch that failed. URLs are shown without credentials.
+/// A fetch that failed. Addresses are shown without credentials and queries.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error("{label} is not in the store, and `--offline` refuses the network")]
     Offline { label: String },
-    #[error("{label}: {url} answers {status}")]
-    Status { label: String, url: String, status: u16 },
+    #[error("{label}: {url} answers {status}{tries}")]
+    Status { label: String, url: String, status: u16, tries: Tries },
     #[error("{label}: {url} gave {found} bytes, expected {expected}")]
     Size { label: String, url: String, expected: u64, found: u64 },
     #[error("{label}: {url} gave other bytes: expected {expected}, found {found}")]
     Digest { label: String, url: String, expected: Digest, found: Digest },
     #[error("{label}: {url} gave more than {limit} bytes")]
     TooLarge { label: String, url: String, limit: u64 },
-    #[error("{label}: {url} cannot be reached: {reason}")]
-    Network { label: String, url: String, reason: String },
+    #[error("{label}: {url} cannot be reached: {reason}{tries}")]
+    Unreachable { label: String, url: String, reason: String, tries: Tries },
+    #[error("{label}: {url} shows a certificate that is not trusted: {reason}")]
+    Untrusted { label: String, url: String, reason: String },
+    #[error("{label}: {url} broke off: {reason}{tries}")]
+    Broken { label: String, url: String, reason: String, tries: Tries },
+    #[error("{label}: {url} redirects {reason}")]
+    Redirect { label: String, url: String, reason: String },
     #[error("{label}: nowhere to fetch it from")]
     NoUrl { label: String },
     #[error("the network cannot be set up: {0}")]
@@ -29,6 +36,19 @@ pub enum FetchError {
     Certificates { path: PathBuf, reason: String },
     #[error(transparent)]
     Io(#[from] PathIo),
+}
+
+/// How often something was tried; one try is not worth words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries(pub u32);
+
+impl fmt::Display for Tries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 | 1 => Ok(()),
+            tries => write!(f, " (tried {tries} times)"),
+        }
+    }
 }
 
 impl FetchError {
@@ -44,11 +64,31 @@ impl FetchError {
         matches!(self, FetchError::Status { status: 404 | 410, .. })
     }
 
-    /// The next command.
+    /// The next step.
     pub fn help(&self) -> Option<&'static str> {
         match self {
             FetchError::Offline { .. } => Some("run `sbx fetch` where there is a network"),
+            FetchError::Unreachable { .. } => Some(
+                "check the network, `http_proxy` and `https_proxy`, and the mirrors in `settings.kdl` and `SBX_MIRROR_…`",
+            ),
+            FetchError::Untrusted { .. } => Some(
+                "if the authority is your own, name its certificate in `SSL_CERT_FILE` or by `certificates` in `settings.kdl`",
+            ),
+            FetchError::Digest { .. } | FetchError::Size { .. } => Some(
+                "the mirror or a proxy on the way is at fault; a mirror in `settings.kdl` or `SBX_MIRROR_…` goes around it",
+            ),
             _ => None,
         }
+    }
+
+    /// The same failure, met so many times.
+    pub(super) fn after(mut self, count: u32) -> Self {
+        if let FetchError::Status { tries, .. }
+        | FetchError::Unreachable { tries, .. }
+        | FetchError::Broken { tries, .. } = &mut self
+        {
+            *tries = Tries(count);
+        }
+        self
     }
 }

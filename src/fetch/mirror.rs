@@ -2,11 +2,14 @@
 //!
 //! A mirror is named for an archive (`debian`, `debian-security`, a repository's name) or for a host,
 //! by `SBX_MIRROR_NAME=URL` (upper case, `_` for `-` and `.`) or in `settings.kdl`
-//! (`mirror "debian" "URL"`). It replaces the public address; the environment goes before the file.
+//! (`mirror "debian" "URL"`). It replaces the public address. The environment goes before the file,
+//! and a mirror of an archive before one of its host.
 
 use std::collections::BTreeMap;
 
 use url::Url;
+
+use crate::blame::Blame;
 
 /// Archive or host → base URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,11 +17,16 @@ pub struct MirrorMap(BTreeMap<String, Url>);
 
 /// A mirror that is none.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum MirrorError {
-    #[error("mirror `{name}`: `{value}` is no http or https URL")]
-    Url { name: String, value: String },
-    #[error("settings: {0}")]
-    Settings(String),
+#[error("mirror `{name}`: `{value}` is no http or https address of a directory")]
+pub struct MirrorError {
+    pub name: String,
+    pub value: String,
+}
+
+impl MirrorError {
+    pub fn blame(&self) -> Blame {
+        Blame::Input
+    }
 }
 
 /// The key under which a name is looked up: lower case, one kind of separator.
@@ -27,53 +35,34 @@ fn key(name: &str) -> String {
 }
 
 impl MirrorMap {
-    /// Adds mirrors from the environment's variables; others are passed over.
-    pub fn add_variables(
-        &mut self,
+    /// Reads the environment's variables; others are passed over.
+    pub fn from_variables(
         variables: impl Iterator<Item = (String, String)>,
-    ) -> Result<(), MirrorError> {
+    ) -> Result<Self, MirrorError> {
+        let mut map = MirrorMap::default();
         for (variable, value) in variables {
             if let Some(name) = variable.strip_prefix("SBX_MIRROR_").filter(|_| !value.is_empty()) {
-                self.insert(name, &value)?;
+                map.insert(&name.to_ascii_lowercase(), &value)?;
             }
         }
-        Ok(())
+        Ok(map)
     }
 
-    /// Adds mirrors of `settings.kdl`, where the environment has not named one already.
-    pub fn add_settings(&mut self, text: &str) -> Result<(), MirrorError> {
-        let document = kdl::KdlDocument::parse_v2(text)
-            .map_err(|error| MirrorError::Settings(error.to_string()))?;
-        for node in document.nodes() {
-            let argument = |at: usize| node.get(at).and_then(|value| value.as_string());
-            match (node.name().value(), argument(0), argument(1)) {
-                ("mirror", Some(name), Some(value)) => {
-                    if !self.0.contains_key(&key(name)) {
-                        self.insert(name, value)?;
-                    }
-                }
-                (other, ..) => {
-                    let message =
-                        format!("`{other}` is not understood: write `mirror \"debian\" \"URL\"`");
-                    return Err(MirrorError::Settings(message));
-                }
-            }
-        }
-        Ok(())
+    /// Adds a mirror; answers whether there was none of that name.
+    pub(super) fn insert(&mut self, name: &str, value: &str) -> Result<bool, MirrorError> {
+        let fits = |url: &Url| {
+            let plain = url.query().is_none() && url.fragment().is_none();
+            plain && ["http", "https"].contains(&url.scheme())
+        };
+        let parsed = Url::parse(value).ok().filter(fits);
+        let url = parsed
+            .ok_or_else(|| MirrorError { name: name.to_owned(), value: redact_text(value) })?;
+        Ok(self.0.insert(key(name), as_directory(url)).is_none())
     }
 
-    fn insert(&mut self, name: &str, value: &str) -> Result<(), MirrorError> {
-        let fail =
-            || MirrorError::Url { name: name.to_ascii_lowercase(), value: redact_text(value) };
-        let mut url = Url::parse(value).map_err(|_| fail())?;
-        if !["http", "https"].contains(&url.scheme()) {
-            return Err(fail());
-        }
-        if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
-        }
-        self.0.insert(key(name), url);
-        Ok(())
+    /// These mirrors, and those of `other` that are named for something else.
+    pub fn or(self, other: MirrorMap) -> Self {
+        MirrorMap(other.0.into_iter().chain(self.0).collect())
     }
 
     /// The base URL of an archive: its mirror, or the mirror of its host with the same path, or what
@@ -83,64 +72,94 @@ impl MirrorMap {
             return mirror.clone();
         }
         let host = public.host_str().map(key).and_then(|host| self.0.get(&host));
-        let mut base = match host {
+        as_directory(match host {
             None => public.clone(),
             Some(mirror) => {
                 let mut url = mirror.clone();
-                url.set_path(&format!(
-                    "{}{}",
-                    mirror.path(),
-                    public.path().trim_start_matches('/')
-                ));
+                let below = public.path().trim_start_matches('/');
+                url.set_path(&format!("{}{below}", mirror.path()));
                 url
             }
-        };
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
-        base
+        })
     }
 }
 
-/// A URL as it may be shown: without user and password.
+fn as_directory(mut url: Url) -> Url {
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    url
+}
+
+/// A URL as it may be shown: without user and password, and without a query, where tokens live.
 pub(super) fn redact(url: &Url) -> String {
     let mut url = url.clone();
     // a URL without a host has no credentials to lose
     url.set_username("").unwrap_or_default();
     url.set_password(None).unwrap_or_default();
+    url.set_query(None);
     url.to_string()
 }
 
-fn redact_text(text: &str) -> String {
-    Url::parse(text).map_or_else(|_| text.to_owned(), |url| redact(&url))
+/// Likewise for what may be no URL: then nothing before the last `@` is shown.
+pub(super) fn redact_text(text: &str) -> String {
+    match Url::parse(text) {
+        Ok(url) if url.has_host() => redact(&url),
+        _ => text.rsplit_once('@').map_or(text, |(_, rest)| rest).to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn map(pairs: &[(&str, &str)]) -> MirrorMap {
+        let mut map = MirrorMap::default();
+        for (name, value) in pairs {
+            map.insert(name, value).unwrap();
+        }
+        map
+    }
+
+    fn variables(pairs: &[(&str, &str)]) -> Result<MirrorMap, MirrorError> {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        MirrorMap::from_variables(pairs)
+    }
+
     #[test]
     fn the_environment_goes_before_the_settings_and_both_before_the_public_address() {
-        let mut map = MirrorMap::default();
-        let variables =
-            [("SBX_MIRROR_DEBIAN_SECURITY", "http://m.example.org/sec"), ("PATH", "/bin")];
-        map.add_variables(variables.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())))
-            .unwrap();
-        map.add_settings("mirror \"debian\" \"https://u:p@n.example.org/debian\"\nmirror \"debian-security\" \"http://other.example.org\"\nmirror \"files.example.com\" \"http://m.example.org/f\"").unwrap();
+        let settings = map(&[
+            ("debian", "https://u:p@n.example.org/debian"),
+            ("debian-security", "http://other.example.org"),
+            ("files.example.com", "http://m.example.org/f"),
+        ]);
+        let own = [("SBX_MIRROR_DEBIAN_SECURITY", "http://m.example.org/sec"), ("PATH", "/bin")];
+        let map = variables(&own).unwrap().or(settings);
         let public = Url::parse("http://files.example.com/x/y").unwrap();
         let base = |name| map.base(name, &public).to_string();
         assert_eq!(base("debian-security"), "http://m.example.org/sec/");
         assert_eq!(base("debian"), "https://u:p@n.example.org/debian/");
         assert_eq!(base("else"), "http://m.example.org/f/x/y/");
         assert_eq!(redact(&map.base("debian", &public)), "https://n.example.org/debian/");
+        let unknown = Url::parse("http://files.example.net/x").unwrap();
+        assert_eq!(map.base("else", &unknown).as_str(), "http://files.example.net/x/");
     }
 
     #[test]
-    fn what_is_no_url_is_refused_without_its_password() {
-        let mut map = MirrorMap::default();
-        let bad = [("SBX_MIRROR_DEBIAN".to_owned(), "ftp://u:secret@example.org".to_owned())];
-        let error = map.add_variables(bad.into_iter()).unwrap_err().to_string();
-        assert!(!error.contains("secret"), "{error}");
-        assert!(map.add_settings("mirrors").is_err());
+    fn a_host_is_named_in_the_environment_too() {
+        let map = variables(&[("SBX_MIRROR_FILES_EXAMPLE_COM", "http://m.example.org")]).unwrap();
+        let public = Url::parse("http://files.example.com/x").unwrap();
+        assert_eq!(map.base("else", &public).as_str(), "http://m.example.org/x/");
+    }
+
+    #[test]
+    fn what_is_no_mirror_is_refused_without_its_secrets() {
+        for bad in
+            ["ftp://u:secret@example.org", "u:secret@example.org", "http://example.org/?t=secret"]
+        {
+            let error = variables(&[("SBX_MIRROR_DEBIAN", bad)]).unwrap_err().to_string();
+            assert!(error.starts_with("mirror `debian`: `"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 }

@@ -1,16 +1,32 @@
 //! Fetching: bytes from the network, under the name of their digest and under no other.
 //!
 //! A file counts as fetched when its size and digest are those of its pin; until then it is a part,
-//! which whoever comes next resumes. At most eight transfers run at a time, over HTTP/1.1 (measured
-//! faster than one multiplexed connection for many small files, and name servers drop bursts).
-//! Redirects are followed to other hosts without credentials, never from https to http.
+//! which whoever comes next resumes. No server is believed: what a range request, an `ETag` or a
+//! `Content-Length` promises is worth nothing until the digest fits, so parts need no other witness
+//! and may be continued from another mirror than the one they began at.
+//!
+//! At most eight transfers run at a time, over HTTP/1.1 (measured faster than one multiplexed
+//! connection for many small files), and each host's name is asked for once: name servers drop
+//! bursts. Redirects are followed to other hosts without credentials, never from https to http.
+//! Addresses are shown without credentials and without queries. A host that could not be reached
+//! for one file is not asked for the others.
 
 mod client;
+mod connect;
 pub mod defaults;
 mod error;
 mod mirror;
+mod part;
+mod progress;
+mod proxy;
+mod resolver;
+mod retry;
+mod settings;
 mod transfer;
 
-pub use client::{Client, ClientConfig, Document, NoProgress, Progress, Want};
-pub use error::FetchError;
+pub use client::{Client, ClientConfig, Document, Want};
+pub use error::{FetchError, Tries};
 pub use mirror::{MirrorError, MirrorMap};
+pub use progress::{NoProgress, Progress};
+pub use proxy::{ProxyConfig, ProxyError};
+pub use settings::Settings;

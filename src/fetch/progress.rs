@@ -1,0 +1,52 @@
+//! Hearing how fetching goes on; the library itself prints nothing.
+
+/// Hears how fetching goes on. Called from many threads.
+pub trait Progress: Send + Sync {
+    /// A transfer begins; bytes it will bring, where known.
+    fn started(&self, label: &str, size: Option<u64>);
+    /// Bytes came in that had not come in before: over a transfer that ends well they add up to the
+    /// file's size, however often it was tried.
+    fn advanced(&self, bytes: u64);
+    /// A transfer ended, well or not; its result says which.
+    fn finished(&self, label: &str);
+    /// A try failed and there will be another.
+    fn retried(&self, label: &str, reason: &str);
+}
+
+/// Hears nothing.
+pub struct NoProgress;
+
+impl Progress for NoProgress {
+    fn started(&self, _: &str, _: Option<u64>) {}
+    fn advanced(&self, _: u64) {}
+    fn finished(&self, _: &str) {}
+    fn retried(&self, _: &str, _: &str) {}
+}
+
+/// Tells a [`Progress`] of positions in one file, each byte once.
+pub(super) struct Meter<'a> {
+    progress: &'a dyn Progress,
+    label: &'a str,
+    seen: u64,
+}
+
+impl<'a> Meter<'a> {
+    pub(super) fn start(progress: &'a dyn Progress, label: &'a str, size: Option<u64>) -> Self {
+        progress.started(label, size);
+        Meter { progress, label, seen: 0 }
+    }
+
+    /// So many bytes of the file are here.
+    pub(super) fn reach(&mut self, position: u64) {
+        if position > self.seen {
+            self.progress.advanced(position - self.seen);
+            self.seen = position;
+        }
+    }
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        self.progress.finished(self.label);
+    }
+}
