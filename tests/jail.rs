@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -106,7 +106,7 @@ fn capabilities_are_what_dpkg_needs() {
 
 #[test]
 fn ways_out_are_refused() {
-    assert_eq!(syscall(libc::SYS_mount, ", \"t\", \"/tmp\", \"tmpfs\", 0, 0"), "EPERM");
+    assert_eq!(syscall(libc::SYS_mount, ", 0, 0, 0, 0, 0"), "EPERM");
     assert_eq!(syscall(libc::SYS_unshare, ", 0x10000000"), "EPERM");
     assert_eq!(syscall(libc::SYS_keyctl, ", 0, 0, 0"), "EPERM");
     assert_eq!(syscall(libc::SYS_ptrace, ", 0, 0, 0, 0"), "EPERM");
@@ -151,7 +151,7 @@ fn proc_and_sys_tell_nothing_of_the_machine_and_change_nothing() {
         output("ls -A /sys /proc/scsi /proc/acpi 2>/dev/null | grep -v : || true").trim(),
         ""
     );
-    for name in ["sysrq-trigger", "sys/kernel/hostname", "sys/kernel/core_pattern", "irq/x"] {
+    for name in ["sys/kernel/hostname", "sys/kernel/core_pattern", "sys/vm/drop_caches"] {
         let said = output(&format!("( echo b >/proc/{name} ) 2>&1 || true"));
         assert!(said.contains("Read-only file system"), "{name}: {said}");
     }
@@ -169,13 +169,8 @@ fn devices_are_the_harmless_ones() {
 
 #[test]
 fn nothing_of_the_callers_surroundings_comes_in() {
-    assert_eq!(
-        output("hostname; umask; pwd; env | grep -v ^PWD | sort").lines().collect::<Vec<_>>(),
-        ["sbx", "0022", "/", "GREETING=hi", "OLDPWD=/", "PATH=/usr/bin:/usr/sbin"]
-            .into_iter()
-            .filter(|line| *line != "OLDPWD=/")
-            .collect::<Vec<_>>()
-    );
+    let said = output("hostname; umask; pwd; env | grep -v ^PWD= | sort");
+    assert_eq!(said, "sbx\n0022\n/\nGREETING=hi\nPATH=/usr/bin:/usr/sbin\n");
     assert_eq!(output("cat; ulimit -c; ulimit -Sn"), "0\n1024\n", "stdin is empty");
 }
 
@@ -183,7 +178,7 @@ fn nothing_of_the_callers_surroundings_comes_in() {
 fn open_files_and_ignored_signals_do_not_come_in() {
     let file = fs::File::open("/etc/passwd").unwrap();
     rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
-    assert_eq!(output("ls /proc/self/fd | tr '\\n' ' '"), "0 1 2 3 \n", "3 is the listing's own");
+    assert_eq!(output("ls /proc/self/fd | tr '\\n' ' '"), "0 1 2 3\n", "3 is the listing's own");
     drop(file);
     let signals = output("grep ^Sig[BI] /proc/self/status | cut -f2");
     assert_eq!(signals, "0000000000000000\n0000000000000000\n");
@@ -191,17 +186,29 @@ fn open_files_and_ignored_signals_do_not_come_in() {
 
 #[test]
 fn modes_do_not_follow_the_callers_umask() {
-    let (home, mut spec) = shell("true");
-    spec.binds.push(Bind { from: "/etc".into(), to: "/fresh/etc".into(), read_only: true });
-    fs::set_permissions(&spec.upper, fs::Permissions::from_mode(0o700)).unwrap();
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let outcome = run(Path::new(SBX), &spec).0;
-    rustix::process::umask(before);
-    assert!(outcome.unwrap().success());
+    let home = tempfile::tempdir().unwrap();
+    let driver = std::env::current_exe().unwrap();
+    let command = "umask 077; exec \"$0\" --exact runs_with_another_umask --ignored";
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .arg(driver)
+        .env("SBX_TEST_HOME", home.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     for name in ["upper", "upper/fresh", "upper/fresh/etc"] {
         let mode = fs::metadata(home.path().join(name)).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o755, "{name}");
     }
+}
+
+#[test]
+#[ignore = "what `modes_do_not_follow_the_callers_umask` runs"]
+fn runs_with_another_umask() {
+    let home = PathBuf::from(std::env::var_os("SBX_TEST_HOME").unwrap());
+    let mut spec = spec(&home, &["/bin/true"]);
+    spec.binds.push(Bind { from: "/etc".into(), to: "/fresh/etc".into(), read_only: true });
+    assert!(run(Path::new(SBX), &spec).0.unwrap().success());
 }
 
 #[test]

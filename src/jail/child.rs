@@ -129,9 +129,20 @@ fn forget_parent() -> Setup<()> {
         // SAFETY: this process has opened nothing itself; the directory's own number is closed already
         unsafe { libc::close(fd) };
     }
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action needs no handler; KILL, STOP and the C library's own refuse
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // the kernel's struct, all zero: the default action, no flags, nothing blocked meanwhile
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the struct outlives the call; the C library's wrapper would spare two signals that
+        // may be ignored here all the same, and for KILL and STOP the kernel refuses
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: an all-zero set is valid and is filled by the call after
     unsafe {
@@ -187,7 +198,7 @@ fn wait_for(pid: Pid) -> Setup<Report> {
 
 /// Output belongs to the program alone: the parent sees its end when the last of its writers is gone.
 fn close_output() {
-    let flags = rustix::fs::OFlags::RDWR;
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     if let Ok(null) = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()) {
         rustix::stdio::dup2_stdin(&null).unwrap_or_default();
         rustix::stdio::dup2_stdout(&null).unwrap_or_default();

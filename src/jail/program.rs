@@ -18,8 +18,9 @@ pub(super) fn exec(spec: &Spec) -> Setup<()> {
     set_limits()?;
     be_root()?;
     rustix::process::chdir(spec.cwd.as_str()).step(format!("change to `{}`", spec.cwd))?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())
-        .step("open /dev/null")?;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let null =
+        rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).step("open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).step("replace stdin")?;
     let argv = strings(spec.argv.iter().cloned())?;
     let env = strings(spec.env.iter().map(|(name, value)| format!("{name}={value}")))?;

@@ -2,7 +2,8 @@
 //! which knows how to end, and this process ends after it.
 
 use std::io;
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
 
 use rustix::process::{Pid, Signal};
 
@@ -29,6 +30,21 @@ impl Relay {
             libc::pthread_sigmask(libc::SIG_BLOCK, &held, &mut before);
         }
         Self { before, held }
+    }
+
+    /// Lets a child that is yet to be started have its signals.
+    pub(super) fn spare(&self, command: &mut Command) {
+        let before = self.before;
+        let restore = move || {
+            // SAFETY: the set was filled when the relay began
+            match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) }
+            {
+                0 => Ok(()),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            }
+        };
+        // SAFETY: one system call, as may be made between fork and exec
+        unsafe { command.pre_exec(restore) };
     }
 
     /// Waits for the end of a child that was started since.

@@ -116,7 +116,7 @@ pub fn run_in_user_namespace(
     };
     let (uids, gids) = (range(USERS)?, range(GROUPS)?);
     let relay = Relay::begin();
-    let (mut child, talk) = start(program, arguments).map_err(UserNamespaceError::Start)?;
+    let (mut child, talk) = start(program, arguments, &relay).map_err(UserNamespaceError::Start)?;
     let pid = child.id();
     let entered = talk
         .hear()
@@ -160,14 +160,20 @@ impl Talk {
     }
 }
 
-fn start(program: &Path, arguments: &[std::ffi::OsString]) -> io::Result<(Child, Talk)> {
+fn start(
+    program: &Path,
+    arguments: &[std::ffi::OsString],
+    relay: &Relay,
+) -> io::Result<(Child, Talk)> {
     let (hear, answer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (order, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     for end in [&answer, &order] {
         rustix::io::fcntl_setfd(end, FdFlags::empty())?;
     }
     let mark = format!("{} {} {}", answer.as_raw_fd(), order.as_raw_fd(), std::process::id());
-    let child = Command::new(program).args(arguments).env(MARK, mark).spawn()?;
+    let mut command = Command::new(program);
+    relay.spare(&mut command);
+    let child = command.args(arguments).env(MARK, mark).spawn()?;
     Ok((child, Talk { hear, tell }))
 }
 
