@@ -1,14 +1,18 @@
-//! The child's side: one thread, from the host's view to the sandbox's, then exec.
+//! The child's side: one thread, from the host's view to the sandbox's.
+//!
+//! Three processes: the outer one is killed with its parent and holds the time limit; the init is the
+//! first of the new process namespace, sets everything up, and takes all others with it when it
+//! ends; the program itself. Only the first two ever write reports, and no program can reach them:
+//! it lacks the capabilities that looking into them would take.
 
-use std::ffi::CString;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, WaitOptions};
+use rustix::process::{Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
 
-use super::spawn::{SetupFault, Spec};
-use super::{filter, mounts};
+use super::spec::{Order, Report, SetupFault, Spec};
+use super::{mounts, network, program};
 
 /// A step that failed.
 pub(super) type Setup<T> = Result<T, SetupFault>;
@@ -18,32 +22,47 @@ pub(super) trait Step<T> {
     fn step(self, step: impl Into<String>) -> Setup<T>;
 }
 
-impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
+impl<T, E: std::error::Error + 'static> Step<T> for Result<T, E> {
     fn step(self, step: impl Into<String>) -> Setup<T> {
-        self.map_err(|error| SetupFault { step: step.into(), reason: error.to_string() })
+        self.map_err(|error| {
+            let any = &error as &dyn std::error::Error;
+            let io = any.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+            let errno = any.downcast_ref::<rustix::io::Errno>().map(|errno| errno.raw_os_error());
+            SetupFault { step: step.into(), reason: error.to_string(), errno: io.or(errno) }
+        })
     }
 }
 
-/// Exit code when the set-up failed: the parent reads why from stderr.
+/// Exit code when the set-up failed; why is in the report.
 const SETUP_FAILED: i32 = 125;
 
 pub(super) fn main() -> ! {
     let code = match run() {
-        Ok(code) => code,
+        Ok(()) => 0,
         Err(fault) => {
-            let text = serde_json::to_string(&fault).unwrap_or(fault.reason);
-            eprint!("{text}");
+            report(&Report::Fault(fault));
             SETUP_FAILED
         }
     };
     std::process::exit(code)
 }
 
-fn run() -> Setup<i32> {
+/// Reports go where a process's errors go: the program gets another stderr.
+fn report(report: &Report) {
+    eprint!("{}", serde_json::to_string(report).expect("a report has string keys only"));
+}
+
+fn run() -> Setup<()> {
+    forget_parent()?;
+    die_with_parent()?;
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text).step("read the description")?;
-    let spec: Spec = serde_json::from_slice(&text).step("read the description")?;
-    die_with_parent()?;
+    let Order { parent, spec }: Order<Spec> =
+        serde_json::from_slice(&text).step("read the description")?;
+    let found = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if found.cast_unsigned() != parent {
+        return Err(fault("look for the parent", "it is gone"));
+    }
     let flags = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
         | UnshareFlags::NEWNET
@@ -52,63 +71,87 @@ fn run() -> Setup<i32> {
         | UnshareFlags::NEWCGROUP;
     // SAFETY: this process has one thread, and none of the flags shares file descriptors or memory
     unsafe { rustix::thread::unshare_unsafe(flags) }.step("unshare namespaces")?;
+    let own = rustix::process::pidfd_open(
+        rustix::process::getpid(),
+        rustix::process::PidfdFlags::empty(),
+    )
+    .step("open a handle of this process")?;
     match fork()? {
-        // the first process of the new process namespace
-        None => init(&spec),
+        None => init(&spec, &own),
         Some(pid) => {
-            close_stdio();
-            wait_for(pid)
+            if let Some(timeout) = spec.timeout {
+                set_alarm(timeout)?;
+            }
+            close_output();
+            wait_for(pid).map(drop)
         }
     }
 }
 
 /// Mounts the sandbox, starts its program and reaps until that ends; all others end with this one.
-fn init(spec: &Spec) -> Setup<i32> {
+fn init(spec: &Spec, outer: &impl std::os::fd::AsFd) -> Setup<()> {
     die_with_parent()?;
+    let mut gone = [rustix::event::PollFd::new(outer, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    if rustix::event::poll(&mut gone, Some(&now)).step("look for the parent")? > 0 {
+        return Err(fault("look for the parent", "it is gone"));
+    }
     mounts::enter(spec)?;
     rustix::system::sethostname(b"sbx").step("set the host name")?;
-    raise_loopback()?;
+    rustix::system::setdomainname(b"(none)").step("set the domain name")?;
+    network::raise_loopback()?;
     match fork()? {
-        None => exec(spec),
+        None => program::exec(spec),
         Some(pid) => {
-            close_stdio();
-            wait_for(pid)
+            let hidden = rustix::process::DumpableBehavior::NotDumpable;
+            rustix::process::set_dumpable_behavior(hidden).step("hide the first process")?;
+            close_output();
+            let end = wait_for(pid)?;
+            report(&end);
+            Ok(())
         }
     }
 }
 
-fn exec(spec: &Spec) -> Setup<i32> {
-    rustix::process::setsid().step("begin a session")?;
+pub(super) fn fault(step: &str, reason: &str) -> SetupFault {
+    SetupFault { step: step.to_owned(), reason: reason.to_owned(), errno: None }
+}
+
+/// Nothing of what the parent's surroundings left in this process may reach the program: open files,
+/// ignored and blocked signals, umask.
+fn forget_parent() -> Setup<()> {
+    // collected first: closing while reading would change the directory
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")
+        .step("list open files")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // SAFETY: this process has opened nothing itself; the directory's own number is closed already
+        unsafe { libc::close(fd) };
+    }
+    // the kernel's struct, all zero: the default action, no flags, nothing blocked meanwhile
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the struct outlives the call; the C library's wrapper would spare two signals that
+        // may be ignored here all the same, and for KILL and STOP the kernel refuses
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
+    }
+    // SAFETY: an all-zero set is valid and is filled by the call after
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let limit = |soft| Rlimit { current: Some(soft), maximum: Some(soft) };
-    rustix::process::setrlimit(Resource::Core, limit(0)).step("limit core dumps")?;
-    rustix::process::setrlimit(Resource::Nofile, limit(1024)).step("limit open files")?;
-    rustix::process::chdir(spec.cwd.as_str()).step(format!("change to {}", spec.cwd))?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())
-        .step("open /dev/null")?;
-    rustix::stdio::dup2_stdin(&null).step("replace stdin")?;
-    let strings = |texts: &mut dyn Iterator<Item = String>| {
-        texts.map(CString::new).collect::<Result<Vec<_>, _>>().step("read the command")
-    };
-    let argv = strings(&mut spec.argv.iter().cloned())?;
-    let env = strings(&mut spec.env.iter().map(|(name, value)| format!("{name}={value}")))?;
-    drop_capabilities()?;
-    rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
-    filter::install()?;
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (argv_pointers, env_pointers) = (pointers(&argv), pointers(&env));
-    let program = argv.first().ok_or("there is none").step("read the command")?;
-    // what goes wrong from here is the program's own output; the kept copy tells of a failed exec
-    let complaint =
-        rustix::io::fcntl_dupfd_cloexec(std::io::stderr().as_fd(), 10).step("keep stderr")?;
-    rustix::stdio::dup2_stderr(std::io::stdout().as_fd()).step("join stderr and stdout")?;
-    // SAFETY: all strings are NUL-terminated and both arrays end in a null pointer
-    unsafe { libc::execve(program.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr()) };
-    let error = std::io::Error::last_os_error();
-    rustix::stdio::dup2_stderr(&complaint).step("restore stderr")?;
-    Err(error).step(format!("start {}", program.to_string_lossy()))
+    Ok(())
 }
 
 /// `None` in the child.
@@ -120,14 +163,32 @@ fn fork() -> Setup<Option<Pid>> {
     }
 }
 
-/// Waits for one process, reaping whatever else ends. Answers what `exit` is to be called with.
-fn wait_for(pid: Pid) -> Setup<i32> {
+/// The default action of the alarm ends the outer process, and everything with it.
+fn set_alarm(timeout: Duration) -> Setup<()> {
+    // a timer of zero would be none
+    let timeout = timeout.max(Duration::from_micros(1));
+    let value = libc::timeval {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: timeout.subsec_micros().into(),
+    };
+    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let timer = libc::itimerval { it_interval: never, it_value: value };
+    // SAFETY: the timer outlives the call, and the former one is not asked for
+    match unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).step("set the time limit"),
+    }
+}
+
+/// Waits for one process, reaping whatever else ends.
+fn wait_for(pid: Pid) -> Setup<Report> {
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((ended, status))) if ended == pid => {
-                return Ok(status
-                    .exit_status()
-                    .unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0)));
+                return Ok(match status.exit_status() {
+                    Some(code) => Report::Code(code),
+                    None => Report::Signal(status.terminating_signal().unwrap_or(0)),
+                });
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).step("wait for the sandbox"),
@@ -135,65 +196,16 @@ fn wait_for(pid: Pid) -> Setup<i32> {
     }
 }
 
-/// The pipes belong to the program alone: the parent sees their end when the program's is closed.
-fn close_stdio() {
-    if let Ok(null) =
-        rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())
-    {
+/// Output belongs to the program alone: the parent sees its end when the last of its writers is gone.
+fn close_output() {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    if let Ok(null) = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()) {
         rustix::stdio::dup2_stdin(&null).unwrap_or_default();
         rustix::stdio::dup2_stdout(&null).unwrap_or_default();
-        rustix::stdio::dup2_stderr(&null).unwrap_or_default();
     }
 }
 
 fn die_with_parent() -> Setup<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .step("tie the sandbox to its parent")
-}
-
-/// Capabilities that dpkg and maintainer scripts need; all others leave the bounding set.
-fn drop_capabilities() -> Setup<()> {
-    use rustix::thread::CapabilitySet as Set;
-    let keep = Set::CHOWN
-        | Set::DAC_OVERRIDE
-        | Set::FOWNER
-        | Set::FSETID
-        | Set::KILL
-        | Set::SETGID
-        | Set::SETUID
-        | Set::SETFCAP
-        | Set::SYS_CHROOT;
-    for capability in Set::all().difference(keep).iter() {
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // one that this kernel does not know cannot be had either
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-            Err(error) => return Err(error).step("drop capabilities"),
-        }
-    }
-    let kept = rustix::thread::CapabilitySets {
-        effective: keep,
-        permitted: keep,
-        inheritable: Set::empty(),
-    };
-    rustix::thread::set_capabilities(None, kept).step("drop capabilities")
-}
-
-/// Brings the loopback interface up (netdevice(7)): nothing else is in the namespace.
-fn raise_loopback() -> Setup<()> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .step("open a socket")?;
-    // SAFETY: an all-zero ifreq is valid; it is given the name and the flags of one interface
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (slot, byte) in request.ifr_name.iter_mut().zip(b"lo\0") {
-        *slot = byte.cast_signed();
-    }
-    // the flags fit a short by definition
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
-    // SAFETY: the descriptor is open and the request outlives the call
-    match unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &request) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()).step("raise the loopback interface"),
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
+    SeccompRule, sock_filter,
 };
 
 use super::child::{Setup, Step};
@@ -42,8 +42,10 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_nfsservctl,
     libc::SYS_open_by_handle_at,
     libc::SYS_open_tree,
+    libc::SYS_pidfd_getfd,
     libc::SYS_perf_event_open,
     libc::SYS_pivot_root,
+    libc::SYS_process_madvise,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_ptrace,
@@ -70,16 +72,32 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
 
-/// The bit that marks the x32 calls of amd64, which would pass a list of the others.
-#[cfg(target_arch = "x86_64")]
-const X32: std::ops::Range<libc::c_long> = 0x4000_0000..0x4000_0000 + 548;
+/// personality(2) as Docker allows it: the query, plain Linux, its 32-bit form, and either without
+/// address randomisation of the kernel's.
+const PERSONALITIES: &[u64] = &[0xffff_ffff, 0, 0x8, 0x2_0000, 0x2_0008];
 
 /// Installs the filters for this process and all that come from it.
 pub(super) fn install() -> Setup<()> {
-    for program in [refused()?, absent()?] {
+    for program in [refused()?, absent()?, foreign()] {
         seccompiler::apply_filter(&program).step("install the system call filter")?;
     }
     Ok(())
+}
+
+/// The x32 calls of amd64 carry a bit of their own and would pass a list of the others.
+fn foreign() -> BpfProgram {
+    let code = |code: u32| code as u16;
+    let number =
+        sock_filter { code: code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), jt: 0, jf: 0, k: 0 };
+    let is_foreign = sock_filter {
+        code: code(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K),
+        jt: 0,
+        jf: 1,
+        k: 0x4000_0000,
+    };
+    let answer = |k| sock_filter { code: code(libc::BPF_RET | libc::BPF_K), jt: 0, jf: 0, k };
+    let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+    vec![number, is_foreign, answer(absent), answer(libc::SECCOMP_RET_ALLOW)]
 }
 
 fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Setup<BpfProgram> {
@@ -106,18 +124,19 @@ fn refused() -> Setup<BpfProgram> {
         })
         .collect();
     rules.insert(libc::SYS_clone, namespaces.step("write the system call filter")?);
+    let other: Result<Vec<SeccompCondition>, _> = PERSONALITIES
+        .iter()
+        .map(|allowed| {
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, *allowed)
+        })
+        .collect();
+    let other = other.and_then(SeccompRule::new).step("write the system call filter")?;
+    rules.insert(libc::SYS_personality, vec![other]);
     compile(rules, libc::EPERM)
 }
 
 /// Answered with ENOSYS, as an older kernel would: the C library then uses clone, whose flags can be
 /// looked at.
 fn absent() -> Setup<BpfProgram> {
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(unused_mut, reason = "x32 exists on amd64 only")
-    )]
-    let mut rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    #[cfg(target_arch = "x86_64")]
-    rules.extend(X32.map(|call| (call, Vec::new())));
-    compile(rules, libc::ENOSYS)
+    compile(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
 }

@@ -1,33 +1,48 @@
 //! The sandbox's file systems.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-    UnmountFlags,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
-use super::child::{Setup, Step};
-use super::spawn::{Bind, SetupFault, Spec};
+use super::child::{Setup, Step, fault};
+use super::overlay;
+use super::spec::{Bind, Spec};
 
 /// Paths of /proc that tell of the host or reach into it.
 const MASKED: &[&str] = &[
     "acpi",
     "asound",
+    "cmdline",
+    "config.gz",
+    "diskstats",
+    "driver",
     "interrupts",
+    "iomem",
+    "ioports",
+    "kallsyms",
     "kcore",
+    "key-users",
     "keys",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
     "latency_stats",
+    "mdstat",
+    "modules",
+    "mtrr",
+    "partitions",
     "sched_debug",
     "scsi",
+    "slabinfo",
     "timer_list",
     "timer_stats",
+    "vmallocinfo",
+    "vmcore",
 ];
 /// Paths of /proc that may be read only.
-const READ_ONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
+const READ_ONLY: &[&str] = &["bus", "fs", "irq", "pressure", "sys", "sysrq-trigger"];
 
 const DEVICES: &[&str] = &["full", "null", "random", "tty", "urandom", "zero"];
 
@@ -35,7 +50,7 @@ const DEVICES: &[&str] = &["full", "null", "random", "tty", "urandom", "zero"];
 pub(super) fn enter(spec: &Spec) -> Setup<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).step("make mounts private")?;
-    mount_overlay(spec)?;
+    overlay::mount(spec)?;
     let root = &spec.root;
     mount_dev(root)?;
     mount_proc(root)?;
@@ -50,68 +65,6 @@ pub(super) fn enter(spec: &Spec) -> Setup<()> {
     rustix::process::chdir("/").step("enter the new root")
 }
 
-/// Through the mount API that takes one directory a call, where the kernel has it (6.5); the old one
-/// takes a page of options at most.
-fn mount_overlay(spec: &Spec) -> Setup<()> {
-    let userxattr = in_user_namespace();
-    match mount_overlay_by_parts(spec, userxattr) {
-        Err(fault) if fault.step == "add a layer" => mount_overlay_by_options(spec, userxattr),
-        result => result,
-    }
-}
-
-fn mount_overlay_by_parts(spec: &Spec, userxattr: bool) -> Setup<()> {
-    let context =
-        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step("open overlayfs")?;
-    let fd = context.as_fd();
-    let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(fd, key, value);
-    for lower in spec.lowers.iter().rev() {
-        set("lowerdir+", lower).step("add a layer")?;
-    }
-    set("upperdir", &spec.upper).step("add the upper directory")?;
-    set("workdir", &spec.work).step("add the work directory")?;
-    if userxattr {
-        rustix::mount::fsconfig_set_flag(fd, "userxattr").step("use user attributes")?;
-    }
-    rustix::mount::fsconfig_set_flag(fd, "volatile").step("make the overlay volatile")?;
-    for (key, value) in
-        [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"), ("xino", "off")]
-    {
-        // a user namespace may not say what it could not have anyway
-        if !userxattr {
-            set(key, Path::new(value)).step(format!("set {key}"))?;
-        }
-    }
-    rustix::mount::fsconfig_create(fd).step("mount the overlay")?;
-    let mount = rustix::mount::fsmount(fd, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .step("mount the overlay")?;
-    rustix::mount::move_mount(&mount, "", CWD, &spec.root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .step("place the overlay")
-}
-
-fn mount_overlay_by_options(spec: &Spec, userxattr: bool) -> Setup<()> {
-    // names relative to the directory of all trees keep the options short
-    let base = spec.lowers.first().and_then(|lower| lower.parent()).unwrap_or(Path::new("/"));
-    rustix::process::chdir(base).step("enter the directory of trees")?;
-    let short =
-        |lower: &PathBuf| lower.strip_prefix(base).unwrap_or(lower).to_string_lossy().into_owned();
-    let lowers: Vec<String> = spec.lowers.iter().rev().map(short).collect();
-    let user = if userxattr {
-        ",userxattr"
-    } else {
-        ",redirect_dir=nofollow,metacopy=off,index=off,xino=off"
-    };
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},volatile{user}",
-        lowers.join(":"),
-        spec.upper.display(),
-        spec.work.display()
-    );
-    let options = std::ffi::CString::new(options).step("write the overlay's options")?;
-    rustix::mount::mount("overlay", &spec.root, "overlay", MountFlags::empty(), options.as_c_str())
-        .step("mount the overlay")
-}
-
 /// Whether uid 0 here is somebody else outside.
 pub(super) fn in_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -119,14 +72,14 @@ pub(super) fn in_user_namespace() -> bool {
 }
 
 fn make_dir(path: &Path) -> Setup<()> {
-    fs::create_dir_all(path).step(format!("create {}", path.display()))
+    fs::create_dir_all(path).step(format!("create `{}`", path.display()))
 }
 
 fn mount_tmpfs(path: &Path, options: &str, flags: MountFlags) -> Setup<()> {
     make_dir(path)?;
     let options = std::ffi::CString::new(options).step("write mount options")?;
     rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
-        .step(format!("mount {}", path.display()))
+        .step(format!("mount `{}`", path.display()))
 }
 
 fn mount_dev(root: &Path) -> Setup<()> {
@@ -152,7 +105,8 @@ fn mount_dev(root: &Path) -> Setup<()> {
         dev.join("pts"),
         "devpts",
         flags,
-        c"newinstance,ptmxmode=0666,mode=0620",
+        // group 5 is Debian's `tty`, to whom terminals belong
+        c"newinstance,ptmxmode=0666,mode=0620,gid=5",
     )
     .step("mount /dev/pts")
 }
@@ -196,47 +150,51 @@ fn inside(root: &Path, to: &str) -> Setup<PathBuf> {
     for part in to.split('/').filter(|part| !part.is_empty()) {
         path.push(part);
         if part == ".." || path.is_symlink() {
-            return Err(SetupFault {
-                step: format!("bind {to}"),
-                reason: "the path leads through a link".to_owned(),
-            });
+            return Err(fault(&format!("bind `{to}`"), "the path leads through a link"));
         }
     }
     Ok(path)
 }
 
 fn bind(from: &Path, to: &Path, read_only: bool) -> Setup<()> {
-    let step = || format!("bind {}", to.display());
+    let step = || format!("bind `{}` to `{}`", from.display(), to.display());
     if !to.exists() {
         if let Some(parent) = to.parent() {
             make_dir(parent)?;
         }
-        match from.is_dir() {
-            true => make_dir(to)?,
-            false => drop(
-                rustix::fs::open(
-                    to,
-                    rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY,
-                    Mode::from_raw_mode(0o644),
-                )
-                .step(step())?,
-            ),
+        if fs::metadata(from).step(step())?.is_dir() {
+            make_dir(to)?;
+        } else {
+            fs::File::create(to).step(step())?;
         }
     }
     rustix::mount::mount_bind_recursive(from, to).step(step())?;
-    if read_only {
-        // a mount of somebody else's keeps the flags it was locked with
-        let locked = rustix::fs::statvfs(to).map(|stat| stat.f_flag).step(step())?;
-        let keep = [
-            (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-            (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
-            (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-        ];
-        let flags = keep
-            .iter()
-            .filter(|(flag, _)| locked.contains(*flag))
-            .fold(MountFlags::BIND | MountFlags::RDONLY, |flags, (_, flag)| flags | *flag);
-        rustix::mount::mount_remount(to, flags, c"").step(step())?;
+    match read_only {
+        true => make_read_only(to).step(step()),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// With everything that is mounted below (mount_setattr(2), Linux 5.12); flags that a mount was locked
+/// with stay.
+fn make_read_only(path: &Path) -> std::io::Result<()> {
+    let path = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
+    // SAFETY: all fields are numbers
+    let mut change: libc::mount_attr = unsafe { std::mem::zeroed() };
+    change.attr_set = libc::MOUNT_ATTR_RDONLY;
+    // SAFETY: path and change outlive the call, and the size is the struct's
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_RECURSIVE,
+            &change,
+            size_of_val(&change),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }

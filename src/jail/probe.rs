@@ -1,10 +1,27 @@
 //! What this machine allows, and the one command that mends what it does not.
+//!
+//! The namespaces are tried, not guessed at: a setting that looks forbidding may have an exception
+//! for this program, and a filter cannot be read. Settings are looked at for the cause of a refusal.
 
 use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
-use super::userns::{MEND_TOOL, UserNamespaceError, find_range, mend_range, user_name};
+use rustix::mount::MountPropagationFlags;
+use rustix::thread::UnshareFlags;
+
+use super::spec::{SetupFault, Spec};
+use super::subordinate::{GROUPS, NEEDED, USERS, find_range, mend_range, user_name};
+use super::userns::{MEND_TOOL, UserNamespaceError};
+
+const CONTAINER: &str = "run the container with `--privileged`, or with `--cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`";
+const FILTERED: &str = "run the container with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`";
+const MASKED: &str = "run the container with `--security-opt systempaths=unconfined`";
+const OTHER_DISK: &str =
+    "name a directory on another file system, such as a volume, with `--cache DIR` or `SBX_CACHE`";
+const AS_ROOT: &str = "run it as root";
 
 /// What a build sandbox finds here.
 #[derive(Clone, Debug)]
@@ -22,79 +39,167 @@ pub struct Obstacle {
     pub mend: String,
 }
 
+impl Obstacle {
+    fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { what: what.into(), mend: mend.into() }
+    }
+}
+
+/// Tries what a sandbox needs, in a process that ends at once. Nothing on the machine changes.
+pub fn probe() -> Abilities {
+    let uid = rustix::process::geteuid().as_raw();
+    let root = uid == 0;
+    let mut obstacles = Vec::new();
+    if let Err(error) = try_namespaces(root) {
+        obstacles.push(explain(root, &error.to_string()));
+    }
+    if !fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\toverlay\n")) {
+        obstacles.push(Obstacle::new("the kernel has no overlayfs loaded", MEND_OVERLAY));
+    }
+    if !root {
+        obstacles.extend(id_obstacles(uid));
+    }
+    Abilities { root, obstacles }
+}
+
+const MEND_OVERLAY: &str = "run `sudo modprobe overlay`";
+
+fn id_obstacles(uid: u32) -> Vec<Obstacle> {
+    let name = user_name(uid);
+    let poor = [USERS, GROUPS]
+        .into_iter()
+        .filter(|kind| find_range(*kind, uid, &name).is_none_or(|range| range.count < NEEDED))
+        .map(|kind| {
+            let file = kind.file;
+            let what = format!("user `{name}` has fewer than {NEEDED} subordinate ids in `{file}`");
+            Obstacle::new(what, mend_range(&name))
+        });
+    let absent = ["newuidmap", "newgidmap"]
+        .into_iter()
+        .filter(|tool| {
+            Command::new(tool).output().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        })
+        .map(|tool| Obstacle::new(format!("`{tool}` is not installed"), MEND_TOOL));
+    poor.chain(absent).collect()
+}
+
+/// Makes the namespaces and changes a mount in them.
+fn try_namespaces(root: bool) -> io::Result<()> {
+    let mut flags = UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWCGROUP;
+    if !root {
+        flags |= UnshareFlags::NEWUSER;
+    }
+    let attempt = move || -> io::Result<()> {
+        // SAFETY: the forked process has one thread; no flag shares file descriptors or memory
+        unsafe { rustix::thread::unshare_unsafe(flags) }?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private)?;
+        // all went well: there is nothing to start
+        Err(io::Error::from_raw_os_error(libc::ECANCELED))
+    };
+    let mut command = Command::new("/proc/self/exe");
+    // SAFETY: two system calls and numbers: nothing that a fork in a process with threads forbids
+    let result = unsafe { command.pre_exec(attempt) }.spawn();
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
+        Err(error) => Err(error),
+        // the attempt never lets the program start
+        Ok(mut child) => child.wait().map(drop),
+    }
+}
+
 fn sysctl(name: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")))
         .ok()
         .map(|text| text.trim().to_owned())
 }
 
-/// Looks at the machine without changing anything.
-pub fn probe() -> Abilities {
-    let uid = rustix::process::geteuid().as_raw();
-    let mut obstacles = Vec::new();
-    let mut add =
-        |what: &str, mend: String| obstacles.push(Obstacle { what: what.to_owned(), mend });
-    if uid == 0 {
-        if !may_mount() {
-            add(
-                "this root may not make mount namespaces (a container with Docker's default seccomp and capabilities)",
-                "run the container with `--privileged`, or with `--cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`".to_owned(),
-            );
-        }
-        return Abilities { root: true, obstacles };
+/// The likely cause of a refusal.
+fn explain(root: bool, reason: &str) -> Obstacle {
+    if let Some(limit) = exhausted(root) {
+        return Obstacle::new(
+            format!("the kernel's limit `{limit}` is 0"),
+            format!("run `sudo sysctl -w {limit}=15000`"),
+        );
     }
-    if let Some((what, mend)) = namespace_obstacle() {
-        add(&what, mend);
+    if root {
+        let what = format!(
+            "root may not make namespaces and mounts here ({reason}), as in a container with Docker's default seccomp filter and capabilities"
+        );
+        return Obstacle::new(what, CONTAINER);
     }
-    let name = user_name(uid);
-    for file in ["/etc/subuid", "/etc/subgid"] {
-        if find_range(file, uid, &name).is_none() {
-            add(&format!("user `{name}` has no subordinate ids in `{file}`"), mend_range(&name));
-        }
-    }
-    for tool in ["newuidmap", "newgidmap"] {
-        if Command::new(tool).output().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            add(&format!("`{tool}` is not installed"), MEND_TOOL.to_owned());
-        }
-    }
-    Abilities { root: false, obstacles }
+    user_obstacle()
+        .unwrap_or_else(|| Obstacle::new(format!("the kernel refuses ({reason})"), AS_ROOT))
 }
 
-/// Settings of the kernel that forbid user namespaces to ordinary users.
-fn namespace_obstacle() -> Option<(String, String)> {
+fn exhausted(root: bool) -> Option<String> {
+    let kinds = ["user", "mnt", "pid", "net", "uts", "ipc", "cgroup"];
+    kinds
+        .iter()
+        .filter(|kind| !(root && **kind == "user"))
+        .map(|kind| format!("user.max_{kind}_namespaces"))
+        .find(|name| sysctl(name).as_deref() == Some("0"))
+}
+
+/// Settings that forbid user namespaces to ordinary users.
+fn user_obstacle() -> Option<Obstacle> {
     let is = |name, value| sysctl(name).is_some_and(|found| found == value);
-    let mend = |setting: &str| format!("run `sudo sysctl -w {setting}`");
-    if is("user.max_user_namespaces", "0") {
-        return Some((
-            "the kernel allows no user namespaces".to_owned(),
-            mend("user.max_user_namespaces=15000"),
+    if is("kernel.unprivileged_userns_clone", "0") {
+        return Some(Obstacle::new(
+            "the kernel keeps user namespaces to root",
+            "run `sudo sysctl -w kernel.unprivileged_userns_clone=1`",
         ));
     }
-    if is("kernel.unprivileged_userns_clone", "0") {
-        let what = "the kernel keeps user namespaces to root".to_owned();
-        return Some((what, mend("kernel.unprivileged_userns_clone=1")));
-    }
     if is("kernel.apparmor_restrict_unprivileged_userns", "1") {
-        let what = "AppArmor restricts user namespaces of programs without a profile".to_owned();
-        return Some((what, mend("kernel.apparmor_restrict_unprivileged_userns=0")));
+        return Some(Obstacle::new(
+            "AppArmor restricts user namespaces of programs without a profile",
+            "run `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
+        ));
     }
     let filtered =
         fs::read_to_string("/proc/self/status").is_ok_and(|text| text.contains("Seccomp:\t2"));
     filtered.then(|| {
-        let what = "a seccomp filter is installed (a container with Docker's default profile)".to_owned();
-        (what, "run the container with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined`".to_owned())
+        Obstacle::new(
+            "a seccomp filter forbids namespaces, as Docker's default one does in a container",
+            FILTERED,
+        )
     })
-}
-
-/// Whether this root has the capability that mounts want.
-fn may_mount() -> bool {
-    rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
 }
 
 /// The error for a namespace that the kernel refused, with its likely cause.
 pub(super) fn forbidden(reason: String) -> UserNamespaceError {
-    let (what, mend) = namespace_obstacle()
-        .unwrap_or_else(|| ("the kernel refuses".to_owned(), "run sbx as root".to_owned()));
+    let Obstacle { what, mend } = explain(false, &reason);
     UserNamespaceError::Forbidden { reason: format!("{what} ({reason})"), mend }
+}
+
+/// What mends a step of a sandbox's set-up that failed.
+pub(super) fn find_mend(fault: &SetupFault, spec: &Spec) -> Option<String> {
+    let step = fault.step.as_str();
+    match fault.errno? {
+        libc::EINVAL if step == "mount the overlay" && lies_on_overlay(&spec.upper) => {
+            Some(OTHER_DISK.to_owned())
+        }
+        libc::ENODEV if step == "mount the overlay" => Some(MEND_OVERLAY.to_owned()),
+        libc::EPERM if step == "mount /proc" => Some(MASKED.to_owned()),
+        libc::EPERM | libc::EACCES | libc::ENOSPC
+            if step == "unshare namespaces"
+                || step.starts_with("mount")
+                || step == "make mounts private" =>
+        {
+            let root = rustix::process::geteuid().is_root() && !super::mounts::in_user_namespace();
+            Some(explain(root, &fault.reason).mend)
+        }
+        _ => None,
+    }
+}
+
+/// An overlay's upper directory may not lie on another overlay, such as a container's own root.
+fn lies_on_overlay(path: &Path) -> bool {
+    const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u64 == OVERLAYFS_MAGIC)
 }

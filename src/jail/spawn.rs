@@ -1,47 +1,29 @@
-//! The parent's side: describes a sandbox, starts the child, hears how it went.
+//! The parent's side: starts the child, hears how it went.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
-use serde::{Deserialize, Serialize};
-
-use super::CHILD_ARGUMENT;
+use super::spec::{Order, Report, SetupFault, Spec};
+use super::{CHILD_ARGUMENT, probe};
 use crate::blame::Blame;
-
-/// What a sandbox is to look like.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Spec {
-    /// Trees of the layers below, bottom first.
-    pub lowers: Vec<PathBuf>,
-    pub upper: PathBuf,
-    pub work: PathBuf,
-    /// An empty directory that the overlay is mounted on.
-    pub root: PathBuf,
-    pub binds: Vec<Bind>,
-    /// Program and arguments, found in the sandbox.
-    pub argv: Vec<String>,
-    /// The whole environment.
-    pub env: Vec<(String, String)>,
-    pub cwd: String,
-}
-
-/// A file or directory of the host's that is seen in the sandbox.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Bind {
-    pub from: PathBuf,
-    /// Absolute in the sandbox; made where it is not there.
-    pub to: String,
-    pub read_only: bool,
-}
 
 /// How a sandbox ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    pub status: ExitStatus,
+    pub end: End,
     /// The last lines of output.
     pub tail: Vec<String>,
+}
+
+/// How the program of a sandbox ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Code(i32),
+    Signal(i32),
+    /// The sandbox was killed at its timeout.
+    Timeout,
 }
 
 /// Why there was no sandbox.
@@ -50,20 +32,36 @@ pub enum JailError {
     #[error("the build sandbox cannot be started: {0}")]
     Spawn(std::io::Error),
     #[error("the build sandbox cannot be set up: {step}: {reason}")]
-    Setup { step: String, reason: String },
+    Setup {
+        step: String,
+        reason: String,
+        /// What the kernel answered.
+        errno: Option<i32>,
+        /// The one command that mends it, where there is one.
+        mend: Option<String>,
+    },
+    #[error("the build sandbox was killed from outside ({0}); is there enough memory?")]
+    Killed(ExitStatus),
 }
 
 impl JailError {
     pub fn blame(&self) -> Blame {
         Blame::World
     }
-}
 
-/// What the child says when a step of its set-up fails.
-#[derive(Serialize, Deserialize)]
-pub(super) struct SetupFault {
-    pub step: String,
-    pub reason: String,
+    /// The one command that mends it.
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            JailError::Setup { mend, .. } => mend.as_deref(),
+            JailError::Spawn(_) | JailError::Killed(_) => None,
+        }
+    }
+
+    fn setup(fault: SetupFault, spec: &Spec) -> Self {
+        let mend = probe::find_mend(&fault, spec);
+        let SetupFault { step, reason, errno } = fault;
+        JailError::Setup { step, reason, errno, mend }
+    }
 }
 
 /// Starts sandboxes.
@@ -75,11 +73,44 @@ pub struct Jail {
 
 /// How many lines of output an outcome keeps.
 const TAIL: usize = 60;
+/// A longer line is taken in pieces of this many bytes.
+const LONGEST_LINE: u64 = 16 << 10;
 
 impl Jail {
-    /// Runs a sandbox to its end. Every line of its output goes to `line`.
+    /// Runs a sandbox to its end. Every line of its output goes to `line`. All of it is killed when
+    /// the calling thread ends.
     pub fn run(&self, spec: &Spec, line: &mut dyn FnMut(&str)) -> Result<Outcome, JailError> {
         clear_volatile(spec);
+        let mut child = self.spawn(spec)?;
+        let mut tail = std::collections::VecDeque::with_capacity(TAIL);
+        each_line(child.stdout.take(), |text| {
+            line(text);
+            if tail.len() == TAIL {
+                tail.pop_front();
+            }
+            tail.push_back(text.to_owned());
+        });
+        let mut answer = String::new();
+        if let Some(mut stderr) = child.stderr.take() {
+            stderr.read_to_string(&mut answer).unwrap_or_default();
+        }
+        let status = child.wait().map_err(JailError::Spawn)?;
+        let end = match read_report(&answer) {
+            Some(Report::Fault(fault)) => return Err(JailError::setup(fault, spec)),
+            Some(Report::Code(code)) => End::Code(code),
+            Some(Report::Signal(signal)) => End::Signal(signal),
+            None if status.signal() == Some(libc::SIGALRM) => End::Timeout,
+            None if status.signal().is_some() => return Err(JailError::Killed(status)),
+            None => {
+                let reason = format!("{status} {}", answer.trim());
+                let fault = SetupFault { step: "start".to_owned(), reason, errno: None };
+                return Err(JailError::setup(fault, spec));
+            }
+        };
+        Ok(Outcome { end, tail: tail.into() })
+    }
+
+    fn spawn(&self, spec: &Spec) -> Result<Child, JailError> {
         let mut child = Command::new(&self.program)
             .arg(CHILD_ARGUMENT)
             .env_clear()
@@ -88,38 +119,31 @@ impl Jail {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(JailError::Spawn)?;
-        let text = serde_json::to_vec(spec).expect("a spec has string keys only");
+        let order = Order { parent: std::process::id(), spec };
+        let text = serde_json::to_vec(&order).expect("an order has string keys only");
         if let Some(mut stdin) = child.stdin.take() {
             // a child that died early says why on its other end
             stdin.write_all(&text).unwrap_or_default();
         }
-        let mut fault = String::new();
-        if let Some(mut stderr) = child.stderr.take() {
-            stderr.read_to_string(&mut fault).unwrap_or_default();
-        }
-        let mut tail = std::collections::VecDeque::with_capacity(TAIL);
-        for raw in lines(child.stdout.take()) {
-            let text = String::from_utf8_lossy(&raw).trim_end().to_owned();
-            line(&text);
-            if tail.len() == TAIL {
-                tail.pop_front();
-            }
-            tail.push_back(text);
-        }
-        let status = child.wait().map_err(JailError::Spawn)?;
-        match serde_json::from_str::<SetupFault>(&fault) {
-            Ok(SetupFault { step, reason }) => Err(JailError::Setup { step, reason }),
-            Err(_) if !fault.is_empty() => {
-                Err(JailError::Setup { step: "start".to_owned(), reason: fault.trim().to_owned() })
-            }
-            Err(_) => Ok(Outcome { status, tail: tail.into() }),
-        }
+        Ok(child)
     }
 }
 
-/// Lines of output, whatever their encoding.
-fn lines(output: Option<ChildStdout>) -> impl Iterator<Item = Vec<u8>> {
-    output.into_iter().flat_map(|output| BufReader::new(output).split(b'\n').map_while(Result::ok))
+/// The first report counts: what comes after a fault is its echo.
+fn read_report(answer: &str) -> Option<Report> {
+    serde_json::Deserializer::from_str(answer).into_iter().next()?.ok()
+}
+
+/// Lines of output, whatever their encoding and length.
+fn each_line(output: Option<ChildStdout>, mut line: impl FnMut(&str)) {
+    let Some(output) = output else { return };
+    let mut output = BufReader::new(output);
+    let mut raw = Vec::new();
+    // an error is the end of the program's output, too
+    while (&mut output).take(LONGEST_LINE).read_until(b'\n', &mut raw).is_ok_and(|n| n > 0) {
+        line(String::from_utf8_lossy(&raw).trim_end());
+        raw.clear();
+    }
 }
 
 /// An overlay that was mounted `volatile` refuses its upper directory a second time, until its mark is
@@ -131,15 +155,15 @@ fn clear_volatile(spec: &Spec) {
 
 impl Outcome {
     pub fn success(&self) -> bool {
-        self.status.success()
+        self.end == End::Code(0)
     }
 
-    /// `exit code 1`, `signal 9`.
+    /// `exit code 1`, `signal 9`, `a timeout`.
     pub fn reason(&self) -> String {
-        match (self.status.code(), self.status.signal()) {
-            (Some(code), _) => format!("exit code {code}"),
-            (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => "an unknown end".to_owned(),
+        match self.end {
+            End::Code(code) => format!("exit code {code}"),
+            End::Signal(signal) => format!("signal {signal}"),
+            End::Timeout => "a timeout".to_owned(),
         }
     }
 }

@@ -1,19 +1,28 @@
 //! An ordinary user's way: a user namespace with subordinate ids (user_namespaces(7), newuidmap(1)).
 //!
 //! The program starts itself anew in the namespace, where it is uid 0 over ids that are its user's to
-//! give; files get other owners, overlays are mounted and dpkg runs as if by root.
+//! give; files get other owners, overlays are mounted and dpkg runs as if by root. The process
+//! outside only waits, passes signals on and answers with the inner one's status.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 
+use rustix::io::FdFlags;
+use rustix::mount::MountPropagationFlags;
 use rustix::pipe::PipeFlags;
 use rustix::thread::UnshareFlags;
 
-/// Carries the numbers of two pipe ends to the child.
+use super::signals::Relay;
+use super::subordinate::{GROUPS, Kind, NEEDED, Range, USERS, find_range, mend_range, user_name};
+use crate::blame::Blame;
+
+/// Carries to the child the numbers of two pipe ends and its parent's process id.
 const MARK: &str = "SBX_USER_NAMESPACE";
+/// What the child says when a step succeeded; all else is why it did not.
+const READY: &str = "ready";
 
 /// How owners in trees map to the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +36,15 @@ pub enum IdMap {
 impl IdMap {
     /// The map that this process lives under.
     pub fn current() -> io::Result<Self> {
-        let map = fs::read_to_string("/proc/self/uid_map")?;
+        Ok(Self::parse(&fs::read_to_string("/proc/self/uid_map")?))
+    }
+
+    fn parse(map: &str) -> Self {
         let rows: Vec<Vec<u32>> = map
             .lines()
             .map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect())
             .collect();
-        Ok(match rows.as_slice() {
+        match rows.as_slice() {
             [first, second, ..] if first.len() == 3 && second.len() == 3 => {
                 IdMap::Subordinate { user: first[1], first: second[1] }
             }
@@ -40,7 +52,7 @@ impl IdMap {
                 IdMap::Subordinate { user: only[1], first: only[1] }
             }
             _ => IdMap::Identity,
-        })
+        }
     }
 
     /// The name of its directory of trees.
@@ -55,7 +67,7 @@ impl IdMap {
 /// Why the namespace cannot be entered, with the command that mends it.
 #[derive(Debug, thiserror::Error)]
 pub enum UserNamespaceError {
-    #[error("this user has no subordinate ids in `{file}`")]
+    #[error("this user has fewer than {NEEDED} subordinate ids in `{file}`")]
     NoRange { file: &'static str, mend: String },
     #[error("`{tool}` cannot be run: {source}")]
     Tool { tool: &'static str, source: io::Error, mend: String },
@@ -68,6 +80,10 @@ pub enum UserNamespaceError {
 }
 
 impl UserNamespaceError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
+    }
+
     /// The one command that mends it.
     pub fn help(&self) -> Option<&str> {
         match self {
@@ -80,84 +96,94 @@ impl UserNamespaceError {
     }
 }
 
-/// The first subordinate range of a user in `/etc/subuid` or `/etc/subgid` (subuid(5)).
-pub(super) fn find_range(file: &str, uid: u32, name: &str) -> Option<(u32, u32)> {
-    let text = fs::read_to_string(file).ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let owner = fields.next()?;
-        let (first, count) = (fields.next()?.parse().ok()?, fields.next()?.trim().parse().ok()?);
-        (owner == name || owner == uid.to_string()).then_some((first, count))
-    })
-}
-
-/// The name of a user in `/etc/passwd`, or its number.
-pub(super) fn user_name(uid: u32) -> String {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    name.unwrap_or_else(|| uid.to_string())
-}
-
-pub(super) fn mend_range(user: &str) -> String {
-    format!("run `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`")
-}
-
 pub(super) const MEND_TOOL: &str = "run `sudo apt-get install uidmap`";
+/// A newuidmap that is there and may not: it lost its setuid bit or its capabilities on the way.
+const MEND_RIGHTS: &str = "run `sudo chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap`";
 
-/// Starts `program` with `arguments` anew in a user namespace and waits for its end.
+/// Starts `program` with `arguments` anew in a user namespace and waits for its end. The program is
+/// to call [`intercept`](super::intercept) first of all. To be called on a thread that lasts, best
+/// before there are others: the child is killed when it ends, and signals are taken by it alone.
 pub fn run_in_user_namespace(
     program: &Path,
     arguments: &[std::ffi::OsString],
 ) -> Result<ExitStatus, UserNamespaceError> {
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let name = user_name(uid);
-    let range = |file: &'static str| {
-        find_range(file, uid, &name)
-            .ok_or_else(|| UserNamespaceError::NoRange { file, mend: mend_range(&name) })
+    let range = |kind: Kind| {
+        find_range(kind, uid, &name)
+            .filter(|range| range.count >= NEEDED)
+            .ok_or_else(|| UserNamespaceError::NoRange { file: kind.file, mend: mend_range(&name) })
     };
-    let (uids, gids) = (range("/etc/subuid")?, range("/etc/subgid")?);
-    let pipe = || {
-        rustix::pipe::pipe_with(PipeFlags::empty())
-            .map_err(|error| UserNamespaceError::Start(error.into()))
-    };
-    let ((ready_out, ready_in), (go_out, go_in)) = (pipe()?, pipe()?);
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env(MARK, format!("{} {}", ready_in.as_raw_fd(), go_out.as_raw_fd()))
-        .spawn()
-        .map_err(UserNamespaceError::Start)?;
-    drop((ready_in, go_out));
-    let mut byte = [0; 64];
-    let n = rustix::io::read(&ready_out, &mut byte).unwrap_or(0);
-    if byte.get(..n) != Some(b"ready") {
-        child.wait().map_err(UserNamespaceError::Start)?;
-        let reason = String::from_utf8_lossy(&byte[..n]).into_owned();
-        return Err(super::probe::forbidden(reason));
+    let (uids, gids) = (range(USERS)?, range(GROUPS)?);
+    let relay = Relay::begin();
+    let (mut child, talk) = start(program, arguments, &relay).map_err(UserNamespaceError::Start)?;
+    let pid = child.id();
+    let entered = talk
+        .hear()
+        .map_err(super::probe::forbidden)
+        .and_then(|()| write_map("newuidmap", pid, uid, uids))
+        .and_then(|()| write_map("newgidmap", pid, gid, gids))
+        .and_then(|()| talk.go_on().map_err(super::probe::forbidden));
+    // a child that waits for its maps ends when nobody is left to tell it of them
+    drop(talk);
+    match entered {
+        Ok(()) => relay.wait(&mut child).map_err(UserNamespaceError::Start),
+        Err(error) => {
+            child.wait().map_err(UserNamespaceError::Start)?;
+            Err(error)
+        }
     }
-    let maps = write_map("newuidmap", child.id(), uid, uids)
-        .and_then(|()| write_map("newgidmap", child.id(), gid, gids));
-    if let Err(error) = maps {
-        drop(go_in);
-        child.wait().map_err(UserNamespaceError::Start)?;
-        return Err(error);
+}
+
+/// The parent's ends of two pipes.
+struct Talk {
+    hear: OwnedFd,
+    tell: OwnedFd,
+}
+
+impl Talk {
+    /// Whether the child's next step succeeded; why not, if it did not.
+    fn hear(&self) -> Result<(), String> {
+        let mut bytes = [0; 256];
+        let n = rustix::io::read(&self.hear, &mut bytes).unwrap_or(0);
+        match String::from_utf8_lossy(&bytes[..n]).as_ref() {
+            READY => Ok(()),
+            "" => Err("the child ended at once".to_owned()),
+            reason => Err(reason.to_owned()),
+        }
     }
-    // a child that is gone shows in its status
-    rustix::io::write(&go_in, b"go").map(drop).unwrap_or_default();
-    drop(go_in);
-    child.wait().map_err(UserNamespaceError::Start)
+
+    fn go_on(&self) -> Result<(), String> {
+        // a child that is gone says nothing more
+        rustix::io::write(&self.tell, b"g").map(drop).unwrap_or_default();
+        self.hear()
+    }
+}
+
+fn start(
+    program: &Path,
+    arguments: &[std::ffi::OsString],
+    relay: &Relay,
+) -> io::Result<(Child, Talk)> {
+    let (hear, answer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (order, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    for end in [&answer, &order] {
+        rustix::io::fcntl_setfd(end, FdFlags::empty())?;
+    }
+    let mark = format!("{} {} {}", answer.as_raw_fd(), order.as_raw_fd(), std::process::id());
+    let mut command = Command::new(program);
+    relay.spare(&mut command);
+    let child = command.args(arguments).env(MARK, mark).spawn()?;
+    Ok((child, Talk { hear, tell }))
 }
 
 fn write_map(
     tool: &'static str,
     pid: u32,
     own: u32,
-    (first, count): (u32, u32),
+    Range { first, count }: Range,
 ) -> Result<(), UserNamespaceError> {
-    let numbers = [pid, 0, own, 1, 1, first, count.min(65_535)];
+    let numbers = [pid, 0, own, 1, 1, first, count.min(NEEDED)];
     let output = Command::new(tool)
         .args(numbers.map(|number| number.to_string()))
         .output()
@@ -166,31 +192,60 @@ fn write_map(
         return Ok(());
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(UserNamespaceError::Refused { tool, message, mend: MEND_TOOL.to_owned() })
+    Err(UserNamespaceError::Refused { tool, message, mend: MEND_RIGHTS.to_owned() })
 }
 
 /// In a process that was started for it: makes the namespace, waits for its maps.
 pub(super) fn finish_entering() {
     let Some(mark) = std::env::var_os(MARK) else { return };
     let mark = mark.to_string_lossy().into_owned();
-    let mut numbers = mark.split(' ').filter_map(|word| word.parse::<i32>().ok());
-    let (Some(ready), Some(go)) = (numbers.next(), numbers.next()) else { return };
+    let numbers: Vec<i32> = mark.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let &[answer, order, parent] = numbers.as_slice() else { return };
+    if answer < 3 || order < 3 {
+        return;
+    }
     // SAFETY: the parent opened both for this process, which has done nothing yet
-    let (ready, go) = unsafe { (OwnedFd::from_raw_fd(ready), OwnedFd::from_raw_fd(go)) };
+    let (answer, order) = unsafe { (OwnedFd::from_raw_fd(answer), OwnedFd::from_raw_fd(order)) };
     // SAFETY: `main` has just begun: there is one thread and nobody reads the environment
     unsafe { std::env::remove_var(MARK) };
-    // SAFETY: one thread; neither flag shares file descriptors or memory
-    let entered =
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) };
-    let message = entered.map_or_else(|error| error.to_string(), |()| "ready".to_owned());
-    // a parent that is gone does not read
-    rustix::io::write(&ready, message.as_bytes()).map(drop).unwrap_or_default();
-    drop(ready);
-    let mut byte = [0; 2];
-    let told = rustix::io::read(&go, &mut byte).unwrap_or(0);
-    if entered.is_err() || told == 0 {
+    if enter(&answer, &order, parent).is_none() {
         std::process::exit(3);
     }
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .unwrap_or_default();
+}
+
+fn enter(answer: &OwnedFd, order: &OwnedFd, parent: i32) -> Option<()> {
+    // SAFETY: one thread; neither flag shares file descriptors or memory
+    let unshared =
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) };
+    tell(answer, unshared)?;
+    let mut byte = [0; 1];
+    if rustix::io::read(order, &mut byte).unwrap_or(0) == 0 {
+        return None;
+    }
+    // what AppArmor restricts is not the namespace, but what may be done in it
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    tell(answer, rustix::mount::mount_change("/", private))?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok()?;
+    let found = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    (found == parent).then_some(())
+}
+
+fn tell(answer: &OwnedFd, result: rustix::io::Result<()>) -> Option<()> {
+    let message = result.map_or_else(|error| error.to_string(), |()| READY.to_owned());
+    // a parent that is gone does not read
+    rustix::io::write(answer, message.as_bytes()).ok()?;
+    result.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_have_names_that_tell_their_owners_apart() {
+        let name = |map| IdMap::parse(map).name();
+        assert_eq!(name("         0          0 4294967295\n"), "0");
+        assert_eq!(name("0 1000 1\n1 100000 65535\n"), "u1000-100000");
+        assert_eq!(name("0 100000 65536\n"), "u100000-100000");
+    }
 }

@@ -211,6 +211,7 @@ fn spec(job: &Settle<'_>, packages: &[SettlePackage<'_>]) -> Spec {
         argv: vec!["/bin/sh".to_owned(), format!("{}/script", script::MOUNT)],
         env,
         cwd: "/".to_owned(),
+        timeout: None,
     }
 }
 

@@ -1,0 +1,82 @@
+//! Waiting for a child as if one were not there: signals that would end this process go to the child,
+//! which knows how to end, and this process ends after it.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+
+use rustix::process::{Pid, Signal};
+
+/// Asked for by people and by supervisors.
+const PASSED_ON: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+
+/// Holds signals back from now on, until it is dropped.
+pub(super) struct Relay {
+    before: libc::sigset_t,
+    held: libc::sigset_t,
+}
+
+impl Relay {
+    pub(super) fn begin() -> Self {
+        // SAFETY: both sets are filled by the calls below before anybody reads them
+        let (mut held, mut before): (libc::sigset_t, libc::sigset_t) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        // SAFETY: the sets outlive the calls, and the numbers are signals
+        unsafe {
+            libc::sigemptyset(&mut held);
+            for signal in PASSED_ON.into_iter().chain([libc::SIGCHLD]) {
+                libc::sigaddset(&mut held, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &held, &mut before);
+        }
+        Self { before, held }
+    }
+
+    /// Lets a child that is yet to be started have its signals.
+    pub(super) fn spare(&self, command: &mut Command) {
+        let before = self.before;
+        let restore = move || {
+            // SAFETY: the set was filled when the relay began
+            match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) }
+            {
+                0 => Ok(()),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            }
+        };
+        // SAFETY: one system call, as may be made between fork and exec
+        unsafe { command.pre_exec(restore) };
+    }
+
+    /// Waits for the end of a child that was started since.
+    pub(super) fn wait(&self, child: &mut Child) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            // SAFETY: an all-zero siginfo is valid; set and info outlive the call
+            let (signal, info) = unsafe {
+                let mut info: libc::siginfo_t = std::mem::zeroed();
+                (libc::sigwaitinfo(&self.held, &mut info), info)
+            };
+            // what the terminal sends, it sends to the child as well
+            if PASSED_ON.contains(&signal) && info.si_code != libc::SI_KERNEL {
+                pass_on(child, signal);
+            }
+        }
+    }
+}
+
+fn pass_on(child: &Child, signal: libc::c_int) {
+    let pid = Pid::from_raw(child.id().cast_signed());
+    if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(signal)) {
+        // one that has just ended needs no signal
+        rustix::process::kill_process(pid, signal).unwrap_or_default();
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled when this began
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
+    }
+}

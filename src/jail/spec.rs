@@ -1,0 +1,63 @@
+//! What a sandbox is to look like, and what its child answers: the words between parent and child.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What a sandbox is to look like.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// Trees of the layers below, bottom first; at least one, at most 500.
+    pub lowers: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    /// An empty directory that the overlay is mounted on.
+    pub root: PathBuf,
+    pub binds: Vec<Bind>,
+    /// Program and arguments, found in the sandbox.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    /// When everything in the sandbox is killed.
+    pub timeout: Option<Duration>,
+}
+
+/// A file or directory of the host's that is seen in the sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Bind {
+    pub from: PathBuf,
+    /// Absolute in the sandbox; made where it is not there.
+    pub to: String,
+    /// Covers what is mounted below it, too.
+    pub read_only: bool,
+}
+
+/// What the parent sends.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Order<S> {
+    /// Its process id: a child that finds another parent is an orphan already.
+    pub parent: u32,
+    pub spec: S,
+}
+
+/// What the child answers.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The set-up failed.
+    Fault(SetupFault),
+    /// The program ended by itself.
+    Code(i32),
+    /// The program was ended.
+    Signal(i32),
+}
+
+/// A step of the set-up that failed.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SetupFault {
+    pub step: String,
+    pub reason: String,
+    /// What the kernel answered.
+    pub errno: Option<i32>,
+}
