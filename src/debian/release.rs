@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 
+use super::control::Stanza;
 use super::keyring::SignatureError;
 use crate::blame::Blame;
 use crate::digest::Digest;
@@ -52,7 +53,8 @@ impl ReleaseError {
 impl Release {
     /// Parses the text that was signed.
     pub fn parse(text: &str) -> Result<Self, ReleaseError> {
-        let field = |name| super::database::find_field(text, name);
+        let stanza = Stanza::first(text).ok_or(ReleaseError::Field("Date"))?;
+        let field = |name| stanza.find(name);
         let date = |name: &'static str, value: &str| {
             rfc2822::parse(&value.replace("UTC", "+0000"))
                 .map(|zoned| zoned.timestamp())
