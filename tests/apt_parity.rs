@@ -48,10 +48,7 @@ const COMMON: &[Case] = &[
     case("web server", "nginx apache2 libapache2-mod-php php-fpm php-mysql certbot"),
     case("compilers", "build-essential clang gfortran cmake ninja-build gdb"),
     case("multimedia", "ffmpeg vlc gimp audacity"),
-    case("python", "python3-scipy python3-pandas jupyter-notebook"),
     case("gnome", "gnome-core"),
-    with_recommends("web server, recommends", "nginx apache2 libapache2-mod-php php-fpm"),
-    with_recommends("compilers, recommends", "build-essential clang gfortran git"),
     with_recommends("multimedia, recommends", "ffmpeg vlc gimp"),
     with_recommends("desktop, recommends", "xfce4 xfce4-terminal"),
 ];
