@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sbx::debian::packages::Index;
-use sbx::debian::resolve::{Request, Requested, resolve};
+use sbx::debian::resolve::{Request, Wanted, resolve};
 use sbx::debian::universe::{Member, Universe};
 
 const ARCH: &str = "amd64";
@@ -120,7 +120,7 @@ fn difference(codename: &str, case: &Case, theirs: &Set, ours: &Set) -> Option<S
 
 fn ours(universe: &Universe, case: &Case) -> Set {
     let request = Request {
-        packages: case.packages.split_whitespace().map(Requested::named).collect(),
+        packages: case.packages.split_whitespace().map(Wanted::named).collect(),
         recommends: case.recommends,
         ..Request::default()
     };
@@ -134,9 +134,8 @@ fn ours(universe: &Universe, case: &Case) -> Set {
     };
     eprintln!("{}: resolved in {:?}", case.name, start.elapsed());
     chosen
-        .packages
         .iter()
-        .map(|chosen| universe.get(chosen.package))
+        .map(|chosen| universe.get(chosen.id))
         .map(|package| (package.name().to_owned(), package.version().to_owned()))
         .collect()
 }

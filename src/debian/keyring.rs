@@ -314,7 +314,8 @@ fn self_signature(key: &SignedPublicKey) -> Option<&Signature> {
             signature.is_certification()
                 && signature.verify_certification(primary, Tag::UserId, &user.id).is_ok()
         };
-        let revokes = |signature: &Signature| signature.typ() == Some(SignatureType::CertRevocation);
+        let revokes =
+            |signature: &Signature| signature.typ() == Some(SignatureType::CertRevocation);
         let revoked = user.signatures.iter().filter(valid).any(revokes);
         user.signatures.iter().filter(valid).filter(move |_| !revoked)
     });

@@ -129,16 +129,13 @@ impl IndexError {
 /// Decompresses an index by the ending of its name; `size` is what Release states of the plain one.
 pub fn decompress(name: &str, bytes: &[u8], size: u64) -> Result<Vec<u8>, IndexError> {
     let mut plain = Vec::with_capacity(usize::try_from(size.min(1 << 28)).unwrap_or(0));
-    let limit = size.saturating_add(1);
-    let read = match name.rsplit('.').next() {
-        Some("xz") => {
-            liblzma::read::XzDecoder::new_multi_decoder(bytes).take(limit).read_to_end(&mut plain)
-        }
-        Some("gz") => flate2::read::MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut plain),
-        Some("zst") => zstd::stream::read::Decoder::new(bytes)?.take(limit).read_to_end(&mut plain),
-        _ => bytes.take(limit).read_to_end(&mut plain),
+    let reader: Box<dyn Read + '_> = match name.rsplit('.').next() {
+        Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(bytes)),
+        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
+        Some("zst") => Box::new(zstd::stream::read::Decoder::new(bytes)?),
+        _ => Box::new(bytes),
     };
-    read?;
+    reader.take(size.saturating_add(1)).read_to_end(&mut plain)?;
     match plain.len() as u64 {
         found if found == size => Ok(plain),
         found => Err(IndexError::Size { expected: size, found }),
@@ -268,7 +265,7 @@ impl<'a> Package<'a> {
             ("Version", self.version().is_empty()),
             ("Architecture", self.arch().is_empty()),
             ("Filename", self.filename().is_empty()),
-            ("Size", self.field(Field::Size).parse::<u64>().is_err()),
+            ("Size", self.size().is_none()),
             ("SHA256", self.digest().is_none()),
         ];
         match missing.into_iter().find(|(_, missing)| *missing) {
@@ -357,9 +354,9 @@ impl<'a> Package<'a> {
         self.field(Field::Filename)
     }
 
-    /// Bytes of the `.deb`.
-    pub fn size(&self) -> u64 {
-        self.field(Field::Size).parse().unwrap_or(0)
+    /// Bytes of the `.deb`; every package of an [`Index`] has them.
+    pub fn size(&self) -> Option<u64> {
+        self.field(Field::Size).parse().ok()
     }
 
     /// Digest of the `.deb`; every package of an [`Index`] has one.
@@ -387,7 +384,7 @@ mod tests {
         assert_eq!(names, ["a", "b"]);
         assert_eq!(index.get(1).version(), "1:2-3");
         assert_eq!(index.get(1).depends(), "x,\n y");
-        assert_eq!(index.get(1).size(), 12);
+        assert_eq!(index.get(1).size(), Some(12));
     }
 
     #[test]
@@ -429,7 +426,7 @@ mod tests {
     fn an_index_is_the_one_that_release_lists() {
         let file = PackagesFile {
             path: "main/binary-amd64/Packages",
-            size: 0,
+            size: 1,
             digest: Digest::of(b"\n"),
             plain_size: 1,
             plain_digest: Digest::of(b"\n"),

@@ -14,8 +14,7 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::control::Stanza;
-use super::packages::Package;
+use super::relation::Atom;
 use super::universe::{PackageId, PinRule, Universe};
 use super::version::Relation;
 use crate::blame::Blame;
@@ -23,7 +22,7 @@ use problem::{Kind, Problem};
 
 /// Which packages stand below everything that is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Base {
+pub enum BaseSet {
     /// Essential packages, those of priority `required`, and apt (mmdebstrap's `minbase`).
     #[default]
     Required,
@@ -32,38 +31,24 @@ pub enum Base {
 }
 
 /// A package that is asked for by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requested {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
     pub name: String,
-    /// `any`, `native` or the image's own architecture.
-    pub arch: Option<String>,
     pub version: Option<(Relation, String)>,
-    /// Only from this suite.
-    pub suite: Option<String>,
-}
-
-/// A package of the layers below.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Installed {
-    pub name: String,
-    pub version: String,
-    pub arch: String,
-    pub multi_arch: String,
-    pub provides: String,
-    pub conflicts: String,
-    pub breaks: String,
 }
 
 /// What is asked of a universe.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    pub base: Base,
-    pub packages: Vec<Requested>,
+    pub base: BaseSet,
+    pub packages: Vec<Wanted>,
     pub recommends: bool,
     /// Names that may not be chosen.
     pub exclude: BTreeSet<String>,
-    pub pins: Vec<PinRule>,
-    pub installed: Vec<Installed>,
+    pub rules: Vec<PinRule>,
+    /// Packages of the layers below: name and version. Their relations are those of the universe's
+    /// same version, and of its best one where that version has left the archive.
+    pub installed: BTreeMap<String, String>,
     /// Name and version of what the lock had: kept where possible.
     pub prefer: BTreeMap<String, String>,
 }
@@ -71,16 +56,9 @@ pub struct Request {
 /// One package of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    pub package: PackageId,
+    pub id: PackageId,
     /// Whether it only came along.
     pub auto: bool,
-}
-
-/// The answer, without the packages of the layers below.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Solution {
-    /// Sorted by name.
-    pub packages: Vec<Chosen>,
 }
 
 /// Why there is no answer.
@@ -90,8 +68,6 @@ pub enum Unsolvable {
     NoPackage { name: String, nearest: Option<String> },
     #[error("no version of `{wanted}` is there: there is {found}")]
     NoVersion { wanted: String, found: String },
-    #[error("`{name}:{arch}` is asked for, but the image is for {own}")]
-    Architecture { name: String, arch: String, own: String },
     #[error("`{name}` is asked for and excluded")]
     Excluded { name: String },
     #[error("`{wanted}` is asked for, but the layers below bring {name} {version}")]
@@ -110,70 +86,31 @@ impl Unsolvable {
     }
 }
 
-impl Requested {
+impl Wanted {
+    /// Any version of a package.
     pub fn named(name: &str) -> Self {
-        Requested { name: name.to_owned(), ..Requested::default() }
+        Wanted { name: name.to_owned(), version: None }
     }
 
-    /// As people would write it.
-    fn label(&self) -> String {
-        let mut label = self.name.clone();
-        if let Some((relation, version)) = &self.version {
-            label = format!("{label} ({relation} {version})");
-        }
-        match &self.suite {
-            Some(suite) => format!("{label} of {suite}"),
-            None => label,
-        }
+    fn atom(&self) -> Atom<'_> {
+        let version = self.version.as_ref();
+        let version = version.map(|(relation, version)| (*relation, version.as_str()));
+        Atom { name: &self.name, arch: None, version }
     }
 }
 
-impl From<Package<'_>> for Installed {
-    fn from(package: Package<'_>) -> Self {
-        Installed {
-            name: package.name().to_owned(),
-            version: package.version().to_owned(),
-            arch: package.arch().to_owned(),
-            multi_arch: package.multi_arch().to_owned(),
-            provides: package.provides().to_owned(),
-            conflicts: package.conflicts().to_owned(),
-            breaks: package.breaks().to_owned(),
-        }
-    }
-}
-
-impl Installed {
-    /// From a stanza of dpkg's status, if it says that the package is there.
-    pub fn from_status(stanza: &Stanza<'_>) -> Option<Self> {
-        let field = |name| stanza.find(name).unwrap_or_default().to_owned();
-        let state = stanza.find("Status")?.split_whitespace().last()?;
-        let there = !["not-installed", "config-files"].contains(&state);
-        there.then(|| Installed {
-            name: field("Package"),
-            version: field("Version"),
-            arch: field("Architecture"),
-            multi_arch: field("Multi-Arch"),
-            provides: field("Provides"),
-            conflicts: field("Conflicts"),
-            breaks: field("Breaks"),
-        })
-    }
-}
-
-/// Solves a request.
-pub fn resolve(universe: &Universe, request: &Request) -> Result<Solution, Unsolvable> {
+/// Solves a request; the packages of the layers below are not in the answer. Sorted by name.
+pub fn resolve(universe: &Universe, request: &Request) -> Result<Vec<Chosen>, Unsolvable> {
     let problem = Problem::new(universe, request)?;
     let walked = walk::walk(&problem);
     let chosen = match walked.sound {
         true => walked.chosen,
         false => solve(&problem, &walked.chosen)?,
     };
-    let mut packages: Vec<Chosen> = chosen
-        .into_iter()
-        .map(|package| Chosen { package, auto: !problem.is_wanted(package) })
-        .collect();
-    packages.sort_by_key(|chosen| universe.get(chosen.package).name());
-    Ok(Solution { packages })
+    let mut answer: Vec<Chosen> =
+        chosen.into_iter().map(|id| Chosen { id, auto: !problem.is_wanted(id) }).collect();
+    answer.sort_by_key(|chosen| universe.get(chosen.id).name());
+    Ok(answer)
 }
 
 /// What the walk could not solve, with what it would have liked.

@@ -1,6 +1,6 @@
 use pgp::composed::{
-    ArmorOptions, KeyType, SecretKeyParamsBuilder, SignedSecretKey,
-    SubkeyParamsBuilder, SubpacketConfig,
+    ArmorOptions, KeyType, SecretKeyParamsBuilder, SignedSecretKey, SubkeyParamsBuilder,
+    SubpacketConfig,
 };
 use pgp::packet::{KeyFlags, SignatureConfig, Subpacket};
 use pgp::ser::Serialize;
@@ -83,8 +83,7 @@ fn redate(secret: &SignedSecretKey, own: Vec<SubpacketData>, bound: Binding) -> 
     if !matches!(bound, Binding::NoBack) {
         let back =
             config(signing, SignatureType::KeyBinding, HashAlgorithm::Sha256, BORN, Vec::new());
-        let back =
-            back.sign_primary_key_binding(signing, &subkey.key, &none, primary_key).unwrap();
+        let back = back.sign_primary_key_binding(signing, &subkey.key, &none, primary_key).unwrap();
         more.push(SubpacketData::EmbeddedSignature(Box::new(back)));
     }
     let hash = match bound {
@@ -238,13 +237,8 @@ fn an_expired_or_revoked_key_signs_nothing() {
 
     let mut key = plain(&secret);
     let primary = &secret.primary_key;
-    let revocation = config(
-        primary,
-        SignatureType::KeyRevocation,
-        HashAlgorithm::Sha256,
-        BORN + 5,
-        Vec::new(),
-    );
+    let revocation =
+        config(primary, SignatureType::KeyRevocation, HashAlgorithm::Sha256, BORN + 5, Vec::new());
     let revocation = revocation.sign_key(primary, &Password::empty(), &key.primary_key).unwrap();
     key.details.revocation_signatures.push(revocation);
     let revoked = ring(&[key]);
@@ -256,9 +250,8 @@ fn an_expired_or_revoked_key_signs_nothing() {
 fn a_subkey_is_bound_in_both_directions() {
     let secret = generate();
     let signed = sign(&secret.secret_subkeys[0].key);
-    let judge = |bound| {
-        useless(ring(&[redate(&secret, Vec::new(), bound)]).verify_inline(&signed, NOW))
-    };
+    let judge =
+        |bound| useless(ring(&[redate(&secret, Vec::new(), bound)]).verify_inline(&signed, NOW));
     assert_eq!(judge(Binding::None), Reason::Unbound);
     assert_eq!(judge(Binding::NoBack), Reason::Unacknowledged);
     assert_eq!(judge(Binding::NotForSigning), Reason::NotForSigning);
@@ -276,8 +269,7 @@ fn a_primary_key_that_only_certifies_signs_no_document() {
     let secret = generate();
     let mut flags = KeyFlags::default();
     flags.set_certify(true);
-    let keyring =
-        ring(&[redate(&secret, vec![SubpacketData::KeyFlags(flags)], Binding::Good)]);
+    let keyring = ring(&[redate(&secret, vec![SubpacketData::KeyFlags(flags)], Binding::Good)]);
     let by_primary = keyring.verify_inline(&sign(&secret.primary_key), NOW);
     assert_eq!(useless(by_primary), Reason::NotForSigning);
     keyring.verify_inline(&sign(&secret.secret_subkeys[0].key), NOW).unwrap();
@@ -340,9 +332,8 @@ fn a_detached_signature_covers_the_bytes() {
 #[test]
 fn keys_come_binary_or_armored_in_one_block_or_several() {
     let (one, two) = (generate(), generate());
-    let armored = |key: &SignedSecretKey| {
-        plain(key).to_armored_string(ArmorOptions::default()).unwrap()
-    };
+    let armored =
+        |key: &SignedSecretKey| plain(key).to_armored_string(ArmorOptions::default()).unwrap();
     let text = format!("{}\n{}", armored(&one), armored(&two));
     for signed in [sign(&one.primary_key), sign(&two.primary_key)] {
         Keyring::parse(text.as_bytes()).unwrap().verify_inline(&signed, NOW).unwrap();

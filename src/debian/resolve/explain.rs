@@ -233,9 +233,8 @@ impl Story<'_, '_> {
         let names = label.split(" | ").map(|atom| atom.split(' ').next().unwrap_or(atom));
         let mut found = Vec::new();
         for name in names {
-            let below = self.problem.request.installed.iter().find(|one| one.name == name);
-            if let Some(one) = below {
-                found.push(format!("the layers below bring `{name}` {}", one.version));
+            if let Some(version) = self.problem.request.installed.get(name) {
+                found.push(format!("the layers below bring `{name}` {version}"));
             }
             let versions = universe.named(name).iter();
             found.extend(versions.map(|id| format!("there is {}", self.show(*id))));

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::{Base, Installed, Request, Requested, Unsolvable};
+use super::{BaseSet, Request, Unsolvable, Wanted};
 use crate::debian::packages::Package;
 use crate::debian::relation::{Atom, parse_atoms, parse_groups};
 use crate::debian::universe::{NameId, PackageId, Universe};
@@ -60,8 +60,16 @@ pub(super) struct Relations<'u> {
 /// Something that is asked for.
 #[derive(Debug)]
 pub(super) struct Want<'u> {
-    pub label: String,
     pub group: Group<'u>,
+}
+
+/// A package of the layers below.
+#[derive(Clone, Copy, Debug)]
+struct Installed<'u> {
+    name: &'u str,
+    version: &'u str,
+    /// What is known of its relations.
+    like: Option<Package<'u>>,
 }
 
 /// Why a package may not be chosen, whatever else is.
@@ -87,12 +95,12 @@ pub(super) struct Problem<'u> {
     pub universe: &'u Universe,
     pub request: &'u Request,
     pub wanted: Vec<Want<'u>>,
-    below: HashMap<&'u str, &'u Installed>,
+    below: HashMap<&'u str, Installed<'u>>,
     /// By name: who of the layers below provides it, at which version.
-    provided: HashMap<&'u str, Vec<(&'u Installed, Option<&'u str>)>>,
+    provided: HashMap<&'u str, Vec<(Installed<'u>, Option<&'u str>)>>,
     /// What packages of the layers below cannot stand beside.
     struck: HashMap<PackageId, Forbidden>,
-    limits: HashMap<NameId, Vec<&'u Requested>>,
+    limits: HashMap<NameId, Vec<&'u Wanted>>,
     relations: RefCell<HashMap<PackageId, Rc<Relations<'u>>>>,
     allowed: RefCell<HashMap<NameId, Rc<[PackageId]>>>,
 }
@@ -103,7 +111,7 @@ impl<'u> Problem<'u> {
             universe,
             request,
             wanted: Vec::new(),
-            below: request.installed.iter().map(|one| (one.name.as_str(), one)).collect(),
+            below: read_below(universe, request),
             provided: HashMap::new(),
             struck: HashMap::new(),
             limits: HashMap::new(),
@@ -112,35 +120,37 @@ impl<'u> Problem<'u> {
         };
         problem.read_installed();
         for name in base_names(universe, request.base) {
-            problem.want(Atom { name, arch: None, version: None }, None);
+            problem.want(Atom { name, arch: None, version: None });
         }
-        for requested in &request.packages {
-            problem.add(requested)?;
+        for wanted in &request.packages {
+            problem.add(wanted)?;
         }
         Ok(problem)
     }
 
     fn read_installed(&mut self) {
         let universe = self.universe;
-        for one in &self.request.installed {
-            for atom in parse_atoms(&one.provides, universe.arch()) {
-                let version = atom.version.map(|(_, version)| version);
+        let known = self.below.values().copied().filter_map(|one| Some((one, one.like?)));
+        let known: Vec<(Installed<'u>, Package<'u>)> = known.collect();
+        for (one, like) in known {
+            for atom in parse_atoms(like.provides(), universe.arch()) {
+                // most versions of Provides are the package's own
+                let version = atom.version.map(|(_, version)| match version == like.version() {
+                    true => one.version,
+                    false => version,
+                });
                 self.provided.entry(atom.name).or_default().push((one, version));
             }
-            for (verb, field) in [("conflicts with", &one.conflicts), ("breaks", &one.breaks)] {
+            for (verb, field) in [("conflicts with", like.conflicts()), ("breaks", like.breaks())] {
                 for atom in parse_atoms(field, universe.arch()) {
-                    for id in universe.satisfiers(&atom) {
-                        let two = universe.get(id).name();
-                        let label = atom.label();
-                        let (one, two) = (one.name.clone(), two.to_owned());
-                        if one != two {
-                            self.struck.entry(id).or_insert(Forbidden::Against {
-                                one,
-                                verb,
-                                label,
-                                two,
-                            });
-                        }
+                    for id in self.others(&atom, like) {
+                        let against = Forbidden::Against {
+                            one: one.name.to_owned(),
+                            verb,
+                            label: atom.label(),
+                            two: universe.get(id).name().to_owned(),
+                        };
+                        self.struck.entry(id).or_insert(against);
                     }
                 }
             }
@@ -148,36 +158,29 @@ impl<'u> Problem<'u> {
     }
 
     /// Takes one request up, or says why it cannot be met whatever else is asked.
-    fn add(&mut self, requested: &'u Requested) -> Result<(), Unsolvable> {
-        let Requested { name, arch, version, suite } = requested;
-        let own = self.universe.arch();
-        if let Some(arch) = arch.as_deref().filter(|arch| !["any", "native", own].contains(arch)) {
-            let (name, arch, own) = (name.clone(), arch.to_owned(), own.to_owned());
-            return Err(Unsolvable::Architecture { name, arch, own });
-        }
-        let version = version.as_ref().map(|(relation, version)| (*relation, version.as_str()));
-        let atom = Atom { name, arch: None, version };
-        if let Some(one) = self.below.get(name.as_str()) {
-            if atom.accepts(&one.version) {
+    fn add(&mut self, wanted: &'u Wanted) -> Result<(), Unsolvable> {
+        let atom = wanted.atom();
+        if let Some(one) = self.below.get(atom.name) {
+            if atom.accepts(one.version) {
                 return Ok(());
             }
-            let (name, version) = (one.name.clone(), one.version.clone());
-            return Err(Unsolvable::Below { wanted: requested.label(), name, version });
+            let (name, version) = (one.name.to_owned(), one.version.to_owned());
+            return Err(Unsolvable::Below { wanted: atom.label(), name, version });
         }
-        if self.request.exclude.contains(name) {
-            return Err(Unsolvable::Excluded { name: name.clone() });
+        if self.request.exclude.contains(atom.name) {
+            return Err(Unsolvable::Excluded { name: atom.name.to_owned() });
         }
-        self.check(requested, &atom)?;
-        if let Some(id) = self.universe.find_name(name)
-            && (version.is_some() || suite.is_some())
+        self.check(&atom)?;
+        if let Some(id) = self.universe.find_name(atom.name)
+            && atom.version.is_some()
         {
-            self.limits.entry(id).or_default().push(requested);
+            self.limits.entry(id).or_default().push(wanted);
         }
-        self.want(atom, suite.as_deref());
+        self.want(atom);
         Ok(())
     }
 
-    fn check(&self, requested: &Requested, atom: &Atom<'_>) -> Result<(), Unsolvable> {
+    fn check(&self, atom: &Atom<'_>) -> Result<(), Unsolvable> {
         let universe = self.universe;
         let name = atom.name;
         let known = universe.named(name);
@@ -186,35 +189,24 @@ impl<'u> Problem<'u> {
             let nearest = nearest_name(universe, name);
             return Err(Unsolvable::NoPackage { name: name.to_owned(), nearest });
         }
-        let fits = |id: &&PackageId| {
-            atom.accepts(universe.get(**id).version()) && self.is_of(**id, &requested.suite)
-        };
-        if known.is_empty() || known.iter().any(|id| fits(&id)) {
+        if known.is_empty() || known.iter().any(|id| atom.accepts(universe.get(*id).version())) {
             return Ok(());
         }
         let list = |id: &PackageId| {
             format!("{} of {}", universe.get(*id).version(), universe.member(*id).suite)
         };
         let found = known.iter().map(list).collect::<Vec<_>>().join(", ");
-        Err(Unsolvable::NoVersion { wanted: requested.label(), found })
+        Err(Unsolvable::NoVersion { wanted: atom.label(), found })
     }
 
-    fn is_of(&self, id: PackageId, suite: &Option<String>) -> bool {
-        suite.as_ref().is_none_or(|suite| *suite == self.universe.member(id).suite)
-    }
-
-    fn want(&mut self, atom: Atom<'u>, suite: Option<&'u str>) {
-        let label = atom.label();
+    fn want(&mut self, atom: Atom<'u>) {
         let mut group = self.group(Kind::Depends, vec![atom]);
         // who asks for a package by its name wants none that only provides it
         if !self.universe.named(atom.name).is_empty() {
             let named = |id: &PackageId| self.universe.get(*id).name() == atom.name;
             group.options[0].retain(named);
         }
-        if let Some(suite) = suite {
-            group.options[0].retain(|id| self.universe.member(*id).suite == suite);
-        }
-        self.wanted.push(Want { label, group });
+        self.wanted.push(Want { group });
     }
 
     fn group(&self, kind: Kind, atoms: Vec<Atom<'u>>) -> Group<'u> {
@@ -228,12 +220,14 @@ impl<'u> Problem<'u> {
         self.below_by(atom).is_some()
     }
 
-    fn below_by(&self, atom: &Atom<'_>) -> Option<&'u Installed> {
+    fn below_by(&self, atom: &Atom<'_>) -> Option<Installed<'u>> {
         let own = [None, Some("native"), Some("all"), Some(self.universe.arch())];
-        let fits = |one: &Installed| {
-            own.contains(&atom.arch) || (atom.arch == Some("any") && one.multi_arch == "allowed")
+        let allows =
+            |one: &Installed<'_>| one.like.is_some_and(|like| like.multi_arch() == "allowed");
+        let fits = |one: &Installed<'_>| {
+            own.contains(&atom.arch) || (atom.arch == Some("any") && allows(one))
         };
-        let real = self.below.get(atom.name).filter(|one| atom.accepts(&one.version) && fits(one));
+        let real = self.below.get(atom.name).filter(|one| atom.accepts(one.version) && fits(one));
         let provided = || {
             self.provided.get(atom.name).into_iter().flatten().find(|(one, version)| {
                 let accepted = match (atom.version, version) {
@@ -298,7 +292,7 @@ impl<'u> Problem<'u> {
     pub fn find_forbidden(&self, id: PackageId) -> Option<Forbidden> {
         let package = self.universe.get(id);
         if let Some(one) = self.below.get(package.name()) {
-            return Some(Forbidden::Other(one.version.clone()));
+            return Some(Forbidden::Other(one.version.to_owned()));
         }
         if self.request.exclude.contains(package.name()) {
             return Some(Forbidden::Excluded);
@@ -307,16 +301,11 @@ impl<'u> Problem<'u> {
             return Some(struck.clone());
         }
         let name = self.universe.name_of(id);
-        let limits = self.limits.get(&name).into_iter().flatten();
-        for Requested { version, suite, .. } in limits {
-            let held = version
-                .as_ref()
-                .is_none_or(|(relation, wanted)| relation.holds(package.version(), wanted));
-            if !held || !self.is_of(id, suite) {
-                return Some(Forbidden::Limited);
-            }
+        let mut limits = self.limits.get(&name).into_iter().flatten();
+        if limits.any(|wanted| !wanted.atom().accepts(package.version())) {
+            return Some(Forbidden::Limited);
         }
-        if self.universe.priority(id, &self.request.pins) < 0 {
+        if self.universe.priority(id, &self.request.rules) < 0 {
             return Some(Forbidden::Pinned);
         }
         if self.below.is_empty() {
@@ -328,7 +317,7 @@ impl<'u> Problem<'u> {
                 one: package.name().to_owned(),
                 verb: negative.verb,
                 label: negative.atom.label(),
-                two: two.name.clone(),
+                two: two.name.to_owned(),
             })
         })
     }
@@ -339,7 +328,7 @@ impl<'u> Problem<'u> {
             return allowed.clone();
         }
         let text = self.universe.text(name);
-        let mut ids = self.universe.ranked(text, &self.request.pins);
+        let mut ids = self.universe.ranked(text, &self.request.rules);
         ids.retain(|id| self.find_forbidden(*id).is_none());
         ids.sort_by_key(|id| !self.is_preferred(*id));
         let allowed: Rc<[PackageId]> = ids.into();
@@ -408,15 +397,27 @@ impl<'u> Problem<'u> {
     }
 }
 
-fn base_names(universe: &Universe, base: Base) -> Vec<&str> {
+fn read_below<'u>(universe: &'u Universe, request: &'u Request) -> HashMap<&'u str, Installed<'u>> {
+    let like = |name: &str, version: &str| {
+        let ranked = universe.ranked(name, &request.rules);
+        let same = ranked.iter().find(|id| universe.get(**id).version() == version);
+        same.or(ranked.first()).map(|id| universe.get(*id))
+    };
+    let read = |(name, version): (&'u String, &'u String)| {
+        (name.as_str(), Installed { name, version, like: like(name, version) })
+    };
+    request.installed.iter().map(read).collect()
+}
+
+fn base_names(universe: &Universe, base: BaseSet) -> Vec<&str> {
     let belongs = |package: &Package<'_>| match base {
-        Base::Required => {
+        BaseSet::Required => {
             package.is_essential() || package.priority() == "required" || package.name() == "apt"
         }
-        Base::Essential => package.is_essential(),
-        Base::None => false,
+        BaseSet::Essential => package.is_essential(),
+        BaseSet::None => false,
     };
-    if base == Base::None {
+    if base == BaseSet::None {
         return Vec::new();
     }
     let packages = universe.ids().map(|id| universe.get(id)).filter(belongs);

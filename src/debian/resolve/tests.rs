@@ -19,17 +19,16 @@ fn universe(stanzas: &[&str]) -> Universe {
 }
 
 fn request(names: &[&str]) -> Request {
-    let packages = names.iter().map(|name| Requested::named(name)).collect();
-    Request { base: Base::None, packages, ..Request::default() }
+    let packages = names.iter().map(|name| Wanted::named(name)).collect();
+    Request { base: BaseSet::None, packages, ..Request::default() }
 }
 
 fn names(universe: &Universe, request: &Request) -> Vec<String> {
     resolve(universe, request)
         .unwrap()
-        .packages
         .iter()
         .map(|chosen| {
-            let package = universe.get(chosen.package);
+            let package = universe.get(chosen.id);
             let mark = if chosen.auto { "" } else { "!" };
             format!("{mark}{}={}", package.name(), package.version())
         })
@@ -94,7 +93,7 @@ fn constraints_and_pins_choose_the_version() {
     limited.packages[0].version = Some((Relation::Earlier, "3".into()));
     assert_eq!(names(&universe, &limited), ["!a=2"]);
     let rule = PinRule::new("a", Some("1*"), None).unwrap();
-    assert_eq!(names(&universe, &Request { pins: vec![rule], ..request(&["a"]) }), ["!a=1"]);
+    assert_eq!(names(&universe, &Request { rules: vec![rule], ..request(&["a"]) }), ["!a=1"]);
     let prefer = BTreeMap::from([("a".to_owned(), "1".to_owned())]);
     assert_eq!(names(&universe, &Request { prefer, ..request(&["a"]) }), ["!a=1"]);
 }
@@ -108,7 +107,7 @@ fn what_lies_below_stays_as_it_is() {
         "new\nVersion: 1\nDepends: libc (>= 2)",
         "foe\nVersion: 1\nConflicts: libc",
     ]);
-    let installed = vec![Installed::from(universe.get(universe.named("libc")[0]))];
+    let installed = BTreeMap::from([("libc".to_owned(), "1".to_owned())]);
     let over = |names: &[&str]| Request { installed: installed.clone(), ..request(names) };
     assert_eq!(names(&universe, &over(&["a"])), ["!a=1"]);
     for name in ["new", "foe"] {
@@ -133,6 +132,6 @@ fn essential_packages_come_unasked() {
         "o\nVersion: 1",
     ]);
     let with = |base| Request { base, ..request(&[]) };
-    assert_eq!(names(&universe, &with(Base::Essential)), ["!e=1"]);
-    assert_eq!(names(&universe, &with(Base::Required)), ["!apt=1", "!e=1", "!r=1"]);
+    assert_eq!(names(&universe, &with(BaseSet::Essential)), ["!e=1"]);
+    assert_eq!(names(&universe, &with(BaseSet::Required)), ["!apt=1", "!e=1", "!r=1"]);
 }
