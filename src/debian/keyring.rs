@@ -120,7 +120,7 @@ impl Keyring {
                 let starts: Vec<usize> = text.match_indices(BEGIN).map(|(at, _)| at).collect();
                 let ends = starts.iter().skip(1).copied().chain([text.len()]);
                 for (start, end) in starts.iter().copied().zip(ends) {
-                    let block = text[start..end].as_bytes();
+                    let block = &text.as_bytes()[start..end];
                     let (found, _) = SignedPublicKey::from_armor_many(block).map_err(damaged)?;
                     keys.extend(found.collect::<Result<Vec<_>, _>>().map_err(damaged)?);
                 }

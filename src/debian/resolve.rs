@@ -66,7 +66,7 @@ pub struct Chosen {
 pub enum Unsolvable {
     #[error("there is no package `{name}`{}", suggestion(.nearest.as_deref()))]
     NoPackage { name: String, nearest: Option<String> },
-    #[error("no version of `{wanted}` is there: there is {found}")]
+    #[error("there is no `{wanted}`: there is {found}")]
     NoVersion { wanted: String, found: String },
     #[error("`{name}` is asked for and excluded")]
     Excluded { name: String },

@@ -201,8 +201,14 @@ impl Story<'_, '_> {
                     break;
                 }
                 Why::Needed { by, label } => {
-                    let only = format!("which only {} can give", self.show(at));
-                    steps.push(format!("{} needs `{label}`, {only}", self.show(*by)));
+                    let only = match label.split(' ').next()
+                        == Some(self.problem.universe.get(at).name())
+                        && !label.contains('|')
+                    {
+                        true => String::new(),
+                        false => format!(", which only {} can give", self.show(at)),
+                    };
+                    steps.push(format!("{} needs `{label}`{only}", self.show(*by)));
                     at = *by;
                 }
             }
@@ -256,8 +262,15 @@ impl Story<'_, '_> {
                 self.say(format!("{shown} is not the version that is asked for"));
             }
             WhyNot::Forbidden(Forbidden::Pinned) => self.say(format!("{shown} is pinned out")),
-            WhyNot::Forbidden(Forbidden::Against { one, verb, label, two }) => self
-                .say(format!("`{one}` {verb} `{label}`; `{two}` and it stand in different layers")),
+            WhyNot::Forbidden(Forbidden::Against { one, verb, label, two }) => {
+                let below = self.problem.request.installed.contains_key(&one);
+                self.say(match below {
+                    true => format!("`{one}` of the layers below {verb} `{label}`"),
+                    false => {
+                        format!("{shown} {verb} `{label}`, and the layers below bring `{two}`")
+                    }
+                });
+            }
             WhyNot::Version(other) => {
                 self.tell_chain(other);
                 self.say(format!("{shown} and {} cannot both be there", self.show(other)));
