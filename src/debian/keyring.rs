@@ -7,10 +7,17 @@
 
 use std::fmt;
 
-use pgp::composed::{CleartextSignedMessage, Deserializable, DetachedSignature, SignedPublicKey};
+use pgp::composed::{
+    CleartextSignedMessage, Deserializable, DetachedSignature, SignedPublicKey, SignedPublicSubKey,
+};
 use pgp::crypto::hash::HashAlgorithm;
-use pgp::packet::{Signature, SignatureType};
-use pgp::types::{KeyDetails, VerifyingKey};
+use pgp::packet::{Signature, SignatureType, SubpacketData};
+use pgp::types::{KeyDetails, Tag, VerifyingKey};
+
+use crate::blame::Blame;
+
+/// Seconds that the signer's clock may be ahead of ours.
+const CLOCK_GRACE: i64 = 86_400;
 
 /// Keys that may sign.
 #[derive(Clone, Debug)]
@@ -34,7 +41,46 @@ pub enum SignatureError {
     #[error("the signature of {0} is wrong: the file was changed after it was signed")]
     Bad(Signers),
     #[error("the signature of {signer} does not count: {reason}")]
-    Useless { signer: Signers, reason: String },
+    Useless { signer: Signers, reason: Reason },
+}
+
+/// Why the right signature of a known key is not enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    #[error("its hash algorithm is broken or unknown")]
+    Hash,
+    #[error("it does not sign a document")]
+    Kind,
+    #[error("it has no date")]
+    Undated,
+    #[error("it is from the future")]
+    Future,
+    #[error("it is older than its key")]
+    TooOld,
+    #[error("it has expired")]
+    Expired,
+    #[error("its key has no valid self-signature")]
+    NoSelfSignature,
+    #[error("its key is revoked")]
+    KeyRevoked,
+    #[error("its key has expired")]
+    KeyExpired,
+    #[error("its key is not for signing")]
+    NotForSigning,
+    #[error("its subkey is not bound to its key")]
+    Unbound,
+    #[error("its subkey does not acknowledge its key")]
+    Unacknowledged,
+}
+
+impl SignatureError {
+    /// A keyring is the user's, a signature the archive's.
+    pub fn blame(&self) -> Blame {
+        match self {
+            SignatureError::Keyring(_) | SignatureError::NoKeys => Blame::Input,
+            _ => Blame::World,
+        }
+    }
 }
 
 /// Key ids of signers, for messages.
@@ -55,7 +101,7 @@ enum Verdict {
     Good,
     Bad,
     Unknown,
-    Useless(String),
+    Useless(Reason),
 }
 
 impl Keyring {
@@ -64,21 +110,30 @@ impl Keyring {
         Self::parse(include_bytes!("keyrings/debian-archive-keyring.pgp"))
     }
 
-    /// Parses keys, armored or binary.
+    /// Parses keys: binary, or armored in one block or several.
     pub fn parse(bytes: &[u8]) -> Result<Self, SignatureError> {
+        const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
         let damaged = |error: pgp::errors::Error| SignatureError::Keyring(error.to_string());
-        let armored = bytes.trim_ascii_start().starts_with(b"-----BEGIN");
-        let keys = match armored {
-            true => SignedPublicKey::from_armor_many(bytes)
-                .map_err(damaged)?
-                .0
-                .collect::<Result<Vec<_>, _>>(),
-            false => SignedPublicKey::from_bytes_many(bytes).map_err(damaged)?.collect(),
-        };
-        match keys.map_err(damaged)? {
-            keys if keys.is_empty() => Err(SignatureError::NoKeys),
-            keys => Ok(Keyring { keys }),
+        let mut keys = Vec::new();
+        match std::str::from_utf8(bytes).ok().filter(|text| text.contains(BEGIN)) {
+            Some(text) => {
+                let starts: Vec<usize> = text.match_indices(BEGIN).map(|(at, _)| at).collect();
+                let ends = starts.iter().skip(1).copied().chain([text.len()]);
+                for (start, end) in starts.iter().copied().zip(ends) {
+                    let block = &text.as_bytes()[start..end];
+                    let (found, _) = SignedPublicKey::from_armor_many(block).map_err(damaged)?;
+                    keys.extend(found.collect::<Result<Vec<_>, _>>().map_err(damaged)?);
+                }
+            }
+            None => {
+                let found = SignedPublicKey::from_bytes_many(bytes).map_err(damaged)?;
+                keys.extend(found.collect::<Result<Vec<_>, _>>().map_err(damaged)?);
+            }
         }
+        if keys.is_empty() {
+            return Err(SignatureError::NoKeys);
+        }
+        Ok(Keyring { keys })
     }
 
     /// Verifies a clear-signed file (`InRelease`) and answers the text that was signed, and nothing
@@ -176,7 +231,8 @@ fn names(signature: &Signature, key: &impl KeyDetails) -> bool {
 
 fn judge_by_key(key: &SignedPublicKey, signature: &Signature, text: &[u8], now: i64) -> Verdict {
     if names(signature, &key.primary_key) {
-        return judge(signature, &key.primary_key, text, now, primary_fault(key, now));
+        let fault = primary_fault(key, now).or_else(|| signing_fault(key));
+        return judge(signature, &key.primary_key, text, now, fault);
     }
     match key.public_subkeys.iter().find(|subkey| names(signature, &subkey.key)) {
         None => Verdict::Unknown,
@@ -192,42 +248,52 @@ fn judge(
     key: &impl VerifyingKey,
     text: &[u8],
     now: i64,
-    fault: Option<String>,
+    fault: Option<Reason>,
 ) -> Verdict {
     if !is_strong(signature) {
-        return Verdict::Useless("its hash algorithm is broken".to_owned());
+        return Verdict::Useless(Reason::Hash);
     }
     if !matches!(signature.typ(), Some(SignatureType::Text | SignatureType::Binary)) {
-        return Verdict::Useless("it does not sign a document".to_owned());
+        return Verdict::Useless(Reason::Kind);
     }
     if signature.verify(key, text).is_err() {
         return Verdict::Bad;
     }
-    let expires = lifetime(signature.signature_expiration_time());
-    let created = signature.created().map(|time| i64::from(time.as_secs()));
-    let time_fault = match (created, expires) {
-        (None, _) => Some("it has no date".to_owned()),
-        // a day of grace for clocks
-        (Some(created), _) if created > now + 86_400 => Some("it is from the future".to_owned()),
-        (Some(created), Some(expires)) if created + expires < now => {
-            Some("it has expired".to_owned())
-        }
-        _ => None,
-    };
-    match fault.or(time_fault) {
+    match fault.or_else(|| time_fault(signature, key, now)) {
         Some(reason) => Verdict::Useless(reason),
         None => Verdict::Good,
     }
 }
 
+fn time_fault(signature: &Signature, key: &impl KeyDetails, now: i64) -> Option<Reason> {
+    let Some(created) = seconds(signature.created()) else { return Some(Reason::Undated) };
+    let expires = lifetime(signature.signature_expiration_time());
+    if created > now + CLOCK_GRACE {
+        Some(Reason::Future)
+    } else if created < i64::from(key.created_at().as_secs()) {
+        Some(Reason::TooOld)
+    } else if expires.is_some_and(|expires| created + expires < now) {
+        Some(Reason::Expired)
+    } else {
+        None
+    }
+}
+
+fn seconds(time: Option<pgp::types::Timestamp>) -> Option<i64> {
+    time.map(|time| i64::from(time.as_secs()))
+}
+
+/// Everything weaker than SHA-2 is out, and so is what nobody has heard of.
 fn is_strong(signature: &Signature) -> bool {
-    !matches!(
+    matches!(
         signature.hash_alg(),
-        None | Some(
-            HashAlgorithm::None
-                | HashAlgorithm::Md5
-                | HashAlgorithm::Sha1
-                | HashAlgorithm::Ripemd160
+        Some(
+            HashAlgorithm::Sha224
+                | HashAlgorithm::Sha256
+                | HashAlgorithm::Sha384
+                | HashAlgorithm::Sha512
+                | HashAlgorithm::Sha3_256
+                | HashAlgorithm::Sha3_512
         )
     )
 }
@@ -237,75 +303,80 @@ fn lifetime(duration: Option<pgp::types::Duration>) -> Option<i64> {
     duration.map(|duration| i64::from(duration.as_secs())).filter(|seconds| *seconds > 0)
 }
 
-/// Why a primary key may not sign now.
-fn primary_fault(key: &SignedPublicKey, now: i64) -> Option<String> {
+/// The valid self-signature that speaks for a primary key: the newest. One with a weak hash still
+/// says how long the key lives, for the keyring vouches for the key itself.
+fn self_signature(key: &SignedPublicKey) -> Option<&Signature> {
     let primary = &key.primary_key;
-    let revoked = key
-        .details
-        .revocation_signatures
-        .iter()
-        .any(|signature| signature.verify_key(primary).is_ok());
-    if revoked {
-        return Some("its key is revoked".to_owned());
-    }
-    // the newest valid self-signature says how long the key lives
-    let direct = key
-        .details
-        .direct_signatures
-        .iter()
-        .filter(|signature| signature.verify_key(primary).is_ok());
+    let direct = key.details.direct_signatures.iter();
+    let direct = direct.filter(|signature| signature.verify_key(primary).is_ok());
     let users = key.details.users.iter().flat_map(|user| {
-        user.signatures.iter().filter(|signature| {
+        let valid = |signature: &&Signature| {
             signature.is_certification()
-                && signature
-                    .verify_certification(primary, pgp::types::Tag::UserId, &user.id)
-                    .is_ok()
-        })
+                && signature.verify_certification(primary, Tag::UserId, &user.id).is_ok()
+        };
+        let revokes =
+            |signature: &Signature| signature.typ() == Some(SignatureType::CertRevocation);
+        let revoked = user.signatures.iter().filter(valid).any(revokes);
+        user.signatures.iter().filter(valid).filter(move |_| !revoked)
     });
-    let own =
-        direct.chain(users).max_by_key(|signature| signature.created().map(|time| time.as_secs()));
-    let Some(own) = own else { return Some("its key has no valid self-signature".to_owned()) };
-    expiry_fault(primary, own, now)
+    direct.chain(users).max_by_key(|signature| seconds(signature.created()))
 }
 
-fn expiry_fault(key: &impl KeyDetails, own: &Signature, now: i64) -> Option<String> {
+/// Why a primary key vouches for nothing now.
+fn primary_fault(key: &SignedPublicKey, now: i64) -> Option<Reason> {
+    let primary = &key.primary_key;
+    let mut revocations = key.details.revocation_signatures.iter();
+    if revocations.any(|signature| signature.verify_key(primary).is_ok()) {
+        return Some(Reason::KeyRevoked);
+    }
+    match self_signature(key) {
+        None => Some(Reason::NoSelfSignature),
+        Some(own) => expiry_fault(primary, own, now),
+    }
+}
+
+/// Why a primary key that is in order may not sign documents itself. Old keys have no flags.
+fn signing_fault(key: &SignedPublicKey) -> Option<Reason> {
+    let own = self_signature(key)?;
+    let mut subpackets = own.config()?.hashed_subpackets();
+    let flagged = subpackets.any(|packet| matches!(packet.data, SubpacketData::KeyFlags(_)));
+    (flagged && !own.key_flags().sign()).then_some(Reason::NotForSigning)
+}
+
+fn expiry_fault(key: &impl KeyDetails, own: &Signature, now: i64) -> Option<Reason> {
     let created = i64::from(key.created_at().as_secs());
-    let expired =
-        lifetime(own.key_expiration_time()).is_some_and(|seconds| created + seconds < now);
-    expired.then(|| "its key has expired".to_owned())
+    let expires = lifetime(own.key_expiration_time());
+    expires.is_some_and(|seconds| created + seconds < now).then_some(Reason::KeyExpired)
 }
 
 /// Why a subkey may not sign now.
-fn subkey_fault(
-    key: &SignedPublicKey,
-    subkey: &pgp::composed::SignedPublicSubKey,
-    now: i64,
-) -> Option<String> {
+fn subkey_fault(key: &SignedPublicKey, subkey: &SignedPublicSubKey, now: i64) -> Option<Reason> {
     let primary = &key.primary_key;
-    let valid =
-        |signature: &&Signature| signature.verify_subkey_binding(primary, &subkey.key).is_ok();
     let of = |kind| {
-        subkey
-            .signatures
-            .iter()
-            .filter(move |signature| signature.typ() == Some(kind))
-            .filter(valid)
+        let valid = move |signature: &&Signature| {
+            signature.typ() == Some(kind)
+                && signature.verify_subkey_binding(primary, &subkey.key).is_ok()
+        };
+        subkey.signatures.iter().filter(valid)
     };
     if of(SignatureType::SubkeyRevocation).next().is_some() {
-        return Some("its subkey is revoked".to_owned());
+        return Some(Reason::KeyRevoked);
     }
     let binding = of(SignatureType::SubkeyBinding)
-        .filter(|signature| is_strong(signature))
-        .max_by_key(|signature| signature.created().map(|time| time.as_secs()));
-    let Some(binding) = binding else {
-        return Some("its subkey is not bound to its key".to_owned());
-    };
+        .filter(|binding| is_strong(binding) && time_fault(binding, primary, now).is_none())
+        .max_by_key(|binding| seconds(binding.created()));
+    let Some(binding) = binding else { return Some(Reason::Unbound) };
     if !binding.key_flags().sign() {
-        return Some("its subkey is not for signing".to_owned());
+        return Some(Reason::NotForSigning);
     }
-    let back = binding.embedded_signature();
-    if back.is_none_or(|back| back.verify_primary_key_binding(&subkey.key, primary).is_err()) {
-        return Some("its subkey does not acknowledge its key".to_owned());
+    let acknowledged = binding.embedded_signature().is_some_and(|back| {
+        is_strong(back) && back.verify_primary_key_binding(&subkey.key, primary).is_ok()
+    });
+    if !acknowledged {
+        return Some(Reason::Unacknowledged);
     }
     expiry_fault(&subkey.key, binding, now)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Debian: from an archive's signed index to the database in an image.
 
 pub mod archive;
+pub mod control;
 pub mod database;
 pub mod keyring;
 pub mod packages;

@@ -2,33 +2,86 @@
 //!
 //! An index is 60 MB of text with 66,000 stanzas, of which a resolution looks at a few hundred: so
 //! the text is kept as it is, a package is a handful of offsets into it, and relations are parsed
-//! when they are asked for.
+//! when they are asked for. Stanzas are found and checked on all cores.
 
 use std::io::Read;
 
 use rayon::prelude::*;
 
+use super::release::PackagesFile;
+use crate::blame::Blame;
 use crate::digest::Digest;
 
-/// The fields that are kept, by their place in [`Raw::fields`].
-const FIELDS: [&str; 16] = [
-    "Package",
-    "Version",
-    "Architecture",
-    "Multi-Arch",
-    "Essential",
-    "Priority",
-    "Depends",
-    "Pre-Depends",
-    "Recommends",
-    "Conflicts",
-    "Breaks",
-    "Provides",
-    "Filename",
-    "Size",
-    "SHA256",
-    "Protected",
-];
+/// The fields that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Field {
+    Package,
+    Version,
+    Architecture,
+    MultiArch,
+    Essential,
+    Important,
+    Protected,
+    Priority,
+    Section,
+    InstalledSize,
+    PreDepends,
+    Depends,
+    Conflicts,
+    Breaks,
+    Recommends,
+    Suggests,
+    Replaces,
+    Enhances,
+    Provides,
+    Filename,
+    Size,
+    Sha256,
+}
+
+const FIELDS: usize = Field::Sha256 as usize + 1;
+
+impl Field {
+    /// Archives write fields in one spelling, but none is promised.
+    fn parse(name: &str) -> Option<Self> {
+        // the length rules out most of a stanza's fields before anything is compared
+        let (spelling, field) = match name.len() {
+            4 => ("Size", Field::Size),
+            6 if name.as_bytes()[0] | 32 == b'b' => ("Breaks", Field::Breaks),
+            6 => ("SHA256", Field::Sha256),
+            7 => match name.as_bytes()[0] | 32 {
+                b'p' => ("Package", Field::Package),
+                b'v' => ("Version", Field::Version),
+                b'd' => ("Depends", Field::Depends),
+                _ => ("Section", Field::Section),
+            },
+            8 => match name.as_bytes()[1] | 32 {
+                b'r' if name.as_bytes()[2] | 32 == b'o' => ("Provides", Field::Provides),
+                b'r' => ("Priority", Field::Priority),
+                b'i' => ("Filename", Field::Filename),
+                b'u' => ("Suggests", Field::Suggests),
+                b'n' => ("Enhances", Field::Enhances),
+                _ => ("Replaces", Field::Replaces),
+            },
+            9 => match name.as_bytes()[0] | 32 {
+                b'c' => ("Conflicts", Field::Conflicts),
+                b'e' => ("Essential", Field::Essential),
+                b'i' => ("Important", Field::Important),
+                _ => ("Protected", Field::Protected),
+            },
+            10 => ("Multi-Arch", Field::MultiArch),
+            11 => ("Pre-Depends", Field::PreDepends),
+            12 => ("Architecture", Field::Architecture),
+            14 => ("Installed-Size", Field::InstalledSize),
+            _ => ("Recommends", Field::Recommends),
+        };
+        if name.eq_ignore_ascii_case(spelling) {
+            return Some(field);
+        }
+        name.eq_ignore_ascii_case("Recommends").then_some(Field::Recommends)
+    }
+}
 
 /// One index, parsed.
 #[derive(Debug)]
@@ -37,9 +90,10 @@ pub struct Index {
     packages: Vec<Raw>,
 }
 
+/// Offset and length of every field.
 #[derive(Clone, Copy, Debug, Default)]
 struct Raw {
-    fields: [(u32, u32); FIELDS.len()],
+    fields: [(u32, u32); FIELDS],
 }
 
 /// A package of an index.
@@ -52,6 +106,8 @@ pub struct Package<'a> {
 /// An index that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
+    #[error("the index has the digest {found}, Release promised {expected}")]
+    Digest { expected: Digest, found: Digest },
     #[error("the index cannot be decompressed: {0}")]
     Compression(#[from] std::io::Error),
     #[error("the index holds {found} bytes, Release promised {expected}")]
@@ -60,23 +116,26 @@ pub enum IndexError {
     Encoding,
     #[error("the index is larger than 4 GiB")]
     TooLarge,
-    #[error("a stanza of the index has no `{0}`")]
-    Field(&'static str),
+    #[error("the stanza of `{package}` in the index has no valid `{field}`")]
+    Field { package: String, field: &'static str },
+}
+
+impl IndexError {
+    pub fn blame(&self) -> Blame {
+        Blame::World
+    }
 }
 
 /// Decompresses an index by the ending of its name; `size` is what Release states of the plain one.
 pub fn decompress(name: &str, bytes: &[u8], size: u64) -> Result<Vec<u8>, IndexError> {
-    let mut plain = Vec::with_capacity(usize::try_from(size.min(1 << 30)).unwrap_or(0));
-    let limit = size.saturating_add(1);
-    let read = match name.rsplit('.').next() {
-        Some("xz") => {
-            liblzma::read::XzDecoder::new_multi_decoder(bytes).take(limit).read_to_end(&mut plain)
-        }
-        Some("gz") => flate2::read::MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut plain),
-        Some("zst") => zstd::stream::read::Decoder::new(bytes)?.take(limit).read_to_end(&mut plain),
-        _ => bytes.take(limit).read_to_end(&mut plain),
+    let mut plain = Vec::with_capacity(usize::try_from(size.min(1 << 28)).unwrap_or(0));
+    let reader: Box<dyn Read + '_> = match name.rsplit('.').next() {
+        Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(bytes)),
+        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
+        Some("zst") => Box::new(zstd::stream::read::Decoder::new(bytes)?),
+        _ => Box::new(bytes),
     };
-    read?;
+    reader.take(size.saturating_add(1)).read_to_end(&mut plain)?;
     match plain.len() as u64 {
         found if found == size => Ok(plain),
         found => Err(IndexError::Size { expected: size, found }),
@@ -84,29 +143,31 @@ pub fn decompress(name: &str, bytes: &[u8], size: u64) -> Result<Vec<u8>, IndexE
 }
 
 impl Index {
+    /// Reads an index as it was downloaded, checked against what Release says of it.
+    pub fn read(file: &PackagesFile<'_>, bytes: &[u8]) -> Result<Self, IndexError> {
+        let found = Digest::of(bytes);
+        if found != file.digest {
+            return Err(IndexError::Digest { expected: file.digest, found });
+        }
+        Self::parse(decompress(file.path, bytes, file.plain_size)?)
+    }
+
     /// Parses a plain index.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, IndexError> {
         let text = String::from_utf8(bytes).map_err(|_| IndexError::Encoding)?;
         if u32::try_from(text.len()).is_err() {
             return Err(IndexError::TooLarge);
         }
-        let parsed: Vec<Vec<Raw>> =
-            chunks(&text).into_par_iter().map(|(start, chunk)| parse_chunk(start, chunk)).collect();
-        let index = Index { packages: parsed.concat(), text };
-        for package in index.packages() {
-            let digest = Digest::parse_hex(package.field(14)).is_ok() && package.size().is_some();
-            for (at, name) in
-                [(0, "Package"), (1, "Version"), (2, "Architecture"), (12, "Filename")]
-            {
-                if package.field(at).is_empty() {
-                    return Err(IndexError::Field(name));
-                }
-            }
-            if !digest {
-                return Err(IndexError::Field("SHA256"));
-            }
-        }
-        Ok(index)
+        let parsed: Result<Vec<Vec<Raw>>, IndexError> = chunks(&text)
+            .into_par_iter()
+            .map(|(start, chunk)| {
+                let packages = parse_chunk(start, chunk);
+                packages.iter().try_for_each(|raw| Package { text: &text, raw }.check())?;
+                Ok(packages)
+            })
+            .collect();
+        let packages = parsed?.concat();
+        Ok(Index { text, packages })
     }
 
     pub fn len(&self) -> usize {
@@ -128,7 +189,7 @@ impl Index {
 
 /// Cuts a text between stanzas into pieces of some megabytes.
 fn chunks(text: &str) -> Vec<(usize, &str)> {
-    const SIZE: usize = 4 << 20;
+    const SIZE: usize = 2 << 20;
     let mut pieces = Vec::new();
     let mut start = 0;
     while start < text.len() {
@@ -148,27 +209,35 @@ fn parse_chunk(start: usize, chunk: &str) -> Vec<Raw> {
     let mut packages = Vec::new();
     let mut raw = Raw::default();
     let mut any = false;
+    let mut last = None;
     let mut at = start;
     for line in chunk.split_inclusive('\n') {
         let begin = at;
         at += line.len();
-        let line = line.trim_end_matches(['\n', '\r']);
-        if line.is_empty() {
-            if std::mem::take(&mut any) {
-                packages.push(std::mem::take(&mut raw));
+        match line.as_bytes()[0] {
+            b'\n' | b'\r' if line.trim_ascii_end().is_empty() => {
+                last = None;
+                if std::mem::take(&mut any) {
+                    packages.push(std::mem::take(&mut raw));
+                }
+                continue;
             }
-            continue;
+            b' ' | b'\t' => {
+                // offsets fit: the whole text is below 4 GiB
+                if let Some(field) = last {
+                    let (offset, length): &mut (u32, u32) = &mut raw.fields[field as usize];
+                    *length = (begin + line.trim_ascii_end().len()) as u32 - *offset;
+                }
+                continue;
+            }
+            _ => any = true,
         }
-        any = true;
-        if line.starts_with([' ', '\t']) {
-            continue;
-        }
-        let Some(colon) = line.find(':') else { continue };
-        if let Some(field) = field_place(&line[..colon]) {
-            let value = line[colon + 1..].trim_start();
+        let Some(colon) = line.bytes().position(|c| c == b':') else { continue };
+        last = Field::parse(&line[..colon]);
+        if let Some(field) = last {
+            let value = line[colon + 1..].trim_ascii_start();
             let offset = begin + (line.len() - value.len());
-            // offsets fit: the whole text is below 4 GiB
-            raw.fields[field] = (offset as u32, value.trim_end().len() as u32);
+            raw.fields[field as usize] = (offset as u32, value.trim_ascii_end().len() as u32);
         }
     }
     if any {
@@ -177,66 +246,122 @@ fn parse_chunk(start: usize, chunk: &str) -> Vec<Raw> {
     packages
 }
 
-/// Archives write fields in one spelling; the first letter and the length tell almost all apart.
-fn field_place(name: &str) -> Option<usize> {
-    FIELDS.iter().position(|field| field.len() == name.len() && field.eq_ignore_ascii_case(name))
+/// Debian Policy 5.6.1, and whatever else can stand in a file name: third parties write `_` and
+/// capitals.
+fn is_name(name: &str) -> bool {
+    name.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric())
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-._".contains(&c))
 }
 
 impl<'a> Package<'a> {
-    fn field(&self, at: usize) -> &'a str {
-        let (offset, len) = self.raw.fields[at];
-        &self.text[offset as usize..(offset + len) as usize]
+    fn field(&self, field: Field) -> &'a str {
+        let (offset, length) = self.raw.fields[field as usize];
+        &self.text[offset as usize..offset as usize + length as usize]
+    }
+
+    fn check(&self) -> Result<(), IndexError> {
+        let missing = [
+            ("Package", !is_name(self.name())),
+            ("Version", self.version().is_empty()),
+            ("Architecture", self.arch().is_empty()),
+            ("Filename", self.filename().is_empty()),
+            ("Size", self.size().is_none()),
+            ("SHA256", self.digest().is_none()),
+        ];
+        match missing.into_iter().find(|(_, missing)| *missing) {
+            Some((field, _)) => Err(IndexError::Field { package: self.name().to_owned(), field }),
+            None => Ok(()),
+        }
     }
 
     pub fn name(&self) -> &'a str {
-        self.field(0)
+        self.field(Field::Package)
     }
 
     pub fn version(&self) -> &'a str {
-        self.field(1)
+        self.field(Field::Version)
     }
 
     pub fn arch(&self) -> &'a str {
-        self.field(2)
+        self.field(Field::Architecture)
+    }
+
+    /// `same`, `foreign`, `allowed` or nothing.
+    pub fn multi_arch(&self) -> &'a str {
+        self.field(Field::MultiArch)
     }
 
     pub fn is_essential(&self) -> bool {
-        self.field(4) == "yes"
+        self.field(Field::Essential) == "yes"
+    }
+
+    /// `Protected`, and its older name `Important`.
+    pub fn is_protected(&self) -> bool {
+        self.field(Field::Protected) == "yes" || self.field(Field::Important) == "yes"
     }
 
     pub fn priority(&self) -> &'a str {
-        self.field(5)
+        self.field(Field::Priority)
     }
 
-    /// `Pre-Depends`, then `Depends`.
-    pub fn depends(&self) -> [&'a str; 2] {
-        [self.field(7), self.field(6)]
+    pub fn section(&self) -> &'a str {
+        self.field(Field::Section)
+    }
+
+    /// In KiB, as the package's maker estimates it.
+    pub fn installed_size(&self) -> Option<u64> {
+        self.field(Field::InstalledSize).parse().ok()
+    }
+
+    pub fn pre_depends(&self) -> &'a str {
+        self.field(Field::PreDepends)
+    }
+
+    pub fn depends(&self) -> &'a str {
+        self.field(Field::Depends)
     }
 
     pub fn recommends(&self) -> &'a str {
-        self.field(8)
+        self.field(Field::Recommends)
     }
 
-    /// `Conflicts` and `Breaks`.
-    pub fn conflicts(&self) -> [&'a str; 2] {
-        [self.field(9), self.field(10)]
+    pub fn suggests(&self) -> &'a str {
+        self.field(Field::Suggests)
+    }
+
+    pub fn conflicts(&self) -> &'a str {
+        self.field(Field::Conflicts)
+    }
+
+    pub fn breaks(&self) -> &'a str {
+        self.field(Field::Breaks)
+    }
+
+    pub fn replaces(&self) -> &'a str {
+        self.field(Field::Replaces)
+    }
+
+    pub fn enhances(&self) -> &'a str {
+        self.field(Field::Enhances)
     }
 
     pub fn provides(&self) -> &'a str {
-        self.field(11)
+        self.field(Field::Provides)
     }
 
+    /// Path of the `.deb` below the archive's root.
     pub fn filename(&self) -> &'a str {
-        self.field(12)
+        self.field(Field::Filename)
     }
 
-    /// Bytes of the `.deb`.
+    /// Bytes of the `.deb`; every package of an [`Index`] has them.
     pub fn size(&self) -> Option<u64> {
-        self.field(13).parse().ok()
+        self.field(Field::Size).parse().ok()
     }
 
+    /// Digest of the `.deb`; every package of an [`Index`] has one.
     pub fn digest(&self) -> Option<Digest> {
-        Digest::parse_hex(self.field(14)).ok()
+        Digest::parse_hex(self.field(Field::Sha256)).ok()
     }
 }
 
@@ -249,7 +374,8 @@ mod tests {
         let hex = "0".repeat(64);
         let stanza = |name: &str| {
             format!(
-                "Package: {name}\nVersion: 1:2-3\nArchitecture: all\nDepends: x,\n y\nDescription: d\n Package: no\nFilename: pool/{name}.deb\nSize: 12\nSHA256: {hex}\n"
+                "Package: {name}\nVersion: 1:2-3\nArchitecture: all\nDepends: x,\n y\n\
+                 Description: d\n Package: no\nFilename: pool/{name}.deb\nSize: 12\nSHA256: {hex}\n"
             )
         };
         let text = format!("{}\n\n\n{}", stanza("a"), stanza("b"));
@@ -257,13 +383,32 @@ mod tests {
         let names: Vec<_> = index.packages().map(|package| package.name()).collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(index.get(1).version(), "1:2-3");
+        assert_eq!(index.get(1).depends(), "x,\n y");
         assert_eq!(index.get(1).size(), Some(12));
     }
 
     #[test]
-    fn a_stanza_without_its_digest_is_refused() {
-        let text = "Package: a\nVersion: 1\nArchitecture: all\nFilename: a.deb\nSize: 1\n";
-        assert!(matches!(Index::parse(text.into()), Err(IndexError::Field("SHA256"))));
+    fn every_field_is_found_by_its_name() {
+        let names = "Package Version Architecture Multi-Arch Essential Important Protected \
+                     Priority Section Installed-Size Pre-Depends Depends Conflicts Breaks \
+                     Recommends Suggests Replaces Enhances Provides Filename Size SHA256";
+        for (at, name) in names.split_whitespace().enumerate() {
+            assert_eq!(Field::parse(name).map(|field| field as usize), Some(at), "{name}");
+            assert_eq!(Field::parse(&name.to_lowercase()).map(|field| field as usize), Some(at));
+        }
+        for name in ["", "MD5sum", "Maintainer", "Source", "Homepage", "Tag", "Description-md5"] {
+            assert_eq!(Field::parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_stanza_that_cannot_be_used_is_refused() {
+        let hex = "0".repeat(64);
+        let refuse = |text: &str| Index::parse(text.into()).unwrap_err().to_string();
+        let head = "Package: a\nVersion: 1\nArchitecture: all\nFilename: a.deb\nSize: 1\n";
+        insta::assert_snapshot!(refuse(head), @"the stanza of `a` in the index has no valid `SHA256`");
+        let escape = format!("Package: ../a\nVersion: 1\nSHA256: {hex}\n");
+        insta::assert_snapshot!(refuse(&escape), @"the stanza of `../a` in the index has no valid `Package`");
     }
 
     #[test]
@@ -275,5 +420,18 @@ mod tests {
             Err(IndexError::Size { expected: 4, found: 5 })
         ));
         assert!(matches!(decompress("Packages", b"hello", 9), Err(IndexError::Size { .. })));
+    }
+
+    #[test]
+    fn an_index_is_the_one_that_release_lists() {
+        let file = PackagesFile {
+            path: "main/binary-amd64/Packages",
+            size: 1,
+            digest: Digest::of(b"\n"),
+            plain_size: 1,
+            plain_digest: Digest::of(b"\n"),
+        };
+        assert!(Index::read(&file, b"\n").unwrap().is_empty());
+        assert!(matches!(Index::read(&file, b" "), Err(IndexError::Digest { .. })));
     }
 }

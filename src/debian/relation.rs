@@ -26,8 +26,8 @@ impl Atom<'_> {
     }
 }
 
-/// The alternatives of each group of a field, in order. Groups that cannot be read are left out:
-/// the archive's own tools have judged them before.
+/// The alternatives of each group of a field, in order. A group that holds for no architecture of
+/// interest is left out; what cannot be read stays as a name that nobody has.
 pub fn parse_groups<'a>(field: &'a str, arch: &'a str) -> impl Iterator<Item = Vec<Atom<'a>>> {
     field
         .split(',')
@@ -42,34 +42,56 @@ pub fn parse_atoms<'a>(field: &'a str, arch: &'a str) -> impl Iterator<Item = At
     field.split(',').filter_map(move |atom| parse_atom(atom, arch))
 }
 
+/// `name:arch (>= 1) [amd64 arm64] <!profile>`: all but the name may be missing.
 fn parse_atom<'a>(text: &'a str, arch: &str) -> Option<Atom<'a>> {
     let text = text.trim();
-    // build profiles do not occur in binary packages; an architecture list may
-    let (text, restriction) = match text.split_once('[') {
-        Some((text, list)) => (text.trim(), Some(list.trim_end_matches(']'))),
-        None => (text, None),
-    };
-    if let Some(list) = restriction {
-        let mut words = list.split_whitespace();
-        let negated = list.trim_start().starts_with('!');
-        let listed = words.any(|word| word.trim_start_matches('!') == arch);
-        if listed == negated {
-            return None;
-        }
-    }
-    let (head, version) = match text.split_once('(') {
-        Some((head, rest)) => {
-            let rest = rest.split(')').next()?.trim();
-            let end = rest.find(|c| !"<>=".contains(c))?;
-            (head.trim(), Some((Relation::parse(&rest[..end])?, rest[end..].trim())))
-        }
-        None => (text, None),
-    };
-    let (name, arch) = match head.split_once(':') {
-        Some((name, arch)) => (name, Some(arch)),
+    let end = text.find(|c: char| c.is_ascii_whitespace() || "([<".contains(c));
+    let (head, mut rest) = text.split_at(end.unwrap_or(text.len()));
+    let (name, qualifier) = match head.split_once(':') {
+        Some((name, qualifier)) => (name, Some(qualifier)),
         None => (head, None),
     };
-    (!name.is_empty()).then_some(Atom { name, arch, version })
+    let mut atom = Atom { name, arch: qualifier, version: None };
+    let unreadable = Atom { name: text, arch: None, version: None };
+    loop {
+        rest = rest.trim_start();
+        let close = match rest.as_bytes().first() {
+            None => break,
+            Some(b'(') => ')',
+            Some(b'[') => ']',
+            Some(b'<') => '>',
+            Some(_) => return Some(unreadable),
+        };
+        let Some((inner, tail)) = rest[1..].split_once(close) else { return Some(unreadable) };
+        match close {
+            ')' => match parse_version(inner) {
+                Some(version) => atom.version = Some(version),
+                None => return Some(unreadable),
+            },
+            ']' if !holds_for(inner, arch) => return None,
+            // build profiles: a binary package was built with none
+            '>' if !inner.trim_start().starts_with('!') => return None,
+            _ => {}
+        }
+        rest = tail;
+    }
+    (!name.is_empty()).then_some(atom)
+}
+
+fn parse_version(text: &str) -> Option<(Relation, &str)> {
+    let text = text.trim();
+    let end = text.find(|c| !"<>=".contains(c))?;
+    Some((Relation::parse(&text[..end])?, text[end..].trim()))
+}
+
+/// Whether a list of architectures, or of `!architectures`, includes this one.
+fn holds_for(list: &str, arch: &str) -> bool {
+    let negated = list.trim_start().starts_with('!');
+    let listed = list.split_whitespace().any(|word| {
+        let word = word.trim_start_matches('!');
+        word == arch || word == "any" || word == "linux-any"
+    });
+    listed != negated
 }
 
 #[cfg(test)]
@@ -90,5 +112,19 @@ mod tests {
     fn architecture_lists_restrict() {
         let names = |field| parse_atoms(field, "amd64").map(|atom| atom.name).collect::<Vec<_>>();
         assert_eq!(names("a [amd64 arm64], b [arm64], c [!amd64], d [!i386]"), ["a", "d"]);
+    }
+
+    #[test]
+    fn build_profiles_hold_for_no_profile() {
+        let names =
+            |field| parse_atoms(field, "amd64").map(|atom| atom.label()).collect::<Vec<_>>();
+        assert_eq!(names("a (<< 2) <!nocheck>, b <stage1>, c(>=1)"), ["a (<< 2)", "c (>= 1)"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_satisfied_by_nothing() {
+        let groups: Vec<_> = parse_groups("a (~ 2), b | c d", "amd64").collect();
+        assert_eq!(groups[0][0].name, "a (~ 2)");
+        assert_eq!(groups[1][1].name, "c d");
     }
 }

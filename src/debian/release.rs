@@ -5,20 +5,28 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 
-use super::keyring::SignatureError;
+use super::control::Stanza;
+use super::keyring::{Keyring, SignatureError};
+use super::universe::PRIORITY;
 use crate::blame::Blame;
 use crate::digest::Digest;
 
 /// A verified `Release`.
 #[derive(Clone, Debug)]
 pub struct Release {
+    pub origin: String,
+    pub label: String,
     pub suite: String,
     pub codename: String,
+    /// `13.2`; testing and security suites have none.
+    pub version: Option<String>,
     pub date: Timestamp,
     pub valid_until: Option<Timestamp>,
     pub by_hash: bool,
     pub components: Vec<String>,
     pub architectures: Vec<String>,
+    /// Whether an architecture's `Packages` hold the packages of `all` too.
+    pub all_in_each: bool,
     /// `NotAutomatic` and `ButAutomaticUpgrades` lower a suite's priority (apt_preferences(5)).
     pub not_automatic: bool,
     pub but_automatic_upgrades: bool,
@@ -50,9 +58,24 @@ impl ReleaseError {
 }
 
 impl Release {
+    /// Reads an `InRelease`: verified, parsed, and still valid. `locked` is the date of the Release
+    /// that was seen before.
+    pub fn read(
+        bytes: &[u8],
+        keyring: &Keyring,
+        suite: &str,
+        now: Timestamp,
+        locked: Option<Timestamp>,
+    ) -> Result<Self, ReleaseError> {
+        let release = Self::parse(&keyring.verify_inline(bytes, now.as_second())?)?;
+        release.check(suite, now, locked)?;
+        Ok(release)
+    }
+
     /// Parses the text that was signed.
     pub fn parse(text: &str) -> Result<Self, ReleaseError> {
-        let field = |name| super::database::find_field(text, name);
+        let stanza = Stanza::first(text).ok_or(ReleaseError::Field("Date"))?;
+        let field = |name| stanza.find(name);
         let date = |name: &'static str, value: &str| {
             rfc2822::parse(&value.replace("UTC", "+0000"))
                 .map(|zoned| zoned.timestamp())
@@ -67,6 +90,9 @@ impl Release {
         };
         let yes = |name| field(name) == Some("yes");
         Ok(Release {
+            origin: field("Origin").unwrap_or_default().to_owned(),
+            label: field("Label").unwrap_or_default().to_owned(),
+            version: field("Version").map(str::to_owned),
             suite: field("Suite").unwrap_or_default().to_owned(),
             codename: field("Codename").unwrap_or_default().to_owned(),
             date: date("Date", field("Date").ok_or(ReleaseError::Field("Date"))?)?,
@@ -76,6 +102,7 @@ impl Release {
             by_hash: yes("Acquire-By-Hash"),
             components: words("Components"),
             architectures: words("Architectures"),
+            all_in_each: words("No-Support-for-Architecture-all").iter().any(|w| w == "Packages"),
             not_automatic: yes("NotAutomatic"),
             but_automatic_upgrades: yes("ButAutomaticUpgrades"),
             files: parse_files(text)?,
@@ -102,28 +129,36 @@ impl Release {
         }
     }
 
-    /// The smallest `Packages` of a component: its path, size, digest, and the plain one's size.
+    /// The priority of the suite's packages (apt_preferences(5)).
+    pub fn priority(&self) -> i32 {
+        match (self.not_automatic, self.but_automatic_upgrades) {
+            (true, true) => 100,
+            (true, false) => 1,
+            (false, _) => PRIORITY,
+        }
+    }
+
+    /// The `Packages` that have all a component's packages for an architecture: its own, and that of
+    /// `all` where the archive keeps one apart. Empty where the suite has neither.
+    pub fn packages(&self, component: &str, arch: &str) -> Vec<PackagesFile<'_>> {
+        let all = (!self.all_in_each).then_some("all");
+        let files = [Some(arch), all].into_iter().flatten();
+        files.filter_map(|arch| self.find_packages(component, arch)).collect()
+    }
+
+    /// The smallest form of one `Packages`.
     pub fn find_packages(&self, component: &str, arch: &str) -> Option<PackagesFile<'_>> {
-        // security suites name components `updates/main` in old releases
         let stem = format!("{component}/binary-{arch}/Packages");
-        let (_, (plain_size, plain_digest)) = self.files.get_key_value(&stem)?;
-        let found = ["xz", "zst", "gz", ""].iter().find_map(|ending| {
-            let path = if ending.is_empty() { stem.clone() } else { format!("{stem}.{ending}") };
-            self.files.get_key_value(&path)
-        });
-        let (path, (size, digest)) = found?;
-        Some(PackagesFile {
-            path,
-            size: *size,
-            digest: *digest,
-            plain_size: *plain_size,
-            plain_digest: *plain_digest,
-        })
+        let (plain_size, plain_digest) = *self.files.get(&stem)?;
+        let (path, (size, digest)) = [".xz", ".zst", ".gz", ""]
+            .iter()
+            .find_map(|ending| self.files.get_key_value(&format!("{stem}{ending}")))?;
+        Some(PackagesFile { path, size: *size, digest: *digest, plain_size, plain_digest })
     }
 }
 
 /// Where a `Packages` is and what it must be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackagesFile<'a> {
     /// Below the suite's directory.
     pub path: &'a str,
@@ -131,6 +166,14 @@ pub struct PackagesFile<'a> {
     pub digest: Digest,
     pub plain_size: u64,
     pub plain_digest: Digest,
+}
+
+impl PackagesFile<'_> {
+    /// Where the same bytes are found by their digest (`Acquire-By-Hash`).
+    pub fn by_hash(&self) -> String {
+        let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{folder}/by-hash/SHA256/{}", self.digest.hex())
+    }
 }
 
 fn parse_files(text: &str) -> Result<BTreeMap<String, (u64, Digest)>, ReleaseError> {
@@ -167,11 +210,12 @@ mod tests {
     fn a_release_is_dated_and_lists_its_files() {
         let release = release();
         assert_eq!(release.date.to_string(), "2026-11-21T09:15:44Z");
-        let packages = release.find_packages("main", "amd64").unwrap();
-        assert_eq!(
-            (packages.path, packages.size, packages.plain_size),
-            ("main/binary-amd64/Packages.xz", 10, 100)
-        );
+        let [packages] = release.packages("main", "amd64")[..] else { panic!() };
+        let known = (packages.path, packages.size, packages.plain_size);
+        assert_eq!(known, ("main/binary-amd64/Packages.xz", 10, 100));
+        let by_hash = format!("main/binary-amd64/by-hash/SHA256/{}", "0".repeat(64));
+        assert_eq!(packages.by_hash(), by_hash);
+        assert_eq!((release.priority(), release.packages("main", "s390x").len()), (1, 0));
         assert!(release.by_hash && release.not_automatic);
     }
 
