@@ -8,6 +8,7 @@ use md5::{Digest as _, Md5};
 
 use super::script::ScriptPackage;
 use super::{NewPackage, Settle, SettleError};
+use crate::build::content::merged;
 use crate::build::view::View;
 use crate::debian::database::{
     Activations, Triggers, extended_states, find_field, info_name, parse_diversions, stanzas,
@@ -16,6 +17,7 @@ use crate::debian::database::{
 use crate::debian::relation::parse_atoms;
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
+use crate::tarball::MemberKind;
 
 const ADMIN: &str = "var/lib/dpkg";
 
@@ -75,7 +77,7 @@ pub(super) fn write(
     }
     let laid: Vec<&SettlePackage<'_>> =
         packages.iter().filter(|package| !package.package.diverts).collect();
-    resolve_paths(&laid, below, upper)?;
+    resolve_paths(job, &laid, below, upper)?;
     restore_diverted(job, &laid, below, upper)?;
     let before = read_triggers(below)?;
     let status = new_status(&laid, below)?;
@@ -177,17 +179,24 @@ fn write_triggers(
 
 /// Paths that packages below own and the new ones bring, too: with `Replaces`, they change hands;
 /// without, dpkg would refuse, and so does this.
+///
+/// Paths are compared where they lie: an older package may name `/lib/x` what a newer one names
+/// `/usr/lib/x`.
 fn resolve_paths(
+    job: &Settle<'_>,
     laid: &[&SettlePackage<'_>],
     below: &View,
     upper: &Path,
 ) -> Result<(), SettleError> {
     let new: BTreeMap<&str, &SettlePackage<'_>> =
         laid.iter().map(|package| (package.info_name.as_str(), *package)).collect();
-    let mut owners: BTreeMap<String, &SettlePackage<'_>> = BTreeMap::new();
+    let Some(content) = job.content else { return Ok(()) };
+    let mut owners: BTreeMap<LayerPath, &SettlePackage<'_>> = BTreeMap::new();
     for package in laid {
         for path in package.list(below)? {
-            owners.insert(path, package);
+            if let Some(place) = place(&path).filter(|place| is_laid_file(content, place)) {
+                owners.insert(place, package);
+            }
         }
     }
     let diverted: BTreeMap<String, String> =
@@ -206,7 +215,7 @@ fn resolve_paths(
         let mut kept = Vec::new();
         let mut changed = false;
         for path in text.lines() {
-            let taker = owners.get(path).filter(|_| is_file(below, path));
+            let taker = place(path).and_then(|place| owners.get(&place));
             let Some(taker) = taker.filter(|_| !diverted.contains_key(path)) else {
                 kept.push(path);
                 continue;
@@ -223,6 +232,17 @@ fn resolve_paths(
         }
     }
     Ok(())
+}
+
+/// Where a file that a package names lies.
+fn place(path: &str) -> Option<LayerPath> {
+    let path = LayerPath::parse_absolute(path).ok()?;
+    Some(merged(path, MemberKind::File))
+}
+
+/// Whether the new content itself has a file there: a directory of a package's may be a link below.
+fn is_laid_file(content: &Path, place: &LayerPath) -> bool {
+    fs::symlink_metadata(content.join(place.as_path())).is_ok_and(|meta| !meta.is_dir())
 }
 
 fn is_file(view: &View, path: &str) -> bool {
