@@ -6,10 +6,13 @@
 //! backwards from the need that failed. Requests that need a search to be refuted are left to the
 //! solver's own words.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::problem::{Forbidden, Group, Kind, Problem};
 use crate::debian::universe::PackageId;
+
+/// How many needs ahead a fault is looked for.
+const DEPTH: usize = 64;
 
 /// Why a package must be there.
 #[derive(Clone, Debug)]
@@ -41,8 +44,10 @@ enum WhyNot {
 
 struct Story<'p, 'u> {
     problem: &'p Problem<'u>,
-    must: HashMap<PackageId, Why>,
-    cannot: HashMap<PackageId, WhyNot>,
+    must: BTreeMap<PackageId, Why>,
+    cannot: BTreeMap<PackageId, WhyNot>,
+    /// What this round found nothing against.
+    fine: BTreeSet<PackageId>,
     queue: VecDeque<PackageId>,
     lines: Vec<String>,
 }
@@ -51,8 +56,9 @@ struct Story<'p, 'u> {
 pub(super) fn explain(problem: &Problem<'_>) -> Option<String> {
     let mut story = Story {
         problem,
-        must: HashMap::new(),
-        cannot: HashMap::new(),
+        must: BTreeMap::new(),
+        cannot: BTreeMap::new(),
+        fine: BTreeSet::new(),
         queue: VecDeque::new(),
         lines: Vec::new(),
     };
@@ -65,6 +71,7 @@ impl Story<'_, '_> {
     fn force(&mut self) {
         loop {
             let before = (self.must.len(), self.cannot.len());
+            self.fine.clear();
             for want in self.problem.wanted.iter().filter(|want| !want.group.below) {
                 if !self.need(&want.group, None) {
                     return self.tell(&want.group, None);
@@ -102,36 +109,38 @@ impl Story<'_, '_> {
         true
     }
 
-    /// Forces the only package that can meet a need; `false` if none can.
+    /// Forces the only package that can meet a need; `false` if none can. Of several versions the
+    /// one that apt would take stands for all.
     fn need(&mut self, group: &Group<'_>, by: Option<PackageId>) -> bool {
-        let mut left = group.all().filter(|id| self.is_possible(*id, 0)).collect::<Vec<_>>();
-        left.dedup();
-        if let [only] = left[..]
-            && !self.must.contains_key(&only)
-        {
+        let left: Vec<PackageId> = group.all().filter(|id| self.is_possible(*id, 0)).collect();
+        let Some(first) = left.first() else { return false };
+        let name = self.problem.universe.name_of(*first);
+        if left.iter().any(|id| self.problem.universe.name_of(*id) != name) {
+            return true;
+        }
+        let allowed = self.problem.allowed(name);
+        let only = allowed.iter().find(|id| left.contains(id)).copied().unwrap_or(*first);
+        if !left.iter().any(|id| self.must.contains_key(id)) {
             let label = group.label();
             let why = by.map_or(Why::Asked, |by| Why::Needed { by, label });
             self.must.insert(only, why);
             self.queue.push_back(only);
         }
-        !left.is_empty()
+        true
     }
 
-    /// Whether nothing known speaks against a package. Looks a few needs ahead.
+    /// Whether nothing known speaks against a package. Looks at what it needs, too.
     fn is_possible(&mut self, id: PackageId, depth: usize) -> bool {
-        if self.must.contains_key(&id) && !self.cannot.contains_key(&id) {
-            return true;
-        }
         if self.cannot.contains_key(&id) {
             return false;
         }
-        match self.find_fault(id, depth) {
-            Some(why) => {
-                self.cannot.insert(id, why);
-                false
-            }
-            None => true,
+        // a package that is being looked at counts as possible: needs go in circles
+        if self.must.contains_key(&id) || !self.fine.insert(id) {
+            return true;
         }
+        let Some(why) = self.find_fault(id, depth) else { return true };
+        self.cannot.insert(id, why);
+        false
     }
 
     fn find_fault(&mut self, id: PackageId, depth: usize) -> Option<WhyNot> {
@@ -151,7 +160,7 @@ impl Story<'_, '_> {
                 return Some(WhyNot::Against { one: id, verb, label, two: *two, by: *two });
             }
         }
-        if depth > 8 {
+        if depth > DEPTH {
             return None;
         }
         for group in needs(&relations.groups) {
@@ -285,8 +294,9 @@ impl Story<'_, '_> {
             }
             WhyNot::Lacks { label, options } => {
                 self.say(format!("{shown} needs `{label}`"));
+                // a chain is told to its end, a tree only some branches deep
                 if depth < 4 {
-                    self.tell_options(&label, &options, depth + 1);
+                    self.tell_options(&label, &options, depth + usize::from(options.len() > 1));
                 }
             }
         }

@@ -321,3 +321,31 @@ fn an_impossible_request_tells_its_chain() {
     asked.packages[0].version = Some((Relation::LaterEqual, "2".into()));
     insta::assert_snapshot!(refusal(&universe, &asked), @"there is no `libx (>= 2)`: there is 1 of trixie");
 }
+
+#[test]
+fn a_chain_of_dependencies_may_be_long() {
+    let link = |at: usize| format!("p{at}\nVersion: 1\nDepends: p{}", at + 1);
+    let stanzas: Vec<String> =
+        (0..3000).map(link).chain(["p3000\nVersion: 1".to_owned()]).collect();
+    let stanzas: Vec<&str> = stanzas.iter().map(String::as_str).collect();
+    assert_eq!(names(&universe(&stanzas), &request(&["p0"])).len(), 3001);
+    let broken = universe(&stanzas[..3000]);
+    assert!(refusal(&broken, &request(&["p0"])).contains("p3000"));
+}
+
+#[test]
+fn the_chain_is_told_where_packages_have_several_versions() {
+    let universe = universe(&[
+        "exim\nVersion: 1\nProvides: mta\nConflicts: mta",
+        "exim\nVersion: 2\nProvides: mta\nConflicts: mta",
+        "postfix\nVersion: 1\nProvides: mta\nConflicts: mta",
+        "postfix\nVersion: 2\nProvides: mta\nConflicts: mta",
+    ]);
+    insta::assert_snapshot!(refusal(&universe, &request(&["exim", "postfix"])), @r"
+    no set of packages satisfies the request:
+    `postfix` is asked for
+    `exim` 2 is asked for
+    `postfix` 1 conflicts with `mta`, which `exim` provides
+    `postfix` 2 conflicts with `mta`, which `exim` provides
+    ");
+}
