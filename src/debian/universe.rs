@@ -3,7 +3,7 @@
 //!
 //! Names are numbered once, so that the resolver works with numbers. The members' order is that of
 //! the sources and counts: where apt cannot tell two providers apart, it goes by which name its
-//! cache met first, and so does [`Universe::met`].
+//! cache met first, and so does `Universe::met`.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
