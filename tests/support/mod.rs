@@ -1,15 +1,20 @@
-//! What the tests stand on: a signed Debian repository of their own, a server that counts, and a
-//! project that is built by the real program.
+//! What the tests stand on: packages and a signed Debian repository of their own, a server that
+//! counts, and a project that is built by the real program.
 
-#![expect(dead_code, reason = "each test program uses a part of it")]
+#![expect(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+pub mod deb;
+pub mod keys;
 pub mod project;
 pub mod repo;
 pub mod server;
+pub mod survey;
+pub mod user;
 
 use std::process::Command;
 
 /// Runs a program that must succeed, and answers its output.
+#[track_caller]
 pub fn tool(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| {
         panic!("`{program}` must be installed (tests/run does it): {error}")

@@ -4,13 +4,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::repo::Repo;
+use super::repo::{BASE_EXTRA, Repo};
 use super::server::Server;
+use super::user::User;
 
 pub struct Project {
     pub dir: tempfile::TempDir,
     pub server: Option<Server>,
     variables: Vec<(String, String)>,
+}
+
+/// The program, about to run under some circumstances.
+pub struct Run<'a> {
+    project: &'a Project,
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+    user: Option<&'a User>,
+    /// Programs that start the program, outermost first.
+    wrappers: Vec<String>,
 }
 
 /// How a run of the program ended.
@@ -29,10 +40,16 @@ impl Project {
     pub fn from_repo(repo: &Repo) -> Self {
         let server = Server::serve(repo.dir.path());
         let url = server.url("");
-        let mut project = Project::new().file("key.asc", std::str::from_utf8(Repo::key()).unwrap());
+        let mut project = Project::new().file("key.asc", &Repo::key());
         project.variables = vec![("SBX_MIRROR_DEBIAN".to_owned(), url)];
         project.server = Some(server);
         project
+    }
+
+    /// Keeps the store elsewhere, for several projects.
+    pub fn store(mut self, path: &Path) -> Self {
+        self.variables.push(("SBX_CACHE".to_owned(), path.to_str().unwrap().to_owned()));
+        self
     }
 
     pub fn server(&self) -> &Server {
@@ -57,6 +74,7 @@ impl Project {
     /// Declares sandbox `s` of debian layers `l0`, `l1`, …, each with its packages, the later ones
     /// on top of the earlier.
     pub fn debian_layers(self, layers: &[&str]) -> Self {
+        let extra = BASE_EXTRA.map(|name| format!(" \"{name}\"")).concat();
         let mut text = String::new();
         for (at, packages) in layers.iter().enumerate() {
             let names: String =
@@ -64,7 +82,7 @@ impl Project {
             let names = if names.is_empty() { String::new() } else { format!("packages{names};") };
             text += &match at {
                 0 => format!(
-                    "layer \"l0\" {{ debian \"trixie\" {{ suites \"trixie\"; base \"essential\"; key \"key.asc\"; packages \"debconf\" \"mawk\" \"apt\" \"adduser\"; {names} }}; }}\n"
+                    "layer \"l0\" {{ debian \"trixie\" {{ suites \"trixie\"; base \"essential\"; key \"key.asc\"; packages{extra}; {names} }}; }}\n"
                 ),
                 _ => format!("layer \"l{at}\" needs=\"l{}\" {{ debian {{ {names} }}; }}\n", at - 1),
             };
@@ -74,7 +92,24 @@ impl Project {
     }
 
     pub fn cache(&self) -> PathBuf {
-        self.dir.path().join("cache")
+        let elsewhere = self.variables.iter().find(|(name, _)| name == "SBX_CACHE");
+        elsewhere.map_or_else(|| self.dir.path().join("cache"), |(_, path)| path.into())
+    }
+
+    /// What builds left half done.
+    pub fn drafts(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.cache().join("tmp")) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    pub fn run<'a>(&'a self, arguments: &[&str]) -> Run<'a> {
+        Run {
+            project: self,
+            arguments: arguments.iter().map(|word| word.to_string()).collect(),
+            variables: Vec::new(),
+            user: None,
+            wrappers: Vec::new(),
+        }
     }
 
     /// The program with this project, and an environment of its own.
@@ -127,6 +162,62 @@ pub fn chroot(root: &Path, script: &str) -> String {
     super::tool("chroot", &[root.to_str().unwrap(), "/bin/sh", "-c", script])
 }
 
+impl<'a> Run<'a> {
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrappers.extend(wrapper.iter().map(|word| word.to_string()));
+        self
+    }
+
+    pub fn umask(self, mask: &str) -> Self {
+        let script = format!("umask {mask}; exec \"$0\" \"$@\"");
+        self.under(&["sh", "-c", &script])
+    }
+
+    pub fn host_name(self, name: &str) -> Self {
+        let script = format!("hostname {name}; exec \"$0\" \"$@\"");
+        self.under(&["unshare", "--uts", "sh", "-c", &script])
+    }
+
+    /// With a clock that is wrong by so much: `+400 days`.
+    pub fn clock(self, offset: &str) -> Self {
+        self.under(&["faketime", offset])
+    }
+
+    /// With a mount namespace of its own, in which this script has run.
+    pub fn mounts(self, script: &str) -> Self {
+        let script = format!("set -e; {script}; exec \"$0\" \"$@\"");
+        self.under(&["unshare", "--mount", "sh", "-c", &script])
+    }
+
+    /// As an ordinary user, whose the project becomes.
+    pub fn user(mut self, user: &'a User) -> Self {
+        user.own(self.project.dir.path());
+        let id = user.id.to_string();
+        self.user = Some(user);
+        self.under(&["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"])
+    }
+
+    pub fn command(&self) -> Command {
+        let plain = self.project.command(&[]);
+        let program = self.user.map_or_else(|| plain.get_program().into(), User::program);
+        let mut words = self.wrappers.iter().map(|word| word.into()).chain([program]);
+        let mut command = Command::new(words.next().expect("there is the program at least"));
+        command.args(words).args(&self.arguments).current_dir(self.project.dir.path()).env_clear();
+        let inherited = plain.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.envs(inherited).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        Outcome::new(self.command().output().unwrap())
+    }
+}
+
 impl Outcome {
     pub fn new(output: Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -147,9 +238,18 @@ impl Outcome {
     #[track_caller]
     pub fn fails(self, code: i32, texts: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{}", self.stderr);
-        for text in texts {
-            assert!(self.stderr.contains(text), "`{text}` is missing in:\n{}", self.stderr);
-        }
+        texts.iter().fold(self, |outcome, text| outcome.says(text))
+    }
+
+    /// It said this on stderr.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "`{text}` is missing in:\n{}", self.stderr);
         self
+    }
+
+    /// Its answer, without the line's end.
+    pub fn answer(&self) -> &str {
+        self.stdout.trim()
     }
 }

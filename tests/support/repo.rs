@@ -1,298 +1,286 @@
-//! A Debian repository of the tests' own, signed by GnuPG, with real essential packages beside
-//! packages that the tests make with dpkg-deb.
+//! A signed Debian repository of the tests' own: packages that they make, beside real essential ones.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use sbx::digest::Digest;
 
-use super::tool;
+pub use super::deb::{Compression, Deb, Member};
+pub use super::keys::Signer;
 
-/// A package to be built with dpkg-deb.
-pub struct Deb {
+/// What essential packages do not need themselves and the tests' packages do.
+pub const BASE_EXTRA: [&str; 4] = ["debconf", "mawk", "apt", "adduser"];
+
+/// A package in an index.
+#[derive(Clone, Debug)]
+struct Listed {
+    suite: String,
+    component: String,
     name: String,
-    version: String,
-    fields: Vec<(String, String)>,
-    files: Vec<(String, u32, Vec<u8>)>,
-    control: Vec<(String, String)>,
-}
-
-impl Deb {
-    pub fn new(name: &str, version: &str) -> Self {
-        Deb {
-            name: name.into(),
-            version: version.into(),
-            fields: vec![],
-            files: vec![],
-            control: vec![],
-        }
-    }
-
-    pub fn field(mut self, name: &str, value: &str) -> Self {
-        self.fields.push((name.into(), value.into()));
-        self
-    }
-
-    pub fn file(mut self, path: &str, text: &str) -> Self {
-        self.files.push((path.into(), 0o644, text.into()));
-        self
-    }
-
-    pub fn program(mut self, path: &str, text: &str) -> Self {
-        self.files.push((path.into(), 0o755, text.into()));
-        self
-    }
-
-    pub fn conffile(self, path: &str, text: &str) -> Self {
-        let line = format!("{path}\n");
-        self.file(path, text).append("conffiles", &line)
-    }
-
-    /// `preinst`, `postinst`, `triggers`, …
-    pub fn control(self, name: &str, text: &str) -> Self {
-        self.append(name, text)
-    }
-
-    fn append(mut self, name: &str, text: &str) -> Self {
-        match self.control.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => old.push_str(text),
-            None => self.control.push((name.into(), text.into())),
-        }
-        self
-    }
-
-    /// Builds the package into `dir`.
-    fn build(&self, dir: &Path) -> PathBuf {
-        let tree = tempfile::tempdir().unwrap();
-        let root = tree.path();
-        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
-        let put = |path: &str, mode: u32, bytes: &[u8]| {
-            let full = root.join(path.trim_start_matches('/'));
-            fs::create_dir_all(full.parent().unwrap()).unwrap();
-            fs::write(&full, bytes).unwrap();
-            fs::set_permissions(&full, fs::Permissions::from_mode(mode)).unwrap();
-        };
-        for (path, mode, bytes) in &self.files {
-            put(path, *mode, bytes);
-        }
-        let fields: String =
-            self.fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
-        let arch = if fields.contains("Architecture:") { "" } else { "Architecture: amd64\n" };
-        let control = format!(
-            "Package: {}\nVersion: {}\n{arch}Maintainer: Tests <tests@example.org>\n{fields}Description: made by a test\n",
-            self.name, self.version
-        );
-        put("DEBIAN/control", 0o644, control.as_bytes());
-        for (name, text) in &self.control {
-            let script =
-                ["preinst", "postinst", "prerm", "postrm", "config"].contains(&name.as_str());
-            put(&format!("DEBIAN/{name}"), if script { 0o755 } else { 0o644 }, text.as_bytes());
-        }
-        let deb = dir.join(format!("{}_{}.deb", self.name, self.version.replace(':', "%3a")));
-        tool(
-            "dpkg-deb",
-            &[
-                "--root-owner-group",
-                "-Zgzip",
-                "--build",
-                root.to_str().unwrap(),
-                deb.to_str().unwrap(),
-            ],
-        );
-        deb
-    }
+    arch: String,
+    stanza: String,
+    file: PathBuf,
 }
 
 /// A repository being filled.
 pub struct Repo {
     pub dir: tempfile::TempDir,
-    stanzas: Vec<(String, String)>,
+    listed: Vec<Listed>,
     pub date: String,
     pub valid_until: Option<String>,
-}
-
-/// A key pair for the whole test run.
-struct Keys {
-    home: tempfile::TempDir,
-    public: Vec<u8>,
-}
-
-fn keys(name: &'static str) -> &'static Keys {
-    static OURS: OnceLock<Keys> = OnceLock::new();
-    static STRANGER: OnceLock<Keys> = OnceLock::new();
-    let slot = if name == "ours" { &OURS } else { &STRANGER };
-    slot.get_or_init(|| {
-        let home = tempfile::tempdir().unwrap();
-        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        let path = home.path().to_str().unwrap();
-        let gpg = |arguments: &[&str]| {
-            let base = ["--homedir", path, "--batch", "--quiet", "--passphrase", ""];
-            tool("gpg", &[&base[..], arguments].concat())
-        };
-        gpg(&[
-            "--quick-generate-key",
-            &format!("{name} <{name}@example.org>"),
-            "ed25519",
-            "sign",
-            "never",
-        ]);
-        let public = gpg(&["--armor", "--export"]).into_bytes();
-        Keys { home, public }
-    })
+    /// How `Packages` stands there beside the plain one.
+    pub packed: Vec<Compression>,
+    pub by_hash: bool,
+    pub architectures: Vec<String>,
 }
 
 impl Repo {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("pool")).unwrap();
-        let date = "Sat, 21 Nov 2026 09:00:00 UTC".to_owned();
-        Repo { dir, stanzas: Vec::new(), date, valid_until: None }
+        Repo {
+            dir,
+            listed: Vec::new(),
+            date: "Sat, 21 Nov 2026 09:00:00 UTC".to_owned(),
+            valid_until: None,
+            packed: Vec::new(),
+            by_hash: false,
+            architectures: vec!["amd64".to_owned()],
+        }
     }
 
     /// With the essential packages of trixie, which settles run with.
     pub fn with_base() -> Self {
         let mut repo = Repo::new();
-        for blob in base_packages() {
-            repo.add_file(blob);
+        for (blob, control) in base_packages() {
+            let path = repo.dir.path().join("pool").join(blob.file_name().unwrap());
+            fs::hard_link(blob, &path).or_else(|_| fs::copy(blob, &path).map(drop)).unwrap();
+            repo.list("trixie", "main", control, &path);
         }
         repo
     }
 
     pub fn add(mut self, deb: Deb) -> Self {
-        let built = deb.build(&self.dir.path().join("pool"));
-        self.describe(&built, deb.name);
+        self.add_later(deb);
         self
     }
 
-    /// Adds a package of the tests' own making that dpkg-deb would refuse to make.
-    pub fn add_raw(mut self, control: &str, bytes: &[u8]) -> Self {
-        let name = control.lines().next().unwrap().trim_start_matches("Package: ").to_owned();
-        let path = self.dir.path().join("pool").join(format!("{name}.deb"));
-        fs::write(&path, bytes).unwrap();
-        self.push(&path, name, control);
-        self
-    }
-
-    fn add_file(&mut self, blob: &Path) {
-        let name = tool("dpkg-deb", &["-f", blob.to_str().unwrap(), "Package"]).trim().to_owned();
-        let path = self.dir.path().join("pool").join(format!("{name}_base.deb"));
-        fs::hard_link(blob, &path).or_else(|_| fs::copy(blob, &path).map(drop)).unwrap();
-        self.describe(&path, name);
-    }
-
-    fn describe(&mut self, path: &Path, name: String) {
-        let control = tool("dpkg-deb", &["-f", path.to_str().unwrap()]);
-        self.push(path, name, &control);
-    }
-
-    fn push(&mut self, path: &Path, name: String, control: &str) {
-        let bytes = fs::read(path).unwrap();
-        let file = path.file_name().unwrap().to_str().unwrap();
-        let stanza = format!(
-            "{}\nFilename: pool/{file}\nSize: {}\nSHA256: {}\n\n",
-            control.trim_end(),
-            bytes.len(),
-            Digest::of(&bytes).hex()
-        );
-        self.stanzas.push((name, stanza));
-    }
-
-    /// Removes a package from the index and the pool, as an archive does.
-    pub fn remove(&mut self, name: &str) {
-        self.stanzas.retain(|(known, _)| known != name);
-        for entry in fs::read_dir(self.dir.path().join("pool")).unwrap() {
-            let path = entry.unwrap().path();
-            if path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{name}_")) {
-                fs::remove_file(path).unwrap();
-            }
-        }
+    pub fn add_all(self, debs: impl IntoIterator<Item = Deb>) -> Self {
+        debs.into_iter().fold(self, Repo::add)
     }
 
     pub fn add_later(&mut self, deb: Deb) {
-        let built = deb.build(&self.dir.path().join("pool"));
-        self.describe(&built, deb.name);
+        self.add_to("trixie", "main", deb);
+    }
+
+    pub fn add_to(&mut self, suite: &str, component: &str, deb: Deb) {
+        let path = self.dir.path().join("pool").join(deb.file_name());
+        fs::write(&path, deb.build()).unwrap();
+        self.list(suite, component, &deb.stanza(), &path);
+    }
+
+    /// Lists any bytes under this stanza, whether they are a package or not.
+    pub fn add_raw(mut self, control: &str, bytes: &[u8]) -> Self {
+        let name = field(control, "Package").unwrap();
+        let path = self.dir.path().join("pool").join(format!("{name}_raw.deb"));
+        fs::write(&path, bytes).unwrap();
+        self.list("trixie", "main", control, &path);
+        self
+    }
+
+    fn list(&mut self, suite: &str, component: &str, control: &str, path: &Path) {
+        let bytes = fs::read(path).unwrap();
+        let stanza = format!(
+            "{}\nFilename: pool/{}\nSize: {}\nSHA256: {}\n\n",
+            control.trim_end(),
+            path.file_name().unwrap().to_str().unwrap(),
+            bytes.len(),
+            Digest::of(&bytes).hex()
+        );
+        self.listed.push(Listed {
+            suite: suite.to_owned(),
+            component: component.to_owned(),
+            name: field(control, "Package").unwrap(),
+            arch: field(control, "Architecture").unwrap(),
+            stanza,
+            file: path.to_owned(),
+        });
+    }
+
+    /// Removes a package from the indexes and the pool, as an archive does.
+    pub fn remove(&mut self, name: &str) {
+        for gone in self.listed.extract_if(.., |listed| listed.name == name) {
+            fs::remove_file(gone.file).unwrap();
+        }
+    }
+
+    /// The file of a package in the pool.
+    pub fn file_of(&self, name: &str) -> PathBuf {
+        self.listed.iter().find(|listed| listed.name == name).unwrap().file.clone()
+    }
+
+    /// Lists the packages in the opposite order.
+    pub fn reverse(&mut self) {
+        self.listed.reverse();
     }
 
     /// Writes and signs the indexes.
     pub fn publish(&self) {
-        self.publish_as("ours");
+        self.publish_as(Signer::Archive);
     }
 
-    pub fn publish_as(&self, signer: &'static str) {
-        let dists = self.dir.path().join("dists/trixie");
-        let packages: String = self.stanzas.iter().map(|(_, stanza)| stanza.as_str()).collect();
-        let index = dists.join("main/binary-amd64");
-        fs::create_dir_all(&index).unwrap();
-        fs::write(index.join("Packages"), &packages).unwrap();
-        let digest = Digest::of(packages.as_bytes()).hex();
-        let until = self
-            .valid_until
-            .as_ref()
-            .map(|until| format!("Valid-Until: {until}\n"))
-            .unwrap_or_default();
-        let release = format!(
-            "Origin: Tests\nSuite: stable\nCodename: trixie\nDate: {}\n{until}Architectures: amd64\nComponents: main\nSHA256:\n {digest} {} main/binary-amd64/Packages\n",
+    pub fn publish_as(&self, signer: Signer) {
+        let suites: BTreeSet<&str> =
+            self.listed.iter().map(|listed| &*listed.suite).chain(["trixie"]).collect();
+        for suite in suites {
+            let release = self.write_indexes(suite);
+            self.sign(suite, &release, signer);
+        }
+    }
+
+    /// Writes a suite's indexes and answers its `Release`.
+    fn write_indexes(&self, suite: &str) -> String {
+        let dists = self.dir.path().join("dists").join(suite);
+        let of_suite = || self.listed.iter().filter(|listed| listed.suite == suite);
+        let mut components: BTreeSet<&str> = of_suite().map(|listed| &*listed.component).collect();
+        components.insert("main");
+        let mut files = String::new();
+        for component in &components {
+            for arch in &self.architectures {
+                let text: String = of_suite()
+                    .filter(|listed| listed.component == *component)
+                    .filter(|listed| listed.arch == *arch || listed.arch == "all")
+                    .map(|listed| &*listed.stanza)
+                    .collect();
+                let dir = format!("{component}/binary-{arch}");
+                for compression in [Compression::None].iter().chain(&self.packed) {
+                    let bytes = compression.apply(text.as_bytes());
+                    let path = format!("{dir}/Packages{}", compression.ending());
+                    let digest = Digest::of(&bytes).hex();
+                    files += &format!(" {digest} {} {path}\n", bytes.len());
+                    put(&dists.join(&path), &bytes);
+                    if self.by_hash {
+                        put(&dists.join(format!("{dir}/by-hash/SHA256/{digest}")), &bytes);
+                    }
+                }
+            }
+        }
+        let until = self.valid_until.iter().map(|until| format!("Valid-Until: {until}\n"));
+        format!(
+            "Origin: Tests\nSuite: {}\nCodename: {suite}\nDate: {}\n{}{}Architectures: {}\nComponents: {}\nSHA256:\n{files}",
+            if suite == "trixie" { "stable" } else { suite },
             self.date,
-            packages.len()
-        );
-        self.sign(&release, signer);
+            until.collect::<String>(),
+            if self.by_hash { "Acquire-By-Hash: yes\n" } else { "" },
+            self.architectures.join(" "),
+            components.into_iter().collect::<Vec<_>>().join(" "),
+        )
     }
 
-    /// Signs any text as the repository's `InRelease`.
-    pub fn sign(&self, release: &str, signer: &'static str) {
-        let dists = self.dir.path().join("dists/trixie");
-        let plain = dists.join("Release");
-        fs::write(&plain, release).unwrap();
-        let signed = dists.join("InRelease");
-        fs::remove_file(&signed).unwrap_or_default();
-        let home = keys(signer).home.path().to_str().unwrap().to_owned();
-        let (signed, plain) = (signed.to_str().unwrap(), plain.to_str().unwrap());
-        tool(
-            "gpg",
-            &[
-                "--homedir",
-                &home,
-                "--batch",
-                "--quiet",
-                "--passphrase",
-                "",
-                "--output",
-                signed,
-                "--clearsign",
-                plain,
-            ],
-        );
+    /// Signs any text as a suite's `Release`.
+    pub fn sign(&self, suite: &str, release: &str, signer: Signer) {
+        let dists = self.dir.path().join("dists").join(suite);
+        put(&dists.join("Release"), release.as_bytes());
+        put(&dists.join("Release.gpg"), signer.sign_detached(release).as_bytes());
+        put(&dists.join("InRelease"), signer.sign_inline(release).as_bytes());
     }
 
     pub fn in_release(&self) -> PathBuf {
         self.dir.path().join("dists/trixie/InRelease")
     }
 
-    /// The key that signs.
-    pub fn key() -> &'static [u8] {
-        &keys("ours").public
+    /// The key that signs, armored.
+    pub fn key() -> String {
+        Signer::Archive.public()
     }
 }
 
-/// Trixie's essential packages and what they need, fetched once from Debian by sbx itself.
-fn base_packages() -> &'static [PathBuf] {
-    static BASE: OnceLock<Vec<PathBuf>> = OnceLock::new();
+fn put(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn field(stanza: &str, name: &str) -> Option<String> {
+    let prefix = format!("{name}: ");
+    stanza.lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned)
+}
+
+/// Trixie's essential packages and what they need, with their stanzas; fetched once from Debian by
+/// sbx itself, and kept beside the build.
+fn base_packages() -> &'static [(PathBuf, String)] {
+    static BASE: OnceLock<Vec<(PathBuf, String)>> = OnceLock::new();
     BASE.get_or_init(|| {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("base");
         fs::create_dir_all(&dir).unwrap();
+        // test programs run one after another, but not everybody's
         let held = fs::File::create(dir.join("held")).unwrap();
         rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        let declaration = "layer \"l\" {\n    debian \"trixie\" {\n        base \"essential\"\n        packages \"debconf\" \"mawk\" \"apt\" \"adduser\"\n    }\n}\nsandbox \"s\" { layers \"l\"; }\n";
-        fs::write(dir.join("sandboxes.kdl"), declaration).unwrap();
+        fetch_base(&dir);
+        let lock = sbx::lock::Lock::read(&dir.join("sbx.lock")).unwrap();
+        let blob = |digest: &Digest| dir.join("cache/blobs/sha256").join(digest.hex());
+        lock.pins()
+            .map(|pin| blob(&pin.digest))
+            .map(|path| (path.clone(), control_of(&path)))
+            .collect()
+    })
+}
+
+fn fetch_base(dir: &Path) {
+    let extra = BASE_EXTRA.map(|name| format!(" \"{name}\"")).concat();
+    let declaration = format!(
+        "layer \"l\" {{ debian \"trixie\" {{ base \"essential\"; packages{extra}; }}; }}\nsandbox \"s\" {{ layers \"l\"; }}\n"
+    );
+    fs::write(dir.join("sandboxes.kdl"), declaration).unwrap();
+    let mut said = String::new();
+    for _ in 0..3 {
         let output = Command::new(env!("CARGO_BIN_EXE_sbx"))
-            .args(["fetch", "--project", dir.to_str().unwrap(), "--cache", dir.join("cache").to_str().unwrap()])
+            .args(["fetch", "--project", dir.to_str().unwrap()])
+            .args(["--cache", dir.join("cache").to_str().unwrap()])
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let lock = sbx::lock::Lock::read(&dir.join("sbx.lock")).unwrap();
-        lock.pins().map(|pin| dir.join("cache/blobs/sha256").join(pin.digest.hex())).collect()
-    })
+        if output.status.success() {
+            return;
+        }
+        said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // a package that left the archive is not worth keeping
+        drop(fs::remove_file(dir.join("sbx.lock")));
+    }
+    panic!("the essential packages cannot be fetched: {said}");
+}
+
+/// The stanza in a package's control archive.
+fn control_of(path: &Path) -> String {
+    let mut archive = ar::Archive::new(fs::File::open(path).unwrap());
+    while let Some(entry) = archive.next_entry() {
+        let mut entry = entry.unwrap();
+        let name = String::from_utf8_lossy(entry.header().identifier()).into_owned();
+        if !name.starts_with("control.tar") {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        let mut plain = Vec::new();
+        match name.rsplit('.').next().unwrap() {
+            "xz" => {
+                drop(liblzma::read::XzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap())
+            }
+            "gz" => drop(flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap()),
+            "zst" => plain = zstd::decode_all(&bytes[..]).unwrap(),
+            _ => plain = bytes,
+        }
+        let mut tar = tar::Archive::new(&plain[..]);
+        for member in tar.entries().unwrap() {
+            let mut member = member.unwrap();
+            if member.path().unwrap().file_name().is_some_and(|name| name == "control") {
+                let mut text = String::new();
+                member.read_to_string(&mut text).unwrap();
+                return text;
+            }
+        }
+    }
+    panic!("{} has no control archive", path.display());
 }

@@ -1,0 +1,82 @@
+//! What a file system holds, for comparing two of them: everything but times.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use sbx::digest::Digest;
+
+/// Absolute path → kind, mode, owner, and what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey(BTreeMap<String, String>);
+
+impl Survey {
+    /// Looks at everything below `root`.
+    pub fn of(root: &Path) -> Self {
+        let mut survey = Survey::default();
+        let mut links = BTreeMap::new();
+        survey.visit(root, root, &mut links);
+        for paths in links.into_values().filter(|paths: &Vec<String>| paths.len() > 1) {
+            for path in &paths {
+                survey.0.get_mut(path).unwrap().push_str(&format!(" linked {}", paths.join(" ")));
+            }
+        }
+        survey
+    }
+
+    fn visit(&mut self, root: &Path, path: &Path, links: &mut BTreeMap<u64, Vec<String>>) {
+        let meta = fs::symlink_metadata(path).unwrap();
+        let name = format!("/{}", path.strip_prefix(root).unwrap().display());
+        let kind = meta.file_type();
+        let what = if kind.is_dir() {
+            "directory".to_owned()
+        } else if kind.is_symlink() {
+            format!("link to {}", fs::read_link(path).unwrap().display())
+        } else if kind.is_file() {
+            format!("file {}", Digest::of(&fs::read(path).unwrap()).hex())
+        } else if kind.is_char_device() {
+            format!("device {}", meta.rdev())
+        } else {
+            "special".to_owned()
+        };
+        let mode = meta.mode() & 0o7777;
+        self.0.insert(name.clone(), format!("{mode:04o} {}:{} {what}", meta.uid(), meta.gid()));
+        if kind.is_file() && meta.nlink() > 1 {
+            links.entry(meta.ino()).or_default().push(name);
+        }
+        if kind.is_dir() {
+            let mut inner: Vec<PathBuf> =
+                fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+            inner.sort();
+            inner.iter().for_each(|path| self.visit(root, path, links));
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets these paths and all below them.
+    pub fn without(mut self, paths: &[&str]) -> Self {
+        self.0.retain(|name, _| {
+            !paths.iter().any(|path| {
+                name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+        });
+        self
+    }
+
+    /// A line for each path that is not the same in both.
+    pub fn differences(&self, other: &Survey) -> Vec<String> {
+        let names: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        let show = |survey: &Survey, name: &str| {
+            survey.0.get(name).map_or("nothing", |line| &**line).to_owned()
+        };
+        names
+            .into_iter()
+            .filter(|name| self.0.get(*name) != other.0.get(*name))
+            .map(|name| format!("{name}: {} | {}", show(self, name), show(other, name)))
+            .collect()
+    }
+}
