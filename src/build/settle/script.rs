@@ -79,7 +79,8 @@ fn line(script: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(script, "{text}").unwrap_or_default();
 }
 
-/// Runs a preinst with the environment that dpkg gives it (deb-preinst(5), dpkg(1) ENVIRONMENT).
+/// Runs a preinst with the environment that dpkg gives it (deb-preinst(5), dpkg(1) ENVIRONMENT), and
+/// tells debconf whose questions it asks, which dpkg does by the directory it unpacks control files to.
 fn preinst(script: &mut String, package: &ScriptPackage) {
     if !package.preinst {
         return;
@@ -90,6 +91,7 @@ fn preinst(script: &mut String, package: &ScriptPackage) {
         format_args!(
             "DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE={name} DPKG_MAINTSCRIPT_ARCH={arch} \
              DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_ROOT= DPKG_ADMINDIR=/var/lib/dpkg DPKG_FORCE=security-mac,downgrade \
+             DEBCONF_PACKAGE={name} PERL_DL_NONLAZY=1 \
              /var/lib/dpkg/info/{info_name}.preinst install \
              || {{ echo \"preinst of {name} failed\" >&2; exit 1; }}"
         ),
