@@ -303,9 +303,10 @@ impl Deb {
         )
     }
 
-    /// The name of its file.
+    /// The name of its file in a pool: without the version's epoch.
     pub fn file_name(&self) -> String {
-        format!("{}_{}_{}.deb", self.name, self.version.replace(':', "%3a"), self.arch)
+        let version = self.version.split_once(':').map_or(&*self.version, |(_, rest)| rest);
+        format!("{}_{version}_{}.deb", self.name, self.arch)
     }
 
     /// The package's bytes.

@@ -83,6 +83,14 @@ impl Repo {
         self.list(suite, component, &deb.stanza(), &path);
     }
 
+    /// Puts a package under another name into the pool.
+    pub fn add_as(mut self, file: &str, deb: &Deb) -> Self {
+        let path = self.dir.path().join("pool").join(file);
+        fs::write(&path, deb.build()).unwrap();
+        self.list("trixie", "main", &deb.stanza(), &path);
+        self
+    }
+
     /// Lists any bytes under this stanza, whether they are a package or not.
     pub fn add_raw(mut self, control: &str, bytes: &[u8]) -> Self {
         let name = field(control, "Package").unwrap();
@@ -264,14 +272,13 @@ fn control_of(path: &Path) -> String {
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).unwrap();
         let mut plain = Vec::new();
-        match name.rsplit('.').next().unwrap() {
-            "xz" => {
-                drop(liblzma::read::XzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap())
-            }
-            "gz" => drop(flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap()),
-            "zst" => plain = zstd::decode_all(&bytes[..]).unwrap(),
-            _ => plain = bytes,
-        }
+        let mut decoder: Box<dyn Read + '_> = match name.rsplit('.').next().unwrap() {
+            "xz" => Box::new(liblzma::read::XzDecoder::new(&bytes[..])),
+            "gz" => Box::new(flate2::read::GzDecoder::new(&bytes[..])),
+            "zst" => Box::new(zstd::Decoder::new(&bytes[..]).unwrap()),
+            _ => Box::new(&bytes[..]),
+        };
+        decoder.read_to_end(&mut plain).unwrap();
         let mut tar = tar::Archive::new(&plain[..]);
         for member in tar.entries().unwrap() {
             let mut member = member.unwrap();

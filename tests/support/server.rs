@@ -78,7 +78,7 @@ fn answer_all(stream: TcpStream, dir: &Path, state: &Mutex<State>) -> std::io::R
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        let path = line.split(' ').nth(1).unwrap_or("/").trim_start_matches('/').to_owned();
+        let path = decode(line.split(' ').nth(1).unwrap_or("/").trim_start_matches('/'));
         let mut start = None;
         loop {
             let mut header = String::new();
@@ -94,6 +94,19 @@ fn answer_all(stream: TcpStream, dir: &Path, state: &Mutex<State>) -> std::io::R
             return Ok(());
         }
     }
+}
+
+/// `%41` → `A`.
+fn decode(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = tail.get(..2).filter(|_| *first == b'%');
+        let byte = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn head(status: u16, length: usize, extra: &str) -> String {
