@@ -6,7 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use support::project::Project;
-use support::repo::{Deb, Repo};
+use support::repo::{Deb, Repo, Signer};
 use support::server::Fault;
 
 fn repo() -> Repo {
@@ -24,7 +24,7 @@ fn an_archive_must_be_signed_by_its_key() {
     let repo = repo();
     repo.publish();
     project(&repo).sbx(&["lock"]).success();
-    repo.publish_as("stranger");
+    repo.publish_as(Signer::Stranger);
     project(&repo)
         .sbx(&["lock"])
         .fails(3, &["`debian` `trixie`", "which the keyring does not hold"]);
@@ -80,11 +80,11 @@ fn a_mirror_that_fails_is_asked_again_and_resumed() {
     repo.publish();
     let project = project(&repo);
     project.sbx(&["lock"]).success();
-    project.server().fail("thing_1.0-1.deb", Fault::Half);
+    project.server().fail("thing_1.0-1_amd64.deb", Fault::Half);
     project.sbx(&["fetch"]).success();
     assert_eq!(project.server().ranges(), 1, "the second half was asked for, not the whole");
     fs::remove_dir_all(project.cache()).unwrap();
-    project.server().fail("thing_1.0-1.deb", Fault::Status(503, 2));
+    project.server().fail("thing_1.0-1_amd64.deb", Fault::Status(503, 2));
     project.sbx(&["fetch"]).success();
 }
 
@@ -94,12 +94,13 @@ fn a_mirror_that_lies_is_found_out() {
     repo.publish();
     let project = project(&repo);
     project.sbx(&["lock"]).success();
-    let size = fs::metadata(repo.dir.path().join("pool/thing_1.0-1.deb")).unwrap().len() as usize;
-    project.server().fail("thing_1.0-1.deb", Fault::Body(vec![b'x'; size]));
+    let size =
+        fs::metadata(repo.dir.path().join("pool/thing_1.0-1_amd64.deb")).unwrap().len() as usize;
+    project.server().fail("thing_1.0-1_amd64.deb", Fault::Body(vec![b'x'; size]));
     project
         .sbx(&["fetch"])
         .fails(3, &["package `thing 1.0-1`", "gave other bytes", "expected sha256:"]);
-    project.server().fail("thing_1.0-1.deb", Fault::Body(vec![b'x'; size * 2]));
+    project.server().fail("thing_1.0-1_amd64.deb", Fault::Body(vec![b'x'; size * 2]));
     project.sbx(&["fetch"]).fails(3, &["bytes, expected"]);
     let blobs: Vec<_> =
         fs::read_dir(project.cache().join("blobs/sha256")).unwrap().flatten().collect();
