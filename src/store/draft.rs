@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FlockOperation;
 
+use super::stamp::Stamp;
 use super::{StoreError, remove};
 use crate::digest::{Digest, Hasher};
 use crate::fsx::{IoAt, PathIo};
@@ -47,13 +48,10 @@ impl Session {
                 }
                 result => result.at("create", &dir)?,
             }
-            let path = dir.join("lock");
-            let lock = File::create(&path).at("create", &path)?;
-            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).at("lock", &path)?;
-            return Ok(Session {
-                lease: Arc::new(Lease { dir, _lock: lock }),
-                next: AtomicU64::new(0),
-            });
+            if let Some(lock) = take(&dir)? {
+                let lease = Arc::new(Lease { dir, _lock: lock });
+                return Ok(Session { lease, next: AtomicU64::new(0) });
+            }
         }
         unreachable!("there are fewer than 2^32 directories")
     }
@@ -65,20 +63,46 @@ impl Session {
     }
 }
 
+/// Takes the lock of a new corner; `None` where a sweep was faster and took it for abandoned.
+fn take(dir: &Path) -> Result<Option<File>, StoreError> {
+    let path = dir.join("lock");
+    let lock = match File::create(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.at("create", &path)?,
+    };
+    Ok(holds(&lock, &path).then_some(lock))
+}
+
+/// Whether this is the lock at `path`, and ours now. Names come back: a process in another namespace
+/// may have the same number, and a corner of that name may have been removed and made again.
+fn holds(lock: &File, path: &Path) -> bool {
+    rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && match (Stamp::of(lock), Stamp::at(path)) {
+            (Some(ours), Some(there)) => ours.is_same_file(&there),
+            _ => false,
+        }
+}
+
 /// Removes the corners whose process is gone. A corner without a lock file is a minute old at
 /// least before it counts as abandoned: its process may be between two calls.
 pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
     let tmp = root.join("tmp");
     for entry in fs::read_dir(&tmp).at("list", &tmp)? {
         let dir = entry.at("list", &tmp)?.path();
-        let abandoned = match File::open(dir.join("lock")) {
-            Ok(lock) => rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-            Err(_) => fs::metadata(&dir)
-                .and_then(|meta| meta.modified())
-                .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 60)),
-        };
-        if abandoned {
-            remove(&dir)?;
+        match File::open(dir.join("lock")) {
+            // held until the corner is gone, so that of two sweeps only one removes it
+            Ok(lock) => {
+                if holds(&lock, &dir.join("lock")) {
+                    remove(&dir)?;
+                }
+            }
+            Err(_) => {
+                let modified = fs::metadata(&dir).and_then(|meta| meta.modified());
+                let age = modified.ok().and_then(|time| time.elapsed().ok());
+                if age.is_some_and(|age| age.as_secs() > 60) {
+                    remove(&dir)?;
+                }
+            }
         }
     }
     Ok(())

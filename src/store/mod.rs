@@ -264,6 +264,30 @@ mod tests {
     }
 
     #[test]
+    fn stores_are_opened_and_swept_by_many_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("cache");
+        Store::open(&root).unwrap();
+        let open_and_sweep = &|thread: u8| {
+            for round in 0..50 {
+                let store = Store::open(&root).unwrap();
+                let mut draft = store.draft().unwrap();
+                draft.write_all(&[thread, round]).unwrap();
+                // what a killed process left
+                let left = root.join(format!("tmp/{thread}-{round}-killed"));
+                fs::create_dir_all(&left).unwrap();
+                drop(fs::write(left.join("lock"), ""));
+                store.sweep().unwrap();
+                draft.commit().unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..8).for_each(|thread| drop(scope.spawn(move || open_and_sweep(thread))));
+        });
+        Store::open(&root).unwrap().sweep().unwrap();
+    }
+
+    #[test]
     fn a_dropped_draft_leaves_nothing() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
