@@ -47,10 +47,17 @@ impl<'a> SettlePackage<'a> {
     pub(super) fn for_script(&self) -> ScriptPackage {
         let field =
             |name| find_field(&self.package.control.text, name).unwrap_or_default().to_owned();
+        let names = |name| {
+            let text = joined_field(&self.package.control.text, name).replace('|', ",");
+            parse_atoms(&text, &field("Architecture")).map(|atom| atom.name.to_owned()).collect()
+        };
         ScriptPackage {
             name: self.name.clone(),
             info_name: self.info_name.clone(),
             arch: field("Architecture"),
+            provides: names("Provides"),
+            pre_depends: names("Pre-Depends"),
+            depends: names("Depends"),
             preinst: self.package.control.files.contains_key("preinst"),
             unpack: self.unpack_name(),
         }

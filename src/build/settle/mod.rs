@@ -8,6 +8,7 @@
 
 pub mod accounts;
 mod database;
+mod order;
 mod script;
 mod scrub;
 pub mod sources;

@@ -7,6 +7,8 @@
 
 use std::fmt::Write as _;
 
+use super::order::{Turn, turns};
+
 /// Packages that are configured before all others, in this order, when dpkg starts from nothing.
 const FIRST: &[&str] =
     &["base-passwd", "base-files", "libc6", "mawk", "dash", "perl-base", "debconf"];
@@ -26,6 +28,11 @@ pub(super) struct ScriptPackage {
     pub preinst: bool,
     /// File name of its `.deb` below [`MOUNT`], when dpkg is to unpack it itself.
     pub unpack: Option<String>,
+    /// Other names that it goes by.
+    pub provides: Vec<String>,
+    /// Names in its relationship fields, alternatives included.
+    pub pre_depends: Vec<String>,
+    pub depends: Vec<String>,
 }
 
 impl ScriptPackage {
@@ -52,9 +59,15 @@ pub(super) fn bootstrap(packages: &[ScriptPackage]) -> String {
 /// Runs the remaining preinsts, unpacks what dpkg must unpack, and configures everything.
 pub(super) fn configure(packages: &[ScriptPackage], bootstrapped: bool) -> String {
     let mut script = String::from("set -e\n");
-    for package in packages.iter().filter(|package| !(bootstrapped && package.is_first())) {
-        if package.unpack.is_none() {
-            preinst(&mut script, package);
+    let rest: Vec<&ScriptPackage> =
+        packages.iter().filter(|package| !(bootstrapped && package.is_first())).collect();
+    for turn in turns(&rest) {
+        match turn {
+            Turn::Preinst(at) => preinst(&mut script, rest[at]),
+            Turn::Configure(all) => {
+                let names: Vec<&str> = all.into_iter().map(|at| &*rest[at].info_name).collect();
+                line(&mut script, format_args!("{DPKG} --configure {}", names.join(" ")));
+            }
         }
     }
     let unpack: Vec<String> = packages
@@ -107,9 +120,11 @@ mod tests {
             name: name.into(),
             info_name: name.into(),
             arch: "amd64".into(),
-
             preinst: false,
             unpack: None,
+            provides: Vec::new(),
+            pre_depends: Vec::new(),
+            depends: Vec::new(),
         }
     }
 
