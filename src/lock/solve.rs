@@ -558,10 +558,17 @@ pub fn deb_urls(project: &Project, mirrors: &MirrorMap, pin: &DebPin) -> Vec<Url
     let public = own.chain(mirror).chain(defaults::debian_url(archive));
     let mut urls: Vec<Url> = public
         .filter_map(|public| Url::parse(public).ok())
-        .filter_map(|public| mirrors.base(archive, &public).join(&pin.path).ok())
+        .filter_map(|public| below(mirrors.base(archive, &public), &pin.path))
         .collect();
     urls.dedup();
     urls
+}
+
+/// The address of a path below an archive. Whatever an index says, it is a path and nothing else:
+/// `%` and `?` are characters of names, and no other host can be meant.
+fn below(mut base: Url, path: &str) -> Option<Url> {
+    base.path_segments_mut().ok()?.pop_if_empty().extend(path.split('/'));
+    Some(base)
 }
 
 /// The store's path of a pin's `.deb`.
