@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use clap::Args;
 use etcetera::BaseStrategy;
 use jiff::Timestamp;
 
@@ -16,8 +17,30 @@ use sbx::lock::solve::lock_path;
 use sbx::platform::Platform;
 use sbx::store::Store;
 
-use crate::commands::Global;
 use crate::failure::{Failure, Outcome};
+
+/// Arguments of every verb.
+#[derive(Args)]
+pub struct Global {
+    /// Directory of the project (default: this one, or the nearest above with `sandboxes.kdl`)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub project: Option<PathBuf>,
+    /// Directory of the store (default: `SBX_CACHE`, or `cache/` of the project)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Refuse the network
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Answer in JSON, one document on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but the answer and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// How many processors to use (default: all)
+    #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+}
 
 /// A project and what it is built with.
 pub struct Workspace {

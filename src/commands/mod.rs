@@ -10,12 +10,12 @@ mod init;
 mod lock;
 mod show;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::ui::Ui;
+pub use crate::workspace::Global;
 
 /// Builds, locks and inspects sandboxes for AI agents.
 #[derive(Parser)]
@@ -25,29 +25,6 @@ pub struct Arguments {
     global: Global,
     #[command(subcommand)]
     verb: Verb,
-}
-
-/// Arguments of every verb.
-#[derive(Args)]
-pub struct Global {
-    /// Directory of the project (default: this one, or the nearest above with `sandboxes.kdl`)
-    #[arg(long, global = true, value_name = "DIR")]
-    pub project: Option<PathBuf>,
-    /// Directory of the store (default: `SBX_CACHE`, or `cache/` of the project)
-    #[arg(long, global = true, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
-    /// Refuse the network
-    #[arg(long, global = true)]
-    pub offline: bool,
-    /// Answer in JSON, one document on stdout
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// Say nothing but the answer and errors
-    #[arg(long, short, global = true)]
-    pub quiet: bool,
-    /// How many processors to use (default: all)
-    #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub jobs: Option<u16>,
 }
 
 #[derive(Subcommand)]
