@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use support::project::Project;
 use support::repo::{Deb, Repo, Signer};
-use support::server::Fault;
+use support::server::{Fault, Server};
 
 fn repo() -> Repo {
     Repo::new().add(Deb::new("thing", "1.0-1").file("/usr/share/thing/x", &"x".repeat(5000)))
@@ -109,6 +109,28 @@ fn a_mirror_that_lies_is_found_out() {
             .iter()
             .all(|blob| blob.metadata().unwrap().len() < 5000 || blob.path().extension().is_none())
     );
+}
+
+#[test]
+fn names_in_the_pool_are_asked_for_as_they_are() {
+    let repo = Repo::new().add_as("thing_1%3a1.0-1+b1?.deb", &Deb::new("thing", "1:1.0-1"));
+    repo.publish();
+    project(&repo).sbx(&["fetch"]).success();
+}
+
+#[test]
+fn an_index_cannot_send_to_another_host() {
+    let other = repo();
+    other.publish();
+    let other = Server::serve(other.dir.path());
+    let repo = repo();
+    let stanza = Deb::new("thing", "1.0-1").stanza();
+    for host in [other.url("pool/thing_1.0-1_amd64.deb"), other.url("x")[5..].to_owned()] {
+        let packages = format!("{stanza}Filename: {host}\nSize: 4\nSHA256: {}\n\n", "0".repeat(64));
+        repo.publish_index(&packages);
+        project(&repo).sbx(&["fetch"]).fails(3, &["`thing 1.0-1`"]);
+    }
+    assert_eq!(other.count(""), 0);
 }
 
 #[test]

@@ -189,6 +189,19 @@ impl Repo {
         )
     }
 
+    /// Publishes any text as the one index of the suite.
+    pub fn publish_index(&self, packages: &str) {
+        let path = "main/binary-amd64/Packages";
+        put(&self.dir.path().join("dists/trixie").join(path), packages.as_bytes());
+        let digest = Digest::of(packages.as_bytes()).hex();
+        let release = format!(
+            "Suite: stable\nCodename: trixie\nDate: {}\nArchitectures: amd64\nComponents: main\nSHA256:\n {digest} {} {path}\n",
+            self.date,
+            packages.len()
+        );
+        self.sign("trixie", &release, Signer::Archive);
+    }
+
     /// Signs any text as a suite's `Release`.
     pub fn sign(&self, suite: &str, release: &str, signer: Signer) {
         let dists = self.dir.path().join("dists").join(suite);
