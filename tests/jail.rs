@@ -4,12 +4,15 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sbx::jail::{Bind, End, JailError, Spec};
+use sbx::jail::{Bind, End, Jail, JailError, Socket, Spec};
 use support::{open_dir, run, spec};
 use tempfile::TempDir;
 
@@ -68,6 +71,34 @@ fn the_only_network_is_loopback() {
     };
     assert_eq!(output(&connect("192.0.2.1")), "Network is unreachable\n");
     assert_eq!(output(&connect("127.0.0.1")), "Connection refused\n", "loopback is up");
+}
+
+/// Asks a port for a line, with perl alone.
+fn ask(port: u16) -> String {
+    format!(
+        "perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); \
+         connect(S, sockaddr_in({port}, inet_aton(\"127.0.0.1\"))) or die $!; print <S>'"
+    )
+}
+
+#[test]
+fn a_socket_of_the_inside_is_served_from_the_outside() {
+    let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = outside.local_addr().unwrap().port();
+    let (_home, mut spec) = shell(&format!("{}; {} 2>&1", ask(81), ask(port)));
+    spec.sockets = vec![Socket::Udp(53), Socket::Tcp(81)];
+    let serve = |sockets: Vec<OwnedFd>| {
+        let [_, listener] = <[OwnedFd; 2]>::try_from(sockets).unwrap();
+        let (mut stream, _) = TcpListener::from(listener).accept().unwrap();
+        stream.write_all(b"hello\n").unwrap();
+    };
+    let mut said = String::new();
+    // the program has not started while `serve` runs: it has to go on beside it
+    let serve = |sockets| std::thread::spawn(move || serve(sockets));
+    let jail = Jail { program: SBX.into() };
+    let outcome = jail.run_serving(&spec, serve, &mut |line| said.push_str(line)).unwrap();
+    assert_eq!(outcome.end, End::Code(111), "{said}");
+    assert!(said.starts_with("helloConnection refused"), "the host's own ports are not: {said}");
 }
 
 #[test]
@@ -412,6 +443,7 @@ fn runs_on_an_overlay() {
         env: Vec::new(),
         cwd: "/".into(),
         timeout: None,
+        sockets: Vec::new(),
     };
     let error = run(Path::new(SBX), &spec).0.unwrap_err();
     println!("{error}\n{}", error.help().unwrap());

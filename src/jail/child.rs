@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
 
 use super::spec::{Order, Report, SetupFault, Spec};
-use super::{mounts, network, program};
+use super::{mounts, network, passing, program};
 
 /// A step that failed.
 pub(super) type Setup<T> = Result<T, SetupFault>;
@@ -100,6 +100,7 @@ fn init(spec: &Spec, outer: &impl std::os::fd::AsFd) -> Setup<()> {
     rustix::system::sethostname(b"sbx").step("set the host name")?;
     rustix::system::setdomainname(b"(none)").step("set the domain name")?;
     network::raise_loopback()?;
+    passing::pass_sockets(&spec.sockets)?;
     match fork()? {
         None => program::exec(spec),
         Some(pid) => {

@@ -17,6 +17,7 @@ mod filter;
 mod mounts;
 mod network;
 mod overlay;
+mod passing;
 mod probe;
 mod program;
 mod signals;
@@ -27,7 +28,7 @@ mod userns;
 
 pub use probe::{Abilities, Obstacle, probe};
 pub use spawn::{End, Jail, JailError, Outcome};
-pub use spec::{Bind, Spec};
+pub use spec::{Bind, Socket, Spec};
 pub use userns::{IdMap, UserNamespaceError, run_in_user_namespace};
 
 /// The hidden first argument of a child that sets up a build sandbox.

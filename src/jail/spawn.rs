@@ -1,12 +1,14 @@
 //! The parent's side: starts the child, hears how it went.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use super::spec::{Order, Report, SetupFault, Spec};
-use super::{CHILD_ARGUMENT, probe};
+use super::{CHILD_ARGUMENT, passing, probe};
 use crate::blame::Blame;
 
 /// How a sandbox ended.
@@ -80,8 +82,28 @@ impl Jail {
     /// Runs a sandbox to its end. Every line of its output goes to `line`. All of it is killed when
     /// the calling thread ends.
     pub fn run(&self, spec: &Spec, line: &mut dyn FnMut(&str)) -> Result<Outcome, JailError> {
+        self.run_serving(spec, drop, line)
+    }
+
+    /// Likewise, with the sockets that the description asks for: `serve` gets them before the program
+    /// starts, and what it answers is dropped once the program has ended.
+    pub fn run_serving<G>(
+        &self,
+        spec: &Spec,
+        serve: impl FnOnce(Vec<OwnedFd>) -> G,
+        line: &mut dyn FnMut(&str),
+    ) -> Result<Outcome, JailError> {
         clear_volatile(spec);
-        let mut child = self.spawn(spec)?;
+        let (mut child, talk) = self.spawn(spec)?;
+        let sockets = match spec.sockets.is_empty() {
+            true => Vec::new(),
+            false => {
+                passing::receive(talk.as_fd()).map_err(|error| JailError::Spawn(error.into()))?
+            }
+        };
+        drop(talk);
+        // without all of them the set-up failed, and the report says why
+        let served = (sockets.len() == spec.sockets.len()).then(|| serve(sockets));
         let mut tail = std::collections::VecDeque::with_capacity(TAIL);
         each_line(child.stdout.take(), |text| {
             line(text);
@@ -95,6 +117,7 @@ impl Jail {
             stderr.read_to_string(&mut answer).unwrap_or_default();
         }
         let status = child.wait().map_err(JailError::Spawn)?;
+        drop(served);
         let end = match read_report(&answer) {
             Some(Report::Fault(fault)) => return Err(JailError::setup(fault, spec)),
             Some(Report::Code(code)) => End::Code(code),
@@ -110,22 +133,23 @@ impl Jail {
         Ok(Outcome { end, tail: tail.into() })
     }
 
-    fn spawn(&self, spec: &Spec) -> Result<Child, JailError> {
-        let mut child = Command::new(&self.program)
+    /// The child, and the other end of its standard input.
+    fn spawn(&self, spec: &Spec) -> Result<(Child, UnixStream), JailError> {
+        let (mut talk, input) = UnixStream::pair().map_err(JailError::Spawn)?;
+        let child = Command::new(&self.program)
             .arg(CHILD_ARGUMENT)
             .env_clear()
-            .stdin(Stdio::piped())
+            .stdin(Stdio::from(OwnedFd::from(input)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(JailError::Spawn)?;
         let order = Order { parent: std::process::id(), spec };
         let text = serde_json::to_vec(&order).expect("an order has string keys only");
-        if let Some(mut stdin) = child.stdin.take() {
-            // a child that died early says why on its other end
-            stdin.write_all(&text).unwrap_or_default();
-        }
-        Ok(child)
+        // a child that died early says why in its report
+        talk.write_all(&text).unwrap_or_default();
+        talk.shutdown(std::net::Shutdown::Write).unwrap_or_default();
+        Ok((child, talk))
     }
 }
 

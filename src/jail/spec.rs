@@ -22,6 +22,26 @@ pub struct Spec {
     pub cwd: String,
     /// When everything in the sandbox is killed.
     pub timeout: Option<Duration>,
+    /// Handed out to whoever starts the sandbox, in this order; at most eight.
+    pub sockets: Vec<Socket>,
+}
+
+/// A socket on the sandbox's own 127.0.0.1 that is served from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Socket {
+    /// Listens for connections on this port.
+    Tcp(u16),
+    /// Takes datagrams on this port.
+    Udp(u16),
+}
+
+impl std::fmt::Display for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Socket::Tcp(port) => write!(f, "127.0.0.1:{port}"),
+            Socket::Udp(port) => write!(f, "127.0.0.1:{port}/udp"),
+        }
+    }
 }
 
 /// A file or directory of the host's that is seen in the sandbox.

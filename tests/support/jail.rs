@@ -30,6 +30,7 @@ pub fn spec(home: &Path, argv: &[&str]) -> Spec {
         env: vec![("PATH".into(), "/usr/bin:/usr/sbin".into()), ("GREETING".into(), "hi".into())],
         cwd: "/".into(),
         timeout: None,
+        sockets: Vec::new(),
     }
 }
 

@@ -213,6 +213,7 @@ fn spec(job: &Settle<'_>, packages: &[SettlePackage<'_>]) -> Spec {
         env,
         cwd: "/".to_owned(),
         timeout: None,
+        sockets: Vec::new(),
     }
 }
 
