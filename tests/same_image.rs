@@ -182,7 +182,7 @@ fn damaged_packages_are_found_and_fetched_again() {
     let project = project(&repo);
     project.sbx(&["fetch"]).success();
     let digest = Digest::of(&fs::read(repo.file_of("greeter")).unwrap()).hex();
-    let blob = project.cache().join("blobs/sha256").join(digest.to_string());
+    let blob = project.cache().join("blobs/sha256").join(digest);
     let mut bytes = fs::read(&blob).unwrap();
     let at = bytes.len() / 2;
     bytes[at] ^= 0xff;
