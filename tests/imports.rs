@@ -10,6 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["build", "image"],
     &["plan"],
     &["lock"],
+    &["serve"],
     &["debian", "npm", "python", "git", "oci"],
     &["fetch"],
     &["decl", "store"],

@@ -67,10 +67,31 @@ pub struct Want {
     pub into: PathBuf,
 }
 
+/// What a document is asked for with, beside its address.
+#[derive(Clone, Default)]
+pub struct Headers {
+    /// The forms that are understood.
+    pub accept: Option<String>,
+    /// A credential; a redirect to another host goes without it.
+    pub authorization: Option<String>,
+}
+
+impl std::fmt::Debug for Headers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let authorization = self.authorization.as_ref().map(|_| "…");
+        f.debug_struct("Headers")
+            .field("accept", &self.accept)
+            .field("authorization", &authorization)
+            .finish()
+    }
+}
+
 /// A small document.
 #[derive(Clone, Debug)]
 pub struct Document {
     pub bytes: Vec<u8>,
+    /// Its media type, as the server says.
+    pub media_type: Option<String>,
     /// Where it came from in the end, without credentials.
     pub url: String,
 }
@@ -136,11 +157,22 @@ impl Client {
 
     /// Reads a small document from the first address that has it.
     pub fn get(&self, label: &str, urls: &[Url], limit: u64) -> Result<Document, FetchError> {
+        self.get_with(label, urls, &Headers::default(), limit)
+    }
+
+    /// Likewise, asked for in a certain form or with a credential.
+    pub fn get_with(
+        &self,
+        label: &str,
+        urls: &[Url],
+        headers: &Headers,
+        limit: u64,
+    ) -> Result<Document, FetchError> {
         if self.config.offline {
             return Err(FetchError::Offline { label: label.to_owned() });
         }
         let engine = self.engine()?;
-        engine.block_on(transfer::get(engine, &self.config, label, urls, limit))
+        engine.block_on(transfer::get(engine, &self.config, label, urls, headers, limit))
     }
 
     /// Reads several small documents at once, in order.
@@ -163,7 +195,8 @@ impl Client {
                 return asks.iter().map(|_| Err(FetchError::Setup(reason.clone()))).collect();
             }
         };
-        let one = |(label, urls)| transfer::get(engine, &self.config, label, urls, limit);
+        let headers = Headers::default();
+        let one = |(label, urls)| transfer::get(engine, &self.config, label, urls, &headers, limit);
         let asks = asks.iter().map(|(label, urls)| (label.as_str(), urls.as_slice()));
         engine.block_on(futures::future::join_all(asks.map(one)))
     }

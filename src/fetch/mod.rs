@@ -24,7 +24,7 @@ mod retry;
 mod settings;
 mod transfer;
 
-pub use client::{Client, ClientConfig, Document, Want};
+pub use client::{Client, ClientConfig, Document, Headers, Want};
 pub use error::{FetchError, Tries};
 pub use mirror::{MirrorError, MirrorMap};
 pub use progress::{NoProgress, Progress};

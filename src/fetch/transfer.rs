@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use reqwest::{Response, StatusCode};
 use url::Url;
 
-use super::client::{ClientConfig, Document, Engine, Want};
+use super::client::{ClientConfig, Document, Engine, Headers, Want};
 use super::error::FetchError;
 use super::mirror::redact;
 use super::part::{Found, Part};
@@ -200,10 +200,11 @@ pub(super) async fn get(
     config: &ClientConfig,
     label: &str,
     urls: &[Url],
+    headers: &Headers,
     limit: u64,
 ) -> Result<Document, FetchError> {
     let _slot = engine.slot().await?;
-    let once = async |url: &Url| try_get(engine, config, label, url, limit).await;
+    let once = async |url: &Url| try_get(engine, config, label, url, headers, limit).await;
     try_each(engine, config, label, urls, &NoProgress, once).await
 }
 
@@ -212,10 +213,16 @@ async fn try_get(
     config: &ClientConfig,
     label: &str,
     url: &Url,
+    headers: &Headers,
     limit: u64,
 ) -> Result<Document, Verdict> {
     let network = |error: reqwest::Error| judge_network(config, label, url, &error);
-    let request = engine.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+    let mut request = engine.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+    for (name, value) in [(ACCEPT, &headers.accept), (AUTHORIZATION, &headers.authorization)] {
+        if let Some(value) = value {
+            request = request.header(name, value);
+        }
+    }
     let mut response = request.send().await.map_err(network)?;
     if response.status() != StatusCode::OK {
         return Err(judge_status(label, url, &response));
@@ -234,5 +241,7 @@ async fn try_get(
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(Document { bytes, url: redact(response.url()) })
+    let media_type = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let media_type = media_type.map(str::to_owned);
+    Ok(Document { bytes, media_type, url: redact(response.url()) })
 }

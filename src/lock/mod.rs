@@ -17,6 +17,7 @@ mod diff;
 mod format;
 mod pin;
 pub mod solve;
+pub mod toolroom;
 
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
