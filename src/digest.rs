@@ -3,6 +3,10 @@
 //! A [`Digest`] is always SHA-256, as OCI layouts and Debian's indexes use it, so it can be a plain
 //! array that is `Copy` and cannot hold a `/` or another algorithm's name by accident.
 
+mod integrity;
+
+pub use integrity::{Integrity, IntegrityError, IntegrityHasher};
+
 use std::fmt;
 use std::io;
 use std::str::FromStr;

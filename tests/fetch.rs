@@ -52,7 +52,7 @@ impl Home {
             label: "package `tool` 1.0".to_owned(),
             urls: urls.into_iter().collect(),
             size: Some(bytes.len() as u64),
-            digest,
+            digest: digest.into(),
             part: self.0.path().join("parts").join(digest.hex()),
             into: self.0.path().join("blobs").join(digest.hex()),
         }

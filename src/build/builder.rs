@@ -165,7 +165,7 @@ impl Builder<'_> {
         }
         let gone = failures.values().all(FetchError::is_gone);
         if gone {
-            let lost = pins.iter().filter(|pin| failures.contains_key(&pin.digest));
+            let lost = pins.iter().filter(|pin| failures.contains_key(&pin.digest.into()));
             return Err(BuildError::Gone { pins: lost.map(|pin| (*pin).clone()).collect() });
         }
         Err(BuildError::Sources { total: pins.len(), errors: failures.into_values().collect() })

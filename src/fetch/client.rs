@@ -16,7 +16,7 @@ use super::proxy::ProxyConfig;
 use super::resolver::Names;
 use super::retry::Unreachable;
 use super::transfer;
-use crate::digest::Digest;
+use crate::digest::Integrity;
 
 /// How to reach the network. Values of the environment are passed in by the binary.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ pub struct Want {
     pub urls: Vec<Url>,
     /// Bytes, where known.
     pub size: Option<u64>,
-    pub digest: Digest,
+    pub digest: Integrity,
     /// Where it gathers; may hold the beginning already.
     pub part: PathBuf,
     /// Its name once it is whole and right.
@@ -136,9 +136,9 @@ impl Client {
         &self,
         wants: Vec<Want>,
         progress: &dyn Progress,
-    ) -> Result<BTreeMap<Digest, FetchError>, FetchError> {
+    ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
         let missing = wants.into_iter().filter(|want| !want.into.exists());
-        let wants: BTreeMap<Digest, Want> = missing.map(|want| (want.digest, want)).collect();
+        let wants: BTreeMap<Integrity, Want> = missing.map(|want| (want.digest, want)).collect();
         if wants.is_empty() {
             return Ok(BTreeMap::new());
         }

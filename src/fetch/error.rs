@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::blame::Blame;
-use crate::digest::Digest;
+use crate::digest::Integrity;
 use crate::fsx::PathIo;
 
 /// A fetch that failed. Addresses are shown without credentials and queries.
@@ -17,7 +17,7 @@ pub enum FetchError {
     #[error("{label}: {url} gave {found} bytes, expected {expected}")]
     Size { label: String, url: String, expected: u64, found: u64 },
     #[error("{label}: {url} gave other bytes: expected {expected}, found {found}")]
-    Digest { label: String, url: String, expected: Digest, found: Digest },
+    Digest { label: String, url: String, expected: Integrity, found: Integrity },
     #[error("{label}: {url} gave more than {limit} bytes")]
     TooLarge { label: String, url: String, limit: u64 },
     #[error("{label}: {url} cannot be reached: {reason}{tries}")]

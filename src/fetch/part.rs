@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::client::Want;
 use super::error::FetchError;
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Integrity, IntegrityHasher};
 use crate::fsx::{self, IoAt, PathIo};
 
 /// What one finds where a part should be.
@@ -26,7 +26,8 @@ pub(super) enum Found {
 pub(super) struct Part {
     path: PathBuf,
     file: File,
-    hasher: Hasher,
+    hasher: IntegrityHasher,
+    digest: Integrity,
 }
 
 impl Part {
@@ -49,7 +50,7 @@ impl Part {
         if named.is_none() || named != fsx::inode(&file) {
             return Ok(Found::Busy);
         }
-        let part = Part { path, file, hasher: Hasher::new() };
+        let part = Part { path, file, hasher: want.digest.hasher(), digest: want.digest };
         if want.into.exists() {
             part.remove();
             return Ok(Found::Whole);
@@ -77,7 +78,7 @@ impl Part {
         self.hasher.len()
     }
 
-    pub(super) fn digest(&self) -> Digest {
+    pub(super) fn digest(&self) -> Integrity {
         self.hasher.clone().finish()
     }
 
@@ -90,7 +91,7 @@ impl Part {
     /// Begins at nothing again.
     pub(super) fn restart(&mut self) -> Result<(), PathIo> {
         if self.len() > 0 {
-            self.hasher = Hasher::new();
+            self.hasher = self.digest.hasher();
             self.file.set_len(0).at("empty", &self.path)?;
             self.file.seek(SeekFrom::Start(0)).at("rewind", &self.path)?;
         }
@@ -101,6 +102,9 @@ impl Part {
     /// whoever reads a fetched blob hashes it, so that what a power cut took is found, dropped and
     /// fetched again.
     pub(super) fn finish(self, want: &Want) -> Result<(), PathIo> {
+        if let Some(parent) = want.into.parent() {
+            fs::create_dir_all(parent).at("create", parent)?;
+        }
         fs::rename(&self.path, &want.into).at("rename", &want.into)
     }
 

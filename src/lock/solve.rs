@@ -344,7 +344,7 @@ impl Solver<'_> {
                     .chain(plain)
                     .collect(),
                 size: Some(file.size),
-                digest: file.digest,
+                digest: file.digest.into(),
                 part: self.store.part_path(&file.digest),
                 into: self.store.blob_path(&file.digest),
             });
@@ -582,7 +582,7 @@ pub fn deb_want(project: &Project, mirrors: &MirrorMap, store: &Store, pin: &Deb
         label: format!("package `{}`", pin.label()),
         urls: deb_urls(project, mirrors, pin),
         size: Some(pin.size),
-        digest: pin.digest,
+        digest: pin.digest.into(),
         part: store.part_path(&pin.digest),
         into: deb_path(store, pin),
     }

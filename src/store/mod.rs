@@ -3,6 +3,7 @@
 //! ```text
 //! oci-layout, index.json     the layout; `skopeo inspect oci:cache:base` works
 //! blobs/sha256/HEX           bytes named by digest: sources, layers, configs, manifests
+//! blobs/sha512/HEX           sources whose ecosystem names them so (npm; sha1 for its oldest)
 //! keys/HEX                   Key → layer (digest, size, listing)
 //! listings/HEX               a layer's entries, by its digest
 //! trees/IDMAP/HEX32          a layer unpacked, for overlay mounts, by id map and digest
@@ -35,7 +36,7 @@ use std::sync::OnceLock;
 use rustix::fs::FlockOperation;
 
 use crate::blame::Blame;
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, Hasher, Integrity};
 use crate::fsx::{self, IoAt, PathIo};
 
 /// Directories of a store.
@@ -116,6 +117,28 @@ impl Store {
     /// Where a blob is, or will be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Where a source is, or will be: `blobs/` of its digest's algorithm (OCI image-spec, image
+    /// layout: one directory an algorithm).
+    pub fn source_path(&self, digest: &Integrity) -> PathBuf {
+        self.root.join("blobs").join(digest.algorithm()).join(digest.hex())
+    }
+
+    /// Size of a source in bytes, if the store has it.
+    pub fn find_source(&self, digest: &Integrity) -> Option<u64> {
+        fs::metadata(self.source_path(digest)).ok().map(|meta| meta.len())
+    }
+
+    /// Where a download of that source gathers until it is whole.
+    pub fn source_part_path(&self, digest: &Integrity) -> PathBuf {
+        self.root.join("parts").join(digest.hex())
+    }
+
+    /// Drops a source whose bytes are not what its name says.
+    pub fn drop_source(&self, digest: &Integrity) -> Result<(), StoreError> {
+        let path = self.source_path(digest);
+        Ok(fs::remove_file(&path).at("remove", &path)?)
     }
 
     /// Where a download of that blob gathers until it is whole.
