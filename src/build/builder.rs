@@ -24,8 +24,8 @@ use crate::digest::Digest;
 use crate::fetch::{Client, FetchError, MirrorMap, Progress};
 use crate::fsx::{IoAt, PathIo};
 use crate::jail::{IdMap, Jail};
-use crate::lock::DebPin;
-use crate::lock::solve::{deb_path, deb_want};
+use crate::lock::solve::Places;
+use crate::lock::{DebPin, Source};
 use crate::path::LayerPath;
 use crate::plan::{AccountWork, FileWork, Plan, SettleWork, Step, Work};
 use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
@@ -135,40 +135,47 @@ pub fn directories_key(plan: &Plan) -> Key {
 }
 
 impl Builder<'_> {
-    /// The packages of a plan whose bytes the store does not have and a build needs.
-    pub fn missing_sources<'p>(&self, plan: &'p Plan) -> Result<Vec<&'p DebPin>, BuildError> {
+    /// The sources of a plan that the store does not have and a build needs.
+    pub fn missing_sources<'p>(&self, plan: &'p Plan) -> Result<Vec<Source<'p>>, BuildError> {
+        let places = self.places();
         let mut missing = Vec::new();
         for step in &plan.steps {
-            let pins = match &step.work {
-                Work::Content { pins, .. } => pins,
-                Work::Settle(work) => &work.pins,
-                Work::Accounts(_) | Work::Files(_) => continue,
-            };
             if self.find(step)?.is_none() {
-                missing.extend(
-                    pins.iter().filter(|pin| self.store.find_blob(&pin.digest) != Some(pin.size)),
-                );
+                missing.extend(step.work.sources().into_iter().filter(|one| !places.has(one)));
             }
         }
-        missing.sort_by_key(|pin| pin.digest);
-        missing.dedup_by_key(|pin| pin.digest);
+        missing.sort_by_key(Source::integrity);
+        missing.dedup_by_key(|source| source.integrity());
         Ok(missing)
     }
 
-    /// Fetches packages.
-    pub fn fetch(&self, pins: &[&DebPin]) -> Result<(), BuildError> {
-        let wants =
-            pins.iter().map(|pin| deb_want(self.project, self.mirrors, self.store, pin)).collect();
+    fn places(&self) -> Places<'_> {
+        Places { project: self.project, mirrors: self.mirrors, store: self.store }
+    }
+
+    /// Fetches sources.
+    pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
+        let places = self.places();
+        let wants = sources.iter().map(|source| places.want(source)).collect();
         let failures = self.client.fetch_all(wants, self.events)?;
         if failures.is_empty() {
             return Ok(());
         }
-        let gone = failures.values().all(FetchError::is_gone);
-        if gone {
-            let lost = pins.iter().filter(|pin| failures.contains_key(&pin.digest.into()));
-            return Err(BuildError::Gone { pins: lost.map(|pin| (*pin).clone()).collect() });
+        let lost = sources.iter().filter(|source| failures.contains_key(&source.integrity()));
+        let deb = |source: &Source<'_>| match source {
+            Source::Deb(pin) => Some((*pin).clone()),
+            _ => None,
+        };
+        let pins: Option<Vec<DebPin>> = lost.map(deb).collect();
+        match pins {
+            Some(pins) if failures.values().all(FetchError::is_gone) => {
+                Err(BuildError::Gone { pins })
+            }
+            _ => {
+                let errors = failures.into_values().collect();
+                Err(BuildError::Sources { total: sources.len(), errors })
+            }
         }
-        Err(BuildError::Sources { total: pins.len(), errors: failures.into_values().collect() })
     }
 
     /// Builds all layers of a plan, bottom first.
@@ -237,8 +244,11 @@ impl Builder<'_> {
                             "package `{package}` was damaged in the store: it is fetched again"
                         ));
                         self.store.drop_blob(&expected)?;
-                        let lost: Vec<&DebPin> =
-                            pins.iter().filter(|pin| pin.digest == expected).collect();
+                        let lost: Vec<Source<'_>> = pins
+                            .iter()
+                            .filter(|pin| pin.digest == expected)
+                            .map(Source::Deb)
+                            .collect();
                         self.fetch(&lost)?;
                         self.make_content(step, pins, *fresh)
                     }
@@ -323,7 +333,7 @@ impl Builder<'_> {
     fn packages(&self, pins: &[DebPin]) -> Vec<content::Package> {
         let package = |pin: &DebPin| content::Package {
             label: pin.label(),
-            blob: deb_path(self.store, pin),
+            blob: self.store.blob_path(&pin.digest),
             digest: pin.digest,
         };
         pins.iter().map(package).collect()

@@ -18,8 +18,7 @@ use crate::blame::Blame;
 use crate::decl::{Fault, Faults, Files, Layer, Recipe};
 use crate::digest::{Digest, Hasher};
 use crate::fsx::{self, IoAt, PathIo};
-use crate::lock::solve::debian_of;
-use crate::plan::LocalDigests;
+use crate::lock::question::LocalDigests;
 use crate::store::{Stamp, Store};
 
 /// Why local files cannot be used.
@@ -92,19 +91,15 @@ pub fn scan(
                 }
             }
         }
-        let keys = debian_of(layer).into_iter().flat_map(|debian| {
-            debian
-                .repositories
-                .iter()
-                .map(|repository| &repository.key)
-                .map(move |key| (debian, key))
-        });
-        for (debian, key) in keys {
-            let full = root.join(key);
-            if full.is_file() {
-                digests.keys.insert(key.clone(), scan.file(&full)?);
-            } else {
-                faults.push(Fault::new(&debian.at, format!("key file `{key}` does not exist")));
+        for recipe in &layer.recipes {
+            for path in recipe.reads() {
+                let full = root.join(path);
+                if full.is_file() {
+                    digests.files.insert(path.to_owned(), scan.file(&full)?);
+                } else {
+                    let fault = Fault::new(recipe.at(), format!("file `{path}` does not exist"));
+                    faults.push(nearest_file(fault, root, Path::new(path)));
+                }
             }
         }
     }
@@ -122,16 +117,20 @@ pub fn scan(
 }
 
 fn missing(root: &Path, files: &Files) -> Fault {
-    let shown = files.from.display().to_string();
-    let fault = Fault::new(&files.at, format!("`{shown}` does not exist"));
-    let parent = root.join(files.from.parent().unwrap_or(Path::new("")));
+    let fault = Fault::new(&files.at, format!("`{}` does not exist", files.from.display()));
+    nearest_file(fault, root, &files.from)
+}
+
+/// Names what lies beside it and is called almost the same.
+fn nearest_file(fault: Fault, root: &Path, path: &Path) -> Fault {
+    let parent = root.join(path.parent().unwrap_or(Path::new("")));
     let names: Vec<String> = fs::read_dir(parent)
         .into_iter()
         .flatten()
         .flatten()
-        .map(|entry| files.from.with_file_name(entry.file_name()).display().to_string())
+        .map(|entry| path.with_file_name(entry.file_name()).display().to_string())
         .collect();
-    fault.nearest(&shown, names.iter().map(String::as_str))
+    fault.nearest(&path.display().to_string(), names.iter().map(String::as_str))
 }
 
 /// The files of a recipe, sorted by path; `None` where there is nothing.

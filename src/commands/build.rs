@@ -12,8 +12,9 @@ use sbx::digest::Digest;
 use sbx::image::{ImageLayer, write_image};
 use sbx::jail::{IdMap, UserNamespaceError, probe, run_in_user_namespace};
 use sbx::lock::Lock;
-use sbx::lock::solve::{Solver, Update};
-use sbx::plan::{LocalDigests, Plan, PlanError};
+use sbx::lock::question::LocalDigests;
+use sbx::lock::solve::{Solver, Update, unanswered};
+use sbx::plan::{Plan, PlanError};
 use sbx::platform::Platform;
 use sbx::store::{Claimant, ImageRecord, Key, PublishedImage};
 
@@ -106,13 +107,9 @@ pub fn ensure_lock(
 ) -> Outcome<Lock> {
     let lock = workspace.read_lock()?;
     let layers = layers_of(&workspace.project, targets);
-    let missing = |(layer, platform): &&(&Layer, Platform)| {
-        let request = sbx::lock::solve::request_of(&workspace.project, layer, *platform);
-        request.is_some_and(|request| lock.find(&layer.name, *platform, &request).is_none())
-    };
-    let names: Vec<String> = layers
-        .iter()
-        .filter(missing)
+    let local = scan_layers(workspace, &layers)?;
+    let names: Vec<String> = unanswered(&workspace.project, &lock, &layers, &local)
+        .into_iter()
         .map(|(layer, platform)| format!("`{}` for {platform}", layer.name))
         .collect();
     if names.is_empty() {
@@ -126,18 +123,19 @@ pub fn ensure_lock(
         return Err(Failure::input(message).with_help("run `sbx lock`"));
     }
     ui.say(&format!("resolving layer {}", names.join(", ")));
-    let next = solver(workspace, ui).solve(&lock, &layers, &Update::Missing)?;
+    let next = solver(workspace, &local, ui).solve(&lock, &layers, &Update::Missing)?;
     next.write(&workspace.lock_path())?;
     Ok(next)
 }
 
 /// What resolving needs, out of the workspace.
-pub fn solver<'a>(workspace: &'a Workspace, ui: &'a Ui) -> Solver<'a> {
+pub fn solver<'a>(workspace: &'a Workspace, local: &'a LocalDigests, ui: &'a Ui) -> Solver<'a> {
     Solver {
         project: &workspace.project,
         store: &workspace.store,
         client: &workspace.client,
         mirrors: &workspace.mirrors,
+        local,
         now: workspace.now,
         progress: ui,
     }
@@ -217,7 +215,8 @@ fn solve_again(
 ) -> Outcome<Lock> {
     let layers = layers_of(&workspace.project, &[target]);
     let update = Update::Named(names.iter().map(|name| name.to_string()).collect());
-    let next = solver(workspace, ui).solve(lock, &layers, &update)?;
+    let local = scan_layers(workspace, &layers)?;
+    let next = solver(workspace, &local, ui).solve(lock, &layers, &update)?;
     next.write(&workspace.lock_path())?;
     Ok(next)
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use sbx::build::builder::Builder;
 use sbx::jail::IdMap;
-use sbx::lock::DebPin;
+use sbx::lock::solve::Places;
 use sbx::platform::Platform;
 
 use super::Global;
@@ -39,15 +39,12 @@ pub fn run(global: &Global, arguments: &FetchArguments, ui: &Ui) -> Outcome {
     let targets = workspace.targets(&arguments.names, all, &arguments.platform)?;
     let lock = ensure_lock(&workspace, &targets, arguments.locked, ui)?;
     let layers = super::build::layers_of(&workspace.project, &targets);
-    let wanted = lock.layers.iter().filter(|((name, platform), _)| {
-        layers.iter().any(|(layer, of)| layer.name == *name && of == platform)
+    let (project, mirrors, store) = (&workspace.project, &workspace.mirrors, &workspace.store);
+    let places = Places { project, mirrors, store };
+    let mut missing = lock.sources(|name, platform| {
+        layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
-    let mut missing: Vec<&DebPin> = wanted
-        .flat_map(|(_, locked)| &locked.debs)
-        .filter(|pin| workspace.store.find_blob(&pin.digest) != Some(pin.size))
-        .collect();
-    missing.sort_by_key(|pin| pin.digest);
-    missing.dedup_by_key(|pin| pin.digest);
+    missing.retain(|source| !places.has(source));
     let builder = Builder {
         project: &workspace.project,
         store: &workspace.store,
@@ -58,7 +55,8 @@ pub fn run(global: &Global, arguments: &FetchArguments, ui: &Ui) -> Outcome {
         events: ui,
     };
     builder.fetch(&missing)?;
-    let answer = Answer { files: missing.len(), bytes: missing.iter().map(|pin| pin.size).sum() };
+    let bytes = missing.iter().filter_map(|source| store.find_source(&source.integrity())).sum();
+    let answer = Answer { files: missing.len(), bytes };
     ui.answer(&answer, || format!("fetched {} files, {} bytes", answer.files, answer.bytes));
     Ok(())
 }

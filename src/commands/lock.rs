@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use sbx::lock::solve::{Update, request_of};
+use sbx::lock::solve::{Update, unanswered};
 use sbx::lock::{Change, Lock, LockDiff};
 
 use super::Global;
-use super::build::{layers_of, solver};
+use super::build::{layers_of, scan_layers, solver};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace};
@@ -40,10 +40,11 @@ pub fn run(global: &Global, arguments: &LockArguments, ui: &Ui) -> Outcome {
         Some(names) if names.is_empty() => Update::All,
         Some(names) => Update::Named(known_names(&lock, &workspace, names)?),
     };
-    let mut next = solver(&workspace, ui).solve(&lock, &layers, &update)?;
+    let local = scan_layers(&workspace, &layers)?;
+    let mut next = solver(&workspace, &local, ui).solve(&lock, &layers, &update)?;
     // what no sandbox has any more is not locked any more
-    next.layers.retain(|(name, platform), _| {
-        layers.iter().any(|(layer, of)| layer.name == *name && of == platform)
+    next.retain(|name, platform| {
+        layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
     let diff = LockDiff::between(&lock, &next);
     if !arguments.diff && next != lock {
@@ -54,12 +55,10 @@ pub fn run(global: &Global, arguments: &LockArguments, ui: &Ui) -> Outcome {
 }
 
 fn check(workspace: &Workspace, targets: &[Target<'_>], lock: &Lock) -> Outcome {
-    let stale: Vec<String> = layers_of(&workspace.project, targets)
+    let layers = layers_of(&workspace.project, targets);
+    let local = scan_layers(workspace, &layers)?;
+    let stale: Vec<String> = unanswered(&workspace.project, lock, &layers, &local)
         .into_iter()
-        .filter(|(layer, platform)| {
-            let request = request_of(&workspace.project, layer, *platform);
-            request.is_some_and(|request| lock.find(&layer.name, *platform, &request).is_none())
-        })
         .map(|(layer, platform)| format!("`{}` for {platform}", layer.name))
         .collect();
     match stale.is_empty() {
@@ -72,7 +71,8 @@ fn check(workspace: &Workspace, targets: &[Target<'_>], lock: &Lock) -> Outcome 
 }
 
 fn known_names(lock: &Lock, workspace: &Workspace, names: &[String]) -> Outcome<BTreeSet<String>> {
-    let packages = || lock.pins().map(|pin| &*pin.name);
+    let locked = lock.names();
+    let packages = || locked.iter().copied();
     let layers = || workspace.project.layers.keys().map(|name| name.as_str());
     for name in names {
         if !packages().chain(layers()).any(|known| known == name) {

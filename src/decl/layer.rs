@@ -44,6 +44,80 @@ pub enum Recipe {
     GitInit(GitInit),
 }
 
+impl Recipe {
+    /// The node's name.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Recipe::Debian(_) => "debian",
+            Recipe::Files(_) => "files",
+            Recipe::File(_) => "file",
+            Recipe::User(_) => "user",
+            Recipe::Dir(_) => "dir",
+            Recipe::Link(_) => "link",
+            Recipe::Own(_) => "own",
+            Recipe::GitInit(_) => "git-init",
+        }
+    }
+
+    /// Whether it asks something of the world that the lock has to answer, recipe by recipe. (What
+    /// debian layers ask is answered layer by layer.)
+    pub const fn asks(&self) -> bool {
+        match self {
+            Recipe::Debian(_)
+            | Recipe::Files(_)
+            | Recipe::File(_)
+            | Recipe::User(_)
+            | Recipe::Dir(_)
+            | Recipe::Link(_)
+            | Recipe::Own(_)
+            | Recipe::GitInit(_) => false,
+        }
+    }
+
+    /// Files of the project, by their path below it, whose bytes are part of the question.
+    pub fn reads(&self) -> Vec<&str> {
+        match self {
+            Recipe::Debian(debian) => {
+                debian.repositories.iter().map(|repository| &*repository.key).collect()
+            }
+            Recipe::Files(_)
+            | Recipe::File(_)
+            | Recipe::User(_)
+            | Recipe::Dir(_)
+            | Recipe::Link(_)
+            | Recipe::Own(_)
+            | Recipe::GitInit(_) => Vec::new(),
+        }
+    }
+
+    /// The ecosystem whose `as-of` counts for it.
+    pub const fn ecosystem(&self) -> Option<&'static str> {
+        match self {
+            Recipe::Debian(_)
+            | Recipe::Files(_)
+            | Recipe::File(_)
+            | Recipe::User(_)
+            | Recipe::Dir(_)
+            | Recipe::Link(_)
+            | Recipe::Own(_)
+            | Recipe::GitInit(_) => None,
+        }
+    }
+
+    pub const fn at(&self) -> &Location {
+        match self {
+            Recipe::Debian(recipe) => &recipe.at,
+            Recipe::Files(recipe) => &recipe.at,
+            Recipe::File(recipe) => &recipe.at,
+            Recipe::User(recipe) => &recipe.at,
+            Recipe::Dir(recipe) => &recipe.at,
+            Recipe::Link(recipe) => &recipe.at,
+            Recipe::Own(recipe) => &recipe.at,
+            Recipe::GitInit(recipe) => &recipe.at,
+        }
+    }
+}
+
 /// `USER[:GROUP]`, by name or number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Owner {

@@ -71,6 +71,12 @@ impl Project {
         order
     }
 
+    /// The newest day whose releases an ecosystem's resolver may see.
+    pub fn as_of(&self, ecosystem: &str) -> Option<&str> {
+        let named = |as_of: &&AsOf| as_of.ecosystems.iter().any(|name| name == ecosystem);
+        self.as_of.iter().find(named).map(|as_of| as_of.date.as_str())
+    }
+
     /// Where a sandbox's image is pushed to, without a tag.
     pub fn reference_of(&self, sandbox: &Sandbox) -> String {
         let template = sandbox.reference.as_ref().unwrap_or(&self.reference);

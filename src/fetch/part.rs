@@ -15,7 +15,7 @@ use crate::fsx::{self, IoAt, PathIo};
 /// What one finds where a part should be.
 pub(super) enum Found {
     /// It is held now, and hashed as far as it goes.
-    Part(Part),
+    Part(Box<Part>),
     /// Somebody else is at it.
     Busy,
     /// The file is there already.
@@ -59,7 +59,7 @@ impl Part {
             0 => part,
             _ => blocking(move || part.hash()).await?,
         };
-        Ok(Found::Part(part))
+        Ok(Found::Part(Box::new(part)))
     }
 
     /// Hashes what is there, so that a transfer can go on behind it.

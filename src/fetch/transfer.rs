@@ -34,7 +34,7 @@ pub(super) async fn fetch(
     loop {
         let slot = engine.slot().await?;
         match Part::find(want).await? {
-            Found::Part(part) => return fetch_part(engine, config, want, part, progress).await,
+            Found::Part(part) => return fetch_part(engine, config, want, *part, progress).await,
             Found::Busy => {
                 drop(slot);
                 tokio::time::sleep(LOOK_AGAIN).await;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use super::{ArchiveName, DebPin, LayerLock, Lock};
+use super::{ArchiveName, DebPin, LayerLock, Lock, Pin, RequestId, Words};
 use crate::blame::Blame;
 use crate::digest::Digest;
 use crate::fsx::{self, IoAt, PathIo};
@@ -103,6 +103,9 @@ impl Lock {
                 locked.debs = pins;
             }
         }
+        // pins of questions that nobody asks are what a merge left over, too
+        lock.drop_unasked();
+        lock.answers.values_mut().for_each(|pins| pins.sort());
         lock.check_duplicates(path)?;
         Ok(lock)
     }
@@ -134,6 +137,15 @@ impl Lock {
             lines.push(format!("layer {layer} {platform} {}", locked.request));
             lines.extend(locked.debs.iter().map(|pin| deb_line(layer, *platform, pin)));
         }
+        for ((layer, platform), uses) in &self.recipes {
+            let line = |(request, kind): (&RequestId, &String)| {
+                format!("recipe {layer} {platform} {kind} {request}")
+            };
+            lines.extend(uses.iter().map(line));
+        }
+        for (request, pins) in &self.answers {
+            lines.extend(pins.iter().map(|pin| pin_line(request, pin)));
+        }
         lines.sort_unstable();
         let mut text = format!("{FORMAT}\n");
         for line in lines {
@@ -146,6 +158,12 @@ impl Lock {
 
 fn is_conflict(line: &str) -> bool {
     ["<<<<<<<", "=======", ">>>>>>>", "|||||||"].iter().any(|mark| line.starts_with(mark))
+}
+
+fn pin_line(request: &RequestId, pin: &Pin) -> String {
+    let mut words = Words::default();
+    pin.write(&mut words);
+    format!("{} {request}{}", pin.kind(), words.into_text())
 }
 
 fn deb_line(layer: &LayerName, platform: Platform, pin: &DebPin) -> String {
@@ -187,6 +205,18 @@ fn parse_line(
             let date: Timestamp = word(&mut words, "date")?;
             let newest = lock.releases.entry((archive, suite)).or_insert(date);
             *newest = date.max(*newest);
+        }
+        Some("recipe") => {
+            let key = (word(&mut words, "layer")?, word(&mut words, "platform")?);
+            let kind = text(&mut words, "kind")?.to_owned();
+            let request: RequestId = word(&mut words, "request")?;
+            lock.answers.entry(request.clone()).or_default();
+            lock.recipes.entry(key).or_default().insert(request, kind);
+        }
+        Some(kind) if Pin::is_kind(kind) => {
+            let request: RequestId = word(&mut words, "request")?;
+            let pin = Pin::parse(kind, &mut words)?;
+            lock.answers.entry(request).or_default().push(pin);
         }
         Some("") => {}
         _ => {

@@ -20,7 +20,7 @@ use self::owner::Owners;
 use crate::decl::{Fault, Faults, Layer, Project, Recipe, Sandbox};
 use crate::digest::Digest;
 use crate::fetch::defaults;
-use crate::lock::solve::{debian_of, request_of, suites_of};
+use crate::lock::question::{LocalDigests, debian_of, request_of, suites_of};
 use crate::lock::{DebPin, Lock};
 use crate::name::{LayerName, SandboxName};
 use crate::platform::Platform;
@@ -28,15 +28,6 @@ use crate::store::Key;
 
 /// Version of the layer format: a change of it makes all layers anew.
 const FORMAT: u32 = 1;
-
-/// Digests of what lies in the project's directory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LocalDigests {
-    /// Of `files` recipes, by layer and the recipe's place in it.
-    pub recipes: BTreeMap<(LayerName, usize), Digest>,
-    /// Of key files, by their path.
-    pub keys: BTreeMap<String, Digest>,
-}
 
 /// What is to be done for one sandbox on one platform.
 #[derive(Clone, Debug)]
@@ -226,7 +217,7 @@ impl<'a> Planner<'a> {
         let settle = self.settle_work(layer, pins, accounts);
         let marks: Vec<_> = settle.pins.iter().map(|pin| (&pin.name, pin.mark)).collect();
         let keyrings: Vec<_> =
-            settle.keyrings.iter().map(|(path, file)| (path, self.local.keys.get(file))).collect();
+            settle.keyrings.iter().map(|(path, file)| (path, self.local.files.get(file))).collect();
         let inputs = (
             self.chain_keys(),
             marks,

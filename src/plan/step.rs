@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::decl::Debconf;
 use crate::digest::Digest;
-use crate::lock::DebPin;
+use crate::lock::{DebPin, Source};
 use crate::name::LayerName;
 use crate::path::LayerPath;
 use crate::store::Key;
@@ -30,6 +30,17 @@ pub enum Work {
     Accounts(Vec<AccountWork>),
     /// Local files, directories, links.
     Files(Vec<FileWork>),
+}
+
+impl Work {
+    /// What it needs of the store beside other layers.
+    pub fn sources(&self) -> Vec<Source<'_>> {
+        match self {
+            Work::Content { pins, .. } => pins.iter().map(Source::Deb).collect(),
+            Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
+            Work::Accounts(_) | Work::Files(_) => Vec::new(),
+        }
+    }
 }
 
 /// What a settle needs; it runs over all chain steps before it.

@@ -242,9 +242,10 @@ fn base_packages() -> &'static [(PathBuf, String)] {
         rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
         fetch_base(&dir);
         let lock = sbx::lock::Lock::read(&dir.join("sbx.lock")).unwrap();
-        let blob = |digest: &Digest| dir.join("cache/blobs/sha256").join(digest.hex());
-        lock.pins()
-            .map(|pin| blob(&pin.digest))
+        let store = sbx::store::Store::open(&dir.join("cache")).unwrap();
+        lock.sources(|_, _| true)
+            .iter()
+            .map(|source| store.source_path(&source.integrity()))
             .map(|path| (path.clone(), control_of(&path)))
             .collect()
     })

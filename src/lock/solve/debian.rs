@@ -1,178 +1,32 @@
-//! Resolving what is missing from a lock.
+//! Debian packages: indexes, verified before anything in them is believed, then a layer at a time.
 //!
 //! Layers are resolved in the order of their needs, each over the packages of the layers below it.
-//! Indexes are read once per suite, verified before anything in them is believed, and kept as blobs:
-//! an index that did not change is not fetched again.
+//! Indexes are read once per suite and kept as blobs: one that did not change is not fetched again.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use rayon::prelude::*;
-use serde::Serialize;
 use url::Url;
 
-use super::{ArchiveName, DebPin, LayerLock, Lock, Mark};
-use crate::blame::Blame;
-use crate::debian::keyring::{Keyring, SignatureError};
-use crate::debian::packages::{Index, IndexError, decompress};
+use super::{SolveError, Solver, Update};
+use crate::debian::keyring::Keyring;
+use crate::debian::packages::{Index, decompress};
 use crate::debian::release::{Release, ReleaseError};
-use crate::debian::resolve::{BaseSet, Request, Unsolvable, Wanted, resolve};
+use crate::debian::resolve::{BaseSet, Request, Wanted, resolve};
 use crate::debian::universe::{Member, PRIORITY, PinRule, Universe};
 use crate::debian::version::Relation;
-use crate::decl::{Base, Debian, Layer, Project, Recipe};
+use crate::decl::{Base, Debian, Layer};
 use crate::digest::Digest;
-use crate::fetch::{Client, FetchError, MirrorMap, Progress, Want, defaults};
-use crate::fsx::{IoAt, PathIo};
+use crate::fetch::{Want, defaults};
+use crate::fsx::IoAt;
+use crate::lock::question::{debian_of, request_of, suites_of};
+use crate::lock::{ArchiveName, DebPin, LayerLock, Lock, Mark};
 use crate::name::LayerName;
 use crate::platform::Platform;
-use crate::store::{Store, StoreError};
 
 /// Largest `InRelease` that is read.
 const LARGEST_RELEASE: u64 = 16 << 20;
-
-/// Why a lock cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum SolveError {
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Io(#[from] PathIo),
-    #[error("release of `{archive}` `{suite}`: {source}")]
-    Release { archive: String, suite: String, source: ReleaseError },
-    #[error("key `{path}`: {source}")]
-    Key { path: String, source: SignatureError },
-    #[error("index of `{archive}` `{suite}` {component}: {source}")]
-    Index { archive: String, suite: String, component: String, source: IndexError },
-    #[error(
-        "index of `{archive}` `{suite}` {component}: Release promised {expected}, found {found}"
-    )]
-    IndexDigest {
-        archive: String,
-        suite: String,
-        component: String,
-        expected: Digest,
-        found: Digest,
-    },
-    #[error("archive `{archive}` `{suite}` has no {component} for {arch}")]
-    NoIndex { archive: String, suite: String, component: String, arch: String },
-    #[error("layer `{layer}` for {platform}: {source}")]
-    Unsolvable { layer: LayerName, platform: Platform, source: Unsolvable },
-    #[error("layer `{layer}`: {reason}")]
-    Declaration { layer: LayerName, reason: String },
-}
-
-impl SolveError {
-    pub fn blame(&self) -> Blame {
-        match self {
-            SolveError::Fetch(error) => error.blame(),
-            SolveError::Key { .. }
-            | SolveError::Unsolvable { .. }
-            | SolveError::Declaration { .. } => Blame::Input,
-            _ => Blame::World,
-        }
-    }
-
-    pub fn help(&self) -> Option<&'static str> {
-        match self {
-            SolveError::Fetch(error) => error.help(),
-            _ => None,
-        }
-    }
-}
-
-/// What may change in a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Update {
-    /// Nothing that is there.
-    Missing,
-    /// Everything.
-    All,
-    /// These packages, and the layers of these names.
-    Named(BTreeSet<String>),
-}
-
-/// What resolving needs.
-pub struct Solver<'a> {
-    pub project: &'a Project,
-    pub store: &'a Store,
-    pub client: &'a Client,
-    pub mirrors: &'a MirrorMap,
-    pub now: Timestamp,
-    pub progress: &'a dyn Progress,
-}
-
-/// The question a layer asks, as its digest is taken.
-#[derive(Serialize)]
-struct Question<'a> {
-    format: u32,
-    platform: Platform,
-    release: &'a str,
-    suites: Vec<String>,
-    base: Base,
-    recipe: &'a Debian,
-    below: Vec<Digest>,
-}
-
-/// The `debian` recipe of a layer.
-pub fn debian_of(layer: &Layer) -> Option<&Debian> {
-    layer.recipes.iter().find_map(|recipe| match recipe {
-        Recipe::Debian(debian) => Some(debian),
-        _ => None,
-    })
-}
-
-/// The release that a layer is of: its own, or the one of the layers it needs.
-pub fn release_of<'a>(project: &'a Project, layer: &'a Layer) -> &'a str {
-    let below = project.closure(layer).into_iter().chain([layer]);
-    below.filter_map(debian_of).find_map(|debian| debian.release.as_deref()).unwrap_or_default()
-}
-
-/// The suites of Debian's own that a layer resolves against: those it names, those of the lowest
-/// layer below that names any, or the usual three.
-pub fn suites_of(project: &Project, layer: &Layer) -> Vec<String> {
-    let named =
-        debian_of(layer).map(|debian| debian.suites.clone()).filter(|suites| !suites.is_empty());
-    let below = || {
-        project
-            .closure(layer)
-            .into_iter()
-            .filter_map(debian_of)
-            .find(|debian| !debian.suites.is_empty())
-    };
-    named.or_else(|| below().map(|debian| debian.suites.clone())).unwrap_or_else(
-        || match release_of(project, layer) {
-            release @ ("sid" | "unstable" | "experimental") => vec![release.to_owned()],
-            release => vec![
-                release.to_owned(),
-                format!("{release}-updates"),
-                format!("{release}-security"),
-            ],
-        },
-    )
-}
-
-/// The digest of what a layer asks; `None` for a layer that asks nothing.
-pub fn request_of(project: &Project, layer: &Layer, platform: Platform) -> Option<Digest> {
-    let recipe = debian_of(layer)?;
-    let below: Vec<Digest> = project
-        .closure(layer)
-        .into_iter()
-        .filter_map(|below| request_of(project, below, platform))
-        .collect();
-    let question = Question {
-        format: 1,
-        platform,
-        release: release_of(project, layer),
-        suites: suites_of(project, layer),
-        base: if below.is_empty() { recipe.base } else { Base::None },
-        recipe,
-        below,
-    };
-    Some(Digest::of(&serde_json::to_vec(&question).expect("a question has string keys only")))
-}
 
 /// A suite of an archive, as it is read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,14 +41,14 @@ struct Suite {
 }
 
 impl Solver<'_> {
-    /// Resolves what `update` says for `layers`, which come in the order of their needs.
-    pub fn solve(
+    /// Resolves the packages of layers, which come in the order of their needs, into `next`.
+    pub(super) fn solve_debian(
         &self,
         lock: &Lock,
+        next: &mut Lock,
         layers: &[(&Layer, Platform)],
         update: &Update,
-    ) -> Result<Lock, SolveError> {
-        let mut next = lock.clone();
+    ) -> Result<(), SolveError> {
         let mut releases = BTreeMap::new();
         let mut universes: BTreeMap<(Vec<Suite>, Platform), Universe> = BTreeMap::new();
         for (layer, platform) in layers {
@@ -211,11 +65,11 @@ impl Solver<'_> {
                 let universe = self.read_universe(&suites, *platform, lock, &mut releases)?;
                 universes.insert(key.clone(), universe);
             }
-            let debs = self.solve_layer(layer, *platform, &universes[&key], lock, &next, update)?;
+            let debs = self.solve_layer(layer, *platform, &universes[&key], lock, next, update)?;
             next.layers.insert((layer.name.clone(), *platform), LayerLock { request, debs });
         }
         next.releases.extend(releases);
-        Ok(next)
+        Ok(())
     }
 
     fn suites(&self, layer: &Layer) -> Result<Vec<Suite>, SolveError> {
@@ -543,52 +397,4 @@ fn rules(layer: &Layer, recipe: &Debian) -> Result<Vec<PinRule>, SolveError> {
         })
     };
     recipe.pins.iter().map(rule).collect()
-}
-
-/// Where the package of a pin may be: its path below its archive's address.
-pub fn deb_urls(project: &Project, mirrors: &MirrorMap, pin: &DebPin) -> Vec<Url> {
-    let archive = pin.archive.as_str();
-    let declared = project.layers.values().filter_map(debian_of);
-    let repositories = declared.clone().flat_map(|debian| &debian.repositories);
-    let own = repositories
-        .filter(|repository| repository.name == archive)
-        .map(|repository| repository.url.as_str());
-    let mirror =
-        declared.filter_map(|debian| debian.mirror.as_deref()).filter(|_| archive == "debian");
-    let public = own.chain(mirror).chain(defaults::debian_url(archive));
-    let mut urls: Vec<Url> = public
-        .filter_map(|public| Url::parse(public).ok())
-        .filter_map(|public| below(mirrors.base(archive, &public), &pin.path))
-        .collect();
-    urls.dedup();
-    urls
-}
-
-/// The address of a path below an archive. Whatever an index says, it is a path and nothing else:
-/// `%` and `?` are characters of names, and no other host can be meant.
-fn below(mut base: Url, path: &str) -> Option<Url> {
-    base.path_segments_mut().ok()?.pop_if_empty().extend(path.split('/'));
-    Some(base)
-}
-
-/// The store's path of a pin's `.deb`.
-pub fn deb_path(store: &Store, pin: &DebPin) -> std::path::PathBuf {
-    store.blob_path(&pin.digest)
-}
-
-/// What to fetch for a pin.
-pub fn deb_want(project: &Project, mirrors: &MirrorMap, store: &Store, pin: &DebPin) -> Want {
-    Want {
-        label: format!("package `{}`", pin.label()),
-        urls: deb_urls(project, mirrors, pin),
-        size: Some(pin.size),
-        digest: pin.digest.into(),
-        part: store.part_path(&pin.digest),
-        into: deb_path(store, pin),
-    }
-}
-
-/// Whether a path can be the project's lock.
-pub fn lock_path(root: &Path) -> std::path::PathBuf {
-    root.join("sbx.lock")
 }

@@ -1,0 +1,146 @@
+//! Pins: sources with their digests, one kind an ecosystem.
+//!
+//! A layer's Debian packages are pinned by layer, as dpkg's database is one. Every other recipe that
+//! needs something from outside asks a question of its own, and its pins answer that question: two
+//! layers that ask the same share the answer.
+
+mod archive;
+mod deb;
+mod words;
+
+pub use archive::ArchivePin;
+pub use deb::{ArchiveName, DebPin, Mark};
+pub use words::Words;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+use crate::digest::{Digest, Integrity};
+
+/// Which question a pin answers: the first 64 bits of the digest of what a recipe asks, in hex.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(Box<str>);
+
+impl RequestId {
+    pub fn of(question: &Digest) -> Self {
+        RequestId(question.hex()[..16].into())
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        match text.len() == 16 && text.bytes().all(hex) {
+            true => Ok(RequestId(text.into())),
+            false => Err(format!("`{text}` is not 16 lower-case hex digits")),
+        }
+    }
+}
+
+impl Serialize for RequestId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What answers a recipe's question, or a part of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Pin {
+    Archive(ArchivePin),
+}
+
+impl Pin {
+    /// The first word of its line.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Pin::Archive(_) => "archive",
+        }
+    }
+
+    /// For people: what it is and at which version.
+    pub fn label(&self) -> String {
+        match self {
+            Pin::Archive(pin) => pin.label(),
+        }
+    }
+
+    /// The name that `lock --update` knows it by.
+    pub fn name(&self) -> &str {
+        match self {
+            Pin::Archive(pin) => &pin.name,
+        }
+    }
+
+    /// The words behind kind and request, escaped.
+    pub(super) fn write(&self, words: &mut Words) {
+        match self {
+            Pin::Archive(pin) => pin.write(words),
+        }
+    }
+
+    /// Whether `kind` begins the line of a pin.
+    pub(super) fn is_kind(kind: &str) -> bool {
+        kind == "archive"
+    }
+
+    pub(super) fn parse<'a>(
+        kind: &str,
+        words: &mut impl Iterator<Item = &'a str>,
+    ) -> Result<Self, String> {
+        match kind {
+            "archive" => ArchivePin::parse(words).map(Pin::Archive),
+            _ => Err(format!("unknown kind of pin `{kind}`")),
+        }
+    }
+}
+
+/// Bytes that a build needs in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source<'a> {
+    Deb(&'a DebPin),
+    Archive(&'a ArchivePin),
+}
+
+impl Pin {
+    /// The file to fetch for it; `None` for a pin that needs none.
+    pub fn source(&self) -> Option<Source<'_>> {
+        match self {
+            Pin::Archive(pin) => Some(Source::Archive(pin)),
+        }
+    }
+}
+
+impl Source<'_> {
+    pub fn label(&self) -> String {
+        match self {
+            Source::Deb(pin) => pin.label(),
+            Source::Archive(pin) => pin.label(),
+        }
+    }
+
+    pub fn integrity(&self) -> Integrity {
+        match self {
+            Source::Deb(pin) => pin.digest.into(),
+            Source::Archive(pin) => pin.digest.into(),
+        }
+    }
+
+    /// In bytes, where the ecosystem says it.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Source::Deb(pin) => Some(pin.size),
+            Source::Archive(pin) => Some(pin.size),
+        }
+    }
+}

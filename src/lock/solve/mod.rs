@@ -1,0 +1,141 @@
+//! Resolving what is missing from a lock: Debian first, for programs that resolve other ecosystems run
+//! over the lock's own Debian.
+
+mod debian;
+mod error;
+mod places;
+
+pub use error::SolveError;
+pub use places::{Places, lock_path};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::Lock;
+use super::pin::Pin;
+use super::question::{LocalDigests, recipe_request, request_of};
+use crate::decl::{Layer, Project, Recipe};
+use crate::fetch::{Client, MirrorMap, Progress};
+use crate::platform::Platform;
+use crate::store::Store;
+
+/// What may change in a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Nothing that is there.
+    Missing,
+    /// Everything.
+    All,
+    /// These packages, and the layers of these names.
+    Named(BTreeSet<String>),
+}
+
+/// What resolving needs.
+pub struct Solver<'a> {
+    pub project: &'a Project,
+    pub store: &'a Store,
+    pub client: &'a Client,
+    pub mirrors: &'a MirrorMap,
+    /// Of the files that recipes read.
+    pub local: &'a LocalDigests,
+    pub now: Timestamp,
+    pub progress: &'a dyn Progress,
+}
+
+/// A recipe's question, as an ecosystem's solver gets it.
+pub struct Ask<'a> {
+    pub layer: &'a Layer,
+    /// The recipe's place in its layer.
+    pub at: usize,
+    pub recipe: &'a Recipe,
+    pub platform: Platform,
+    /// Debian, and what recipes before this one were answered.
+    pub lock: &'a Lock,
+    /// What the layer had of this kind before: to be preferred, unless it is to be updated.
+    pub previous: Vec<&'a Pin>,
+    pub update: &'a Update,
+}
+
+impl Solver<'_> {
+    /// Resolves what `update` says for `layers`, which come in the order of their needs.
+    pub fn solve(
+        &self,
+        lock: &Lock,
+        layers: &[(&Layer, Platform)],
+        update: &Update,
+    ) -> Result<Lock, SolveError> {
+        let mut next = lock.clone();
+        self.solve_debian(lock, &mut next, layers, update)?;
+        for (layer, platform) in layers {
+            self.solve_recipes(lock, &mut next, layer, *platform, update)?;
+        }
+        next.drop_unasked();
+        Ok(next)
+    }
+
+    fn solve_recipes(
+        &self,
+        lock: &Lock,
+        next: &mut Lock,
+        layer: &Layer,
+        platform: Platform,
+        update: &Update,
+    ) -> Result<(), SolveError> {
+        let mut uses = BTreeMap::new();
+        for (at, recipe) in layer.recipes.iter().enumerate() {
+            let request = recipe_request(self.project, layer, at, platform, self.local);
+            let Some(request) = request else { continue };
+            let known = next.answers.get(&request);
+            if known.is_none_or(|pins| touches(update, layer, pins)) {
+                let previous = lock.previous(layer, platform, recipe.kind());
+                let ask = Ask { layer, at, recipe, platform, lock: next, previous, update };
+                let pins = self.solve_recipe(&ask)?;
+                next.answers.insert(request.clone(), pins);
+            }
+            uses.insert(request, recipe.kind().to_owned());
+        }
+        next.set_uses(&layer.name, platform, uses);
+        Ok(())
+    }
+
+    fn solve_recipe(&self, ask: &Ask<'_>) -> Result<Vec<Pin>, SolveError> {
+        match ask.recipe {
+            Recipe::Debian(_)
+            | Recipe::Files(_)
+            | Recipe::File(_)
+            | Recipe::User(_)
+            | Recipe::Dir(_)
+            | Recipe::Link(_)
+            | Recipe::Own(_)
+            | Recipe::GitInit(_) => Ok(Vec::new()),
+        }
+    }
+}
+
+fn touches(update: &Update, layer: &Layer, pins: &[Pin]) -> bool {
+    match update {
+        Update::Missing => false,
+        Update::All => true,
+        Update::Named(names) => {
+            names.contains(layer.name.as_str()) || pins.iter().any(|pin| names.contains(pin.name()))
+        }
+    }
+}
+
+/// The layers whose questions the lock does not answer, in order, each once a platform.
+pub fn unanswered<'a>(
+    project: &Project,
+    lock: &Lock,
+    layers: &[(&'a Layer, Platform)],
+    local: &LocalDigests,
+) -> Vec<(&'a Layer, Platform)> {
+    let answered = |layer: &Layer, platform: Platform| {
+        let debian = request_of(project, layer, platform)
+            .is_none_or(|request| lock.find(&layer.name, platform, &request).is_some());
+        let mut recipes = (0..layer.recipes.len())
+            .filter_map(|at| recipe_request(project, layer, at, platform, local));
+        debian && recipes.all(|request| lock.answers.contains_key(&request))
+    };
+    layers.iter().filter(|(layer, platform)| !answered(layer, *platform)).copied().collect()
+}
