@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sbx::jail::{Bind, End, Jail, JailError, Socket, Spec};
+use sbx::jail::{Bind, End, Jail, JailError, SecretFile, Socket, Spec};
 use support::{open_dir, run, spec};
 use tempfile::TempDir;
 
@@ -196,6 +196,9 @@ fn devices_are_the_harmless_ones() {
         seen,
         "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero  00 00\n"
     );
+    let said =
+        output("echo lost >/dev/null; echo lost >/dev/shm/x; ( echo lost >/dev/nul ) 2>&1 || true");
+    assert!(said.contains("/dev/nul: Read-only file system"), "{said}");
 }
 
 #[test]
@@ -253,6 +256,17 @@ fn binds_are_as_writable_as_they_say() {
     assert!(outcome.unwrap().success());
     assert!(said.contains("Read-only file system"), "{said}");
     assert!(host.path().join("x").exists());
+}
+
+#[test]
+fn secrets_are_in_memory_only() {
+    let (home, mut spec) = shell("cat /run/secrets/*; ( echo x >/run/secrets/token ) 2>&1 || true");
+    spec.secrets = vec![SecretFile { name: "token".into(), bytes: b"s3cret\n".into() }];
+    let (outcome, said) = run(Path::new(SBX), &spec);
+    assert!(outcome.unwrap().success());
+    assert!(said.starts_with("s3cret\n") && said.contains("Read-only file system"), "{said}");
+    assert_eq!(fs::read_dir(home.path().join("upper/run/secrets")).unwrap().count(), 0);
+    assert!(!format!("{spec:?}").contains("115"), "a description is shown without them");
 }
 
 #[test]
@@ -444,6 +458,7 @@ fn runs_on_an_overlay() {
         cwd: "/".into(),
         timeout: None,
         sockets: Vec::new(),
+        secrets: Vec::new(),
     };
     let error = run(Path::new(SBX), &spec).0.unwrap_err();
     println!("{error}\n{}", error.help().unwrap());

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::view::View;
 use crate::entry::EPOCH;
 use crate::fsx::{IoAt, PathIo, remove_tree};
-use crate::jail::{Bind, Jail, JailError, Outcome, Socket, Spec};
+use crate::jail::{Bind, Jail, JailError, Outcome, SecretFile, Socket, Spec};
 use crate::path::LayerPath;
 use crate::serve::{NAMES_PORT, PORT, Site, answer_names, serve};
 
@@ -46,6 +46,7 @@ pub(super) struct Visit {
     pub cwd: String,
     pub binds: Vec<Bind>,
     pub timeout: Option<Duration>,
+    pub secrets: Vec<SecretFile>,
 }
 
 /// How it went.
@@ -118,6 +119,7 @@ impl Room<'_> {
             env,
             cwd: visit.cwd.clone(),
             timeout: visit.timeout,
+            secrets: visit.secrets.clone(),
             sockets: vec![Socket::Tcp(PORT), Socket::Udp(NAMES_PORT)],
         }
     }

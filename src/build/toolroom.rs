@@ -144,6 +144,7 @@ fn visit(work: &Path, job: &ToolJob) -> Visit {
         cwd: WORK.to_owned(),
         binds: std::iter::once(place).chain(job.mounts.iter().map(mount)).collect(),
         timeout: Some(job.timeout),
+        secrets: Vec::new(),
     }
 }
 

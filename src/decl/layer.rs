@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::debian::Debian;
 use super::fault::{Fault, Location};
 use super::node::Node;
+use super::run::Run;
 use super::units::is_variable;
 use crate::name::LayerName;
 use crate::path::LayerPath;
@@ -27,6 +28,8 @@ pub struct Layer {
     /// Directories it puts in front of `PATH`.
     pub path_prepend: Vec<String>,
     pub recipes: Vec<Recipe>,
+    /// Whether it is part of images; one that is not serves layers that are built with it.
+    pub ship: bool,
     pub at: Location,
 }
 
@@ -42,6 +45,7 @@ pub enum Recipe {
     Link(Link),
     Own(Own),
     GitInit(GitInit),
+    Run(Run),
 }
 
 impl Recipe {
@@ -215,13 +219,15 @@ pub struct GitInit {
     pub at: Location,
 }
 
-fn as_text<S: serde::Serializer>(path: &LayerPath, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<S: serde::Serializer>(
+    path: &LayerPath,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(path)
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] =
-    &["archive", "from", "git", "mcp", "node", "npm", "npm-tools", "run", "venv"];
+const LATER: &[&str] = &["archive", "from", "git", "mcp", "node", "npm", "npm-tools", "venv"];
 
 const CHILDREN: &[&str] = &[
     "debian",
@@ -235,6 +241,7 @@ const CHILDREN: &[&str] = &[
     "only",
     "own",
     "path-prepend",
+    "run",
     "user",
 ];
 
@@ -249,6 +256,7 @@ impl Layer {
             env: Vec::new(),
             path_prepend: Vec::new(),
             recipes: Vec::new(),
+            ship: node.flag_property("ship").unwrap_or(true),
             at: node.at(),
         };
         if let Some(needs) = node.find_parsed_property::<LayerName>("needs") {
@@ -306,6 +314,7 @@ impl Layer {
             "link" => Link::read(child).map(Recipe::Link),
             "own" => Own::read(child).map(Recipe::Own),
             "git-init" => GitInit::read(child).map(Recipe::GitInit),
+            "run" => Run::read(child).map(Recipe::Run),
             name if LATER.contains(&name) => {
                 let fault = Fault::new(
                     &child.at(),
@@ -354,7 +363,7 @@ fn path_property(node: &Node<'_>, name: &'static str) -> Option<LayerPath> {
     checked(node, &text)
 }
 
-fn checked(node: &Node<'_>, text: &str) -> Option<LayerPath> {
+pub(super) fn checked(node: &Node<'_>, text: &str) -> Option<LayerPath> {
     match LayerPath::parse_absolute(text) {
         Ok(path) => Some(path),
         Err(error) => {

@@ -12,6 +12,7 @@ mod layer;
 mod merge;
 mod node;
 mod project;
+mod run;
 mod sandbox;
 mod units;
 
@@ -20,4 +21,5 @@ pub use fault::{Fault, Faults, Location, SourceFile, nearest};
 pub use init::{InitFile, init_files};
 pub use layer::{Dir, Files, GitInit, InlineFile, Layer, Link, Own, Owner, Recipe, User};
 pub use project::{AsOf, Project, read_project};
+pub use run::{Leftover, Run, Secret, SecretSource};
 pub use sandbox::{Egress, HostVar, Limits, PortDecl, Ready, Sandbox, SecurityLevel};

@@ -7,7 +7,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::child::{Setup, Step, fault};
 use super::overlay;
-use super::spec::{Bind, Spec};
+use super::spec::{Bind, SECRETS, SecretFile, Spec};
 
 /// Paths of /proc that tell of the host or reach into it.
 const MASKED: &[&str] = &[
@@ -58,6 +58,7 @@ pub(super) fn enter(spec: &Spec) -> Setup<()> {
     for bind in &spec.binds {
         mount_bind(root, bind)?;
     }
+    mount_secrets(root, &spec.secrets)?;
     rustix::process::chdir(root).step("enter the root")?;
     // the old root is stacked on the new one, and leaves (pivot_root(2), pivot_root(".", "."))
     rustix::process::pivot_root(".", ".").step("pivot the root")?;
@@ -108,7 +109,9 @@ fn mount_dev(root: &Path) -> Setup<()> {
         // group 5 is Debian's `tty`, to whom terminals belong
         c"newinstance,ptmxmode=0666,mode=0620,gid=5",
     )
-    .step("mount /dev/pts")
+    .step("mount /dev/pts")?;
+    // what a program would leave here is in no delta: better that it fails
+    make_read_only(&dev, 0).step("make /dev read-only")
 }
 
 fn mount_proc(root: &Path) -> Setup<()> {
@@ -144,6 +147,26 @@ fn mount_bind(root: &Path, spec: &Bind) -> Setup<()> {
     bind(&spec.from, &inside(root, &spec.to)?, spec.read_only)
 }
 
+/// Secrets, where only root looks, and nobody writes.
+fn mount_secrets(root: &Path, secrets: &[SecretFile]) -> Setup<()> {
+    if secrets.is_empty() {
+        return Ok(());
+    }
+    let dir = inside(root, SECRETS)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount_tmpfs(&dir, "mode=0700,size=8m", flags)?;
+    for secret in secrets {
+        let step = || format!("lay secret `{}`", secret.name);
+        if secret.name.contains('/') || secret.name.starts_with('.') {
+            return Err(fault(&step(), "its name is no file's"));
+        }
+        let path = dir.join(&secret.name);
+        fs::write(&path, &secret.bytes).step(step())?;
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o400)).step(step())?;
+    }
+    make_read_only(&dir, 0).step("make secrets read-only")
+}
+
 /// A mount point in the sandbox; none may be reached through a link of the image's.
 fn inside(root: &Path, to: &str) -> Setup<PathBuf> {
     let mut path = root.to_owned();
@@ -170,14 +193,14 @@ fn bind(from: &Path, to: &Path, read_only: bool) -> Setup<()> {
     }
     rustix::mount::mount_bind_recursive(from, to).step(step())?;
     match read_only {
-        true => make_read_only(to).step(step()),
+        true => make_read_only(to, libc::AT_RECURSIVE).step(step()),
         false => Ok(()),
     }
 }
 
-/// With everything that is mounted below (mount_setattr(2), Linux 5.12); flags that a mount was locked
-/// with stay.
-fn make_read_only(path: &Path) -> std::io::Result<()> {
+/// With everything that is mounted below, if `AT_RECURSIVE` says so (mount_setattr(2), Linux 5.12);
+/// flags that a mount was locked with stay.
+fn make_read_only(path: &Path, reach: libc::c_int) -> std::io::Result<()> {
     let path = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
     // SAFETY: all fields are numbers
     let mut change: libc::mount_attr = unsafe { std::mem::zeroed() };
@@ -188,7 +211,7 @@ fn make_read_only(path: &Path) -> std::io::Result<()> {
             libc::SYS_mount_setattr,
             libc::AT_FDCWD,
             path.as_ptr(),
-            libc::AT_RECURSIVE,
+            reach,
             &change,
             size_of_val(&change),
         )

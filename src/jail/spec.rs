@@ -24,6 +24,25 @@ pub struct Spec {
     pub timeout: Option<Duration>,
     /// Handed out to whoever starts the sandbox, in this order; at most eight.
     pub sockets: Vec<Socket>,
+    /// Files of [`SECRETS`], in memory: they are on no disk and in no delta.
+    pub secrets: Vec<SecretFile>,
+}
+
+/// Where secrets are in the sandbox.
+pub const SECRETS: &str = "/run/secrets";
+
+/// Bytes that a program may read and that are kept nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretFile {
+    /// One component.
+    pub name: String,
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for SecretFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretFile").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A socket on the sandbox's own 127.0.0.1 that is served from outside.

@@ -108,7 +108,7 @@ impl Owners {
         content: impl Fn() -> Option<Digest>,
     ) -> Result<Option<(FileWork, String)>, OwnerError> {
         Ok(Some(match recipe {
-            Recipe::Debian(_) | Recipe::User(_) => return Ok(None),
+            Recipe::Debian(_) | Recipe::User(_) | Recipe::Run(_) => return Ok(None),
             Recipe::Files(files) => {
                 let work = FileWork::Local {
                     recipe: at,

@@ -31,6 +31,7 @@ pub fn spec(home: &Path, argv: &[&str]) -> Spec {
         cwd: "/".into(),
         timeout: None,
         sockets: Vec::new(),
+        secrets: Vec::new(),
     }
 }
 

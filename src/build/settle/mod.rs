@@ -214,6 +214,7 @@ fn spec(job: &Settle<'_>, packages: &[SettlePackage<'_>]) -> Spec {
         cwd: "/".to_owned(),
         timeout: None,
         sockets: Vec::new(),
+        secrets: Vec::new(),
     }
 }
 
