@@ -188,6 +188,12 @@ impl Events for Ui {
         }
     }
 
+    fn step_said(&self, key: &Key, line: &str) {
+        if let Some(bar) = lock(&self.steps).get(key) {
+            bar.set_message(line.to_owned());
+        }
+    }
+
     fn step_finished(&self, key: &Key) {
         if let Some(bar) = lock(&self.steps).remove(key) {
             bar.finish_and_clear();

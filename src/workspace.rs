@@ -9,7 +9,8 @@ use clap::Args;
 use etcetera::BaseStrategy;
 use jiff::Timestamp;
 
-use sbx::decl::{Project, Sandbox, read_project};
+use sbx::build::run::Vault;
+use sbx::decl::{Project, Sandbox, SecretSource, read_project};
 use sbx::fetch::{Client, ClientConfig, MirrorMap, ProxyConfig, Settings};
 use sbx::jail::Jail;
 use sbx::lock::Lock;
@@ -49,7 +50,28 @@ pub struct Workspace {
     pub client: Client,
     pub mirrors: MirrorMap,
     pub jail: Jail,
+    pub vault: HostVault,
     pub now: Timestamp,
+}
+
+/// Secrets of build steps: variables of this process, files of this machine.
+pub struct HostVault {
+    root: PathBuf,
+}
+
+impl Vault for HostVault {
+    fn read(&self, source: &SecretSource) -> Result<Vec<u8>, String> {
+        match source {
+            SecretSource::Variable(name) => match std::env::var_os(name) {
+                Some(value) => Ok(value.into_encoded_bytes()),
+                None => Err(format!("variable `{name}` is not set")),
+            },
+            SecretSource::File(path) => {
+                let full = self.root.join(path);
+                std::fs::read(&full).map_err(|error| format!("{}: {error}", full.display()))
+            }
+        }
+    }
 }
 
 /// One image that is asked for.
@@ -113,6 +135,7 @@ impl Workspace {
             client: Client::new(config),
             mirrors: settings.mirrors,
             jail: Jail { program },
+            vault: HostVault { root },
             now: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
         })
     }

@@ -13,6 +13,7 @@ use super::compose::{ComposeError, Delta, Origin, compose, restate};
 use super::content::{self, ContentError};
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
+use super::run::{OnFailure, RunError, RunJob, Vault};
 use super::settle::accounts::Account;
 use super::settle::sources::{AptSource, AptStanza};
 use super::settle::{self, NewPackage, Settle, SettleError};
@@ -27,7 +28,8 @@ use crate::jail::{IdMap, Jail};
 use crate::lock::solve::Places;
 use crate::lock::{DebPin, Source};
 use crate::path::LayerPath;
-use crate::plan::{AccountWork, FileWork, Plan, SettleWork, Step, Work};
+use crate::plan::{AccountWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
+use crate::serve::Closed;
 use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
 
 /// Why a build ended.
@@ -49,6 +51,10 @@ pub enum BuildError {
     Settle { layer: String, source: SettleError },
     #[error("layer `{layer}`: {source}")]
     Files { layer: String, source: FilesError },
+    #[error("layer `{layer}`: {source}")]
+    Run { layer: String, source: Box<RunError> },
+    #[error("layer `{layer}`: a layer below it went out of the store while it was built")]
+    Below { layer: String },
     #[error(transparent)]
     Compose(#[from] ComposeError),
     #[error(transparent)]
@@ -71,6 +77,7 @@ impl BuildError {
             BuildError::Content { source, .. } => source.blame(),
             BuildError::Settle { source, .. } => source.blame(),
             BuildError::Files { source, .. } => source.blame(),
+            BuildError::Run { source, .. } => source.blame(),
             BuildError::Compose(error) => error.blame(),
             _ => Blame::World,
         }
@@ -84,6 +91,7 @@ impl BuildError {
             }
             BuildError::Fetch(error) => error.help().map(str::to_owned),
             BuildError::Compose(error) => error.help().map(str::to_owned),
+            BuildError::Run { source, .. } => source.help(),
             BuildError::Gone { pins } => {
                 let names: Vec<&str> = pins.iter().map(|pin| &*pin.name).collect();
                 Some(format!("run `sbx lock --update {}`", names.join(" ")))
@@ -99,6 +107,8 @@ pub trait Events: Progress {
     fn step_started(&self, key: &Key, title: &str, units: u64);
     /// One unit of a step is done: a package laid, a package configured.
     fn step_advanced(&self, key: &Key, what: &str);
+    /// A line of what a command says.
+    fn step_said(&self, key: &Key, line: &str);
     fn step_finished(&self, key: &Key);
     /// Something that people should know.
     fn note(&self, text: &str);
@@ -124,6 +134,8 @@ pub struct Builder<'a> {
     pub jail: &'a Jail,
     pub id_map: IdMap,
     pub events: &'a dyn Events,
+    pub vault: &'a dyn Vault,
+    pub on_failure: OnFailure,
 }
 
 /// The name of the layer that restates directories.
@@ -139,8 +151,9 @@ impl Builder<'_> {
     pub fn missing_sources<'p>(&self, plan: &'p Plan) -> Result<Vec<Source<'p>>, BuildError> {
         let places = self.places();
         let mut missing = Vec::new();
-        for step in &plan.steps {
-            if self.find(step)?.is_none() {
+        let wanted = self.wanted(plan)?;
+        for step in plan.aside.iter().chain(&plan.steps) {
+            if wanted.contains(&step.key) {
                 missing.extend(step.work.sources().into_iter().filter(|one| !places.has(one)));
             }
         }
@@ -178,34 +191,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Builds all layers of a plan, bottom first.
-    pub fn build(&self, plan: &Plan) -> Result<Vec<BuiltLayer>, BuildError> {
-        // what is made here becomes part of images: whoever builds must not show in its modes
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-        let known: Vec<bool> = plan
-            .steps
-            .iter()
-            .map(|step| self.find(step).map(|found| found.is_some()))
-            .collect::<Result<_, _>>()?;
-        self.fetch(&self.missing_sources(plan)?)?;
-        let free = |step: &&Step| matches!(step.work, Work::Content { .. } | Work::Files(_));
-        plan.steps.par_iter().filter(free).try_for_each(|step| self.make_free(step).map(drop))?;
-        let mut layers: Vec<BuiltLayer> = Vec::new();
-        for (step, cached) in plan.steps.iter().zip(known) {
-            let record = match &step.work {
-                Work::Content { .. } | Work::Files(_) => self.make_free(step)?,
-                Work::Settle(work) => self.make_settle(plan, step, work, &layers)?,
-                Work::Accounts(work) => self.make_accounts(step, work, &layers)?,
-            };
-            let (name, title) = (step.layer.to_string(), step.title.clone());
-            layers.push(BuiltLayer { name, title, key: step.key, record, cached });
-        }
-        self.add_directories(plan, &mut layers)?;
-        Ok(layers)
-    }
-
     /// The layer of a step, if the store has it whole.
-    fn find(&self, step: &Step) -> Result<Option<LayerRecord>, BuildError> {
+    pub(super) fn find(&self, step: &Step) -> Result<Option<LayerRecord>, BuildError> {
         let mut damaged = |digest: &Digest| {
             self.events.note(&format!(
                 "layer {digest} of the store was damaged: `{}` is built again",
@@ -232,7 +219,7 @@ impl Builder<'_> {
         }
     }
 
-    fn make_free(&self, step: &Step) -> Result<LayerRecord, BuildError> {
+    pub(super) fn make_free(&self, step: &Step) -> Result<LayerRecord, BuildError> {
         match &step.work {
             Work::Content { pins, fresh } => {
                 self.once(step, || match self.make_content(step, pins, *fresh) {
@@ -256,8 +243,8 @@ impl Builder<'_> {
                 })
             }
             Work::Files(works) => self.once(step, || self.make_files(step, works)),
-            Work::Settle(_) | Work::Accounts(_) => {
-                unreachable!("chain steps are made in their order")
+            Work::Settle(_) | Work::Accounts(_) | Work::Run(_) => {
+                unreachable!("only steps that see nothing are free")
             }
         }
     }
@@ -312,7 +299,7 @@ impl Builder<'_> {
     }
 
     /// The tree of a layer, unpacked if it is not there.
-    fn tree(&self, record: &LayerRecord) -> Result<PathBuf, BuildError> {
+    pub(super) fn tree(&self, record: &LayerRecord) -> Result<PathBuf, BuildError> {
         let path = self.tree_path(&record.diff_id);
         if path.is_dir() {
             return Ok(path);
@@ -339,23 +326,29 @@ impl Builder<'_> {
         pins.iter().map(package).collect()
     }
 
-    fn trees(&self, layers: &[BuiltLayer]) -> Result<Vec<PathBuf>, BuildError> {
-        layers.iter().map(|layer| self.tree(&layer.record)).collect()
+    /// Trees of what a step sees, bottom first.
+    fn below(&self, step: &Step) -> Result<Vec<PathBuf>, BuildError> {
+        let tree = |key: &Key| {
+            let found = self.store.find_layer(key, &mut |_| {})?;
+            let record =
+                found.ok_or_else(|| BuildError::Below { layer: step.layer.to_string() })?;
+            self.tree(&record)
+        };
+        step.below.iter().map(tree).collect()
     }
 
-    fn make_settle(
+    pub(super) fn make_settle(
         &self,
         plan: &Plan,
         step: &Step,
         work: &SettleWork,
-        below: &[BuiltLayer],
     ) -> Result<LayerRecord, BuildError> {
         self.once(step, || {
             self.events.step_started(&step.key, &step.title, work.pins.len() as u64);
             let failed = |source| BuildError::Settle { layer: step.layer.to_string(), source };
             let content_failed =
                 |source| BuildError::Content { layer: step.layer.to_string(), source };
-            let lowers = self.trees(below)?;
+            let lowers = self.below(step)?;
             let packages = self.packages(&work.pins);
             let controls = content::read_controls(&packages).map_err(content_failed)?;
             let packages: Vec<NewPackage> = packages
@@ -398,22 +391,49 @@ impl Builder<'_> {
         })
     }
 
+    pub(super) fn make_run(&self, step: &Step, work: &RunWork) -> Result<LayerRecord, BuildError> {
+        self.once(step, || {
+            self.events.step_started(&step.key, &step.title, 1);
+            let failed = |source| BuildError::Run {
+                layer: step.layer.to_string(),
+                source: Box::new(source),
+            };
+            let lowers = self.below(step)?;
+            let log = self.log_path(&step.key)?;
+            let scratch = self.store.tree_draft()?;
+            let mut draft = self.store.draft()?;
+            let job = RunJob {
+                work,
+                lowers: &lowers,
+                jail: self.jail,
+                vault: self.vault,
+                site: &Closed,
+                scratch: scratch.path(),
+                log: &log,
+                on_failure: self.on_failure,
+            };
+            let mut line = |line: &str| self.events.step_said(&step.key, line);
+            let listing = job.run(&mut draft, &mut line).map_err(failed)?;
+            let inner = scratch.path().join("upper");
+            self.commit(step.key, draft, scratch, &inner, &listing)
+        })
+    }
+
     fn log_path(&self, key: &Key) -> Result<PathBuf, BuildError> {
         let dir = self.store.root().join("logs");
         std::fs::create_dir_all(&dir).at("create", &dir)?;
         Ok(dir.join(format!("{}.log", key.0.short())))
     }
 
-    fn make_accounts(
+    pub(super) fn make_accounts(
         &self,
         step: &Step,
         work: &[AccountWork],
-        below: &[BuiltLayer],
     ) -> Result<LayerRecord, BuildError> {
         self.once(step, || {
             self.events.step_started(&step.key, &step.title, 1);
             let failed = |source| BuildError::Settle { layer: step.layer.to_string(), source };
-            let view = View::new(&self.trees(below)?);
+            let view = View::new(&self.below(step)?);
             let scratch = self.store.tree_draft()?;
             let mut draft = self.store.draft()?;
             settle::add_to(scratch.path(), &view, &accounts(work)).map_err(failed)?;
@@ -425,12 +445,19 @@ impl Builder<'_> {
     }
 
     /// Checks that the layers may meet, and adds the one that restates directories where needed.
-    fn add_directories(&self, plan: &Plan, layers: &mut Vec<BuiltLayer>) -> Result<(), BuildError> {
+    pub(super) fn add_directories(
+        &self,
+        plan: &Plan,
+        layers: &mut Vec<BuiltLayer>,
+    ) -> Result<(), BuildError> {
         let listings: Vec<Listing> =
             layers.par_iter().map(|layer| self.listing(&layer.record)).collect::<Result<_, _>>()?;
         let trees: Vec<PathBuf> =
             layers.iter().map(|layer| self.tree_path(&layer.record.diff_id)).collect();
         let replaces: Vec<Vec<LayerPath>> = plan.steps.iter().map(replaces).collect();
+        let place = |key: &Key| plan.steps.iter().position(|step| step.key == *key);
+        let sees: Vec<Vec<usize>> =
+            plan.steps.iter().map(|step| step.below.iter().filter_map(place).collect()).collect();
         let deltas: Vec<Delta<'_>> = plan
             .steps
             .iter()
@@ -440,11 +467,13 @@ impl Builder<'_> {
                 origin: match step.work {
                     Work::Content { .. } => Origin::Content,
                     Work::Settle(_) | Work::Accounts(_) => Origin::Step,
+                    Work::Run(_) => Origin::Run,
                     Work::Files(_) => Origin::Files,
                 },
                 listing: &listings[at],
                 tree: &trees[at],
                 replaces: &replaces[at],
+                sees: &sees[at],
             })
             .collect();
         let dirs = compose(&deltas)?;

@@ -14,8 +14,10 @@ use crate::path::LayerPath;
 pub enum Origin {
     /// Debian packages, whose conflicts are dpkg's business.
     Content,
-    /// A step that saw what lies below and changed it on purpose.
+    /// A step that saw all that lies below and changed it on purpose.
     Step,
+    /// A command, which saw some of what lies below.
+    Run,
     /// Files of a layer that needs nothing but itself.
     Files,
 }
@@ -29,6 +31,8 @@ pub struct Delta<'a> {
     pub tree: &'a Path,
     /// Paths that may replace what lies below (`replace=#true`).
     pub replaces: &'a [LayerPath],
+    /// Deltas below that a command saw, by their place.
+    pub sees: &'a [usize],
 }
 
 /// Two deltas that cannot be in one image.
@@ -60,6 +64,17 @@ impl ComposeError {
     }
 }
 
+impl Delta<'_> {
+    /// Whether it was made over the delta at this place.
+    fn saw(&self, place: usize) -> bool {
+        match self.origin {
+            Origin::Step => true,
+            Origin::Run => self.sees.contains(&place),
+            Origin::Content | Origin::Files => false,
+        }
+    }
+}
+
 /// A path as the deltas so far have left it.
 struct Seen {
     delta: usize,
@@ -77,7 +92,7 @@ pub fn compose(deltas: &[Delta<'_>]) -> Result<Vec<Entry>, ComposeError> {
             match &entry.kind {
                 Kind::Dir(claim) => {
                     if let Some(seen) = files.get(&entry.path) {
-                        if delta.origin != Origin::Step {
+                        if !delta.saw(seen.delta) {
                             let other = deltas[seen.delta].layer.to_owned();
                             let (path, dir) = (entry.path.clone(), delta.layer.to_owned());
                             return Err(ComposeError::Type { path, dir, other });
@@ -97,12 +112,11 @@ pub fn compose(deltas: &[Delta<'_>]) -> Result<Vec<Entry>, ComposeError> {
                 }
                 _ => {
                     if dirs.contains_key(&entry.path) {
-                        if delta.origin != Origin::Step {
-                            let dir = deltas[..number]
-                                .iter()
-                                .rev()
-                                .find(|below| has_dir(below, &entry.path));
-                            let dir = dir.map(|below| below.layer.to_owned()).unwrap_or_default();
+                        let owner =
+                            deltas[..number].iter().rposition(|below| has_dir(below, &entry.path));
+                        if owner.is_some_and(|owner| !delta.saw(owner)) {
+                            let dir = owner.map(|owner| deltas[owner].layer.to_owned());
+                            let dir = dir.unwrap_or_default();
                             let (path, other) = (entry.path.clone(), delta.layer.to_owned());
                             return Err(ComposeError::Type { path, dir, other });
                         }
@@ -135,7 +149,7 @@ fn check_clash(
     let below = &deltas[seen.delta];
     let debian = above.origin == Origin::Content && below.origin != Origin::Files;
     let allowed = above.replaces.iter().any(|path| entry.path.starts_with(path));
-    if above.origin == Origin::Step || debian || allowed {
+    if above.saw(seen.delta) || debian || allowed {
         return Ok(());
     }
     let other = &below.listing.entries[seen.entry];
@@ -224,6 +238,7 @@ mod tests {
                 listing,
                 tree: Path::new("/nonexistent"),
                 replaces: &[],
+                sees: &[],
             })
             .collect();
         let dirs = compose(&deltas)?;

@@ -12,6 +12,8 @@ pub mod listing;
 pub mod local;
 mod pack;
 pub mod room;
+pub mod run;
+mod schedule;
 pub mod settle;
 pub mod toolroom;
 pub mod tree;

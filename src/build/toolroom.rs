@@ -10,11 +10,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::builder::{BuildError, Builder};
 use super::room::{Room, Visit, VisitError};
 use crate::fetch::Client;
 use crate::fsx::{IoAt, PathIo};
 use crate::jail::{Bind, End, Jail, JailError, Outcome};
-use crate::lock::toolroom::{ToolError, ToolJob, ToolResult};
+use crate::lock::Lock;
+use crate::lock::question::LocalDigests;
+use crate::lock::toolroom::{ToolError, ToolJob, ToolResult, Toolroom};
+use crate::plan::Plan;
+use crate::platform::Platform;
 use crate::serve::{Closed, Relay, Site, address};
 
 /// Where the program works, in its view.
@@ -25,6 +30,37 @@ const RELAY: &str = "{relay}";
 const LARGEST: u64 = 256 << 20;
 /// Lines of output that an error shows.
 const SHOWN: usize = 30;
+
+/// Runs jobs over what the lock's Debian and runtimes give, which is built where it is missing.
+pub struct BuildRoom<'a> {
+    pub builder: Builder<'a>,
+    pub local: &'a LocalDigests,
+}
+
+impl Toolroom for BuildRoom<'_> {
+    fn run(&self, lock: &Lock, job: &ToolJob) -> Result<ToolResult, ToolError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(ToolError::Namespace);
+        }
+        let project = self.builder.project;
+        let layer = project.layers.get(&job.layer);
+        let layer =
+            layer.ok_or_else(|| broken(job, "its layer is not declared".to_owned(), None))?;
+        // programs run on this machine, whatever platform they resolve for
+        let host = Platform::host();
+        let plan = Plan::ground(project, layer, host, lock, self.local).map_err(|error| {
+            let known = project.platforms.contains(&host);
+            let add =
+                format!("add `{host}` to `platforms` in `project`: resolvers run on this machine");
+            broken(job, error.to_string(), if known { error.help() } else { Some(add) })
+        })?;
+        let failed = |error: BuildError| broken(job, error.to_string(), error.help());
+        let lowers = self.builder.trees(&plan).map_err(failed)?;
+        let scratch = self.builder.store.tree_draft().map_err(|error| failed(error.into()))?;
+        let (jail, client) = (self.builder.jail, self.builder.client);
+        Toolbench { jail, client, lowers: &lowers, scratch: scratch.path() }.run(job)
+    }
+}
 
 /// What a job is run with.
 pub struct Toolbench<'a> {

@@ -7,13 +7,16 @@ use serde::Serialize;
 
 use sbx::build::builder::{BuildError, Builder, BuiltLayer, DIRECTORIES, directories_key};
 use sbx::build::local::scan;
+use sbx::build::run::OnFailure;
+use sbx::build::toolroom::BuildRoom;
 use sbx::decl::{Layer, Project};
 use sbx::digest::Digest;
 use sbx::image::{ImageLayer, write_image};
 use sbx::jail::{IdMap, UserNamespaceError, probe, run_in_user_namespace};
 use sbx::lock::Lock;
 use sbx::lock::question::LocalDigests;
-use sbx::lock::solve::{Solver, Update, unanswered};
+use sbx::lock::solve::{SolveError, Solver, Update, unanswered};
+use sbx::lock::toolroom::ToolError;
 use sbx::plan::{Plan, PlanError};
 use sbx::platform::Platform;
 use sbx::store::{Claimant, ImageRecord, Key, PublishedImage};
@@ -40,6 +43,16 @@ pub struct BuildArguments {
     /// Make the compressed twins of all layers now
     #[arg(long)]
     compress: bool,
+    /// Open a shell in a step that failed, before the build ends
+    #[arg(long)]
+    shell_on_failure: bool,
+}
+
+/// What a build may do beside building.
+#[derive(Clone, Copy)]
+struct Manner {
+    locked: bool,
+    on_failure: OnFailure,
 }
 
 /// `build --json`.
@@ -67,9 +80,12 @@ pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
     let workspace = Workspace::open(global)?;
     let targets = workspace.targets(&arguments.names, arguments.all, &arguments.platform)?;
     let lock = ensure_lock(&workspace, &targets, arguments.locked, ui)?;
+    let shell = arguments.shell_on_failure;
+    let on_failure = if shell { OnFailure::Shell } else { OnFailure::End };
+    let manner = Manner { locked: arguments.locked, on_failure };
     for target in targets {
         let start = Instant::now();
-        let mut answer = match build(&workspace, target, &lock, arguments.locked, ui)? {
+        let mut answer = match build(&workspace, target, &lock, manner, ui)? {
             Some(answer) => answer,
             None => return build_in_namespace(&workspace),
         };
@@ -123,22 +139,43 @@ pub fn ensure_lock(
         return Err(Failure::input(message).with_help("run `sbx lock`"));
     }
     ui.say(&format!("resolving layer {}", names.join(", ")));
-    let next = solver(workspace, &local, ui).solve(&lock, &layers, &Update::Missing)?;
+    let next = solve(workspace, &local, &lock, &layers, &Update::Missing, ui)?;
     next.write(&workspace.lock_path())?;
     Ok(next)
 }
 
-/// What resolving needs, out of the workspace.
-pub fn solver<'a>(workspace: &'a Workspace, local: &'a LocalDigests, ui: &'a Ui) -> Solver<'a> {
-    Solver {
+/// Resolves. Where that takes a program which only runs in a user namespace, the command is started
+/// anew in one, and this one ends as that does.
+pub fn solve(
+    workspace: &Workspace,
+    local: &LocalDigests,
+    lock: &Lock,
+    layers: &[(&Layer, Platform)],
+    update: &Update,
+    ui: &Ui,
+) -> Outcome<Lock> {
+    let builder = builder(workspace, ui, current_map()?, OnFailure::End);
+    let solver = Solver {
         project: &workspace.project,
         store: &workspace.store,
         client: &workspace.client,
         mirrors: &workspace.mirrors,
         local,
+        toolroom: &BuildRoom { builder, local },
         now: workspace.now,
         progress: ui,
+    };
+    match solver.solve(lock, layers, update) {
+        Err(SolveError::Tool(ToolError::Namespace)) => {
+            build_in_namespace(workspace)?;
+            Err(Failure::Silent(0))
+        }
+        solved => Ok(solved?),
     }
+}
+
+fn current_map() -> Outcome<IdMap> {
+    IdMap::current().map_err(|error| Failure::world(format!("/proc/self/uid_map: {error}")))
 }
 
 /// Digests of the local files of some layers.
@@ -159,12 +196,32 @@ pub fn plan_target(workspace: &Workspace, target: Target<'_>, lock: &Lock) -> Ou
     plan.map_err(|error: PlanError| error.into())
 }
 
+/// What building needs, out of the workspace.
+pub fn builder<'a>(
+    workspace: &'a Workspace,
+    ui: &'a Ui,
+    id_map: IdMap,
+    on_failure: OnFailure,
+) -> Builder<'a> {
+    Builder {
+        project: &workspace.project,
+        store: &workspace.store,
+        client: &workspace.client,
+        mirrors: &workspace.mirrors,
+        jail: &workspace.jail,
+        id_map,
+        events: ui,
+        vault: &workspace.vault,
+        on_failure,
+    }
+}
+
 /// Builds one target; `None` where that needs a user namespace that this process is not in.
 fn build(
     workspace: &Workspace,
     target: Target<'_>,
     lock: &Lock,
-    locked: bool,
+    manner: Manner,
     ui: &Ui,
 ) -> Outcome<Option<Answer>> {
     let plan = plan_target(workspace, target, lock)?;
@@ -176,26 +233,16 @@ fn build(
         return Ok(None);
     }
     workspace.store.sweep()?;
-    let id_map =
-        IdMap::current().map_err(|error| Failure::world(format!("/proc/self/uid_map: {error}")))?;
-    let builder = Builder {
-        project: &workspace.project,
-        store: &workspace.store,
-        client: &workspace.client,
-        mirrors: &workspace.mirrors,
-        jail: &workspace.jail,
-        id_map,
-        events: ui,
-    };
+    let builder = builder(workspace, ui, current_map()?, manner.on_failure);
     let layers = match builder.build(&plan) {
-        Err(BuildError::Gone { pins }) if !locked => {
+        Err(BuildError::Gone { pins }) if !manner.locked => {
             let names: Vec<&str> = pins.iter().map(|pin| &*pin.name).collect();
             ui.say(&format!(
                 "note: {} left the archive: its layer is resolved again",
                 names.join(", ")
             ));
             let lock = solve_again(workspace, target, lock, &names, ui)?;
-            return build(workspace, target, &lock, true, ui);
+            return build(workspace, target, &lock, Manner { locked: true, ..manner }, ui);
         }
         result => result?,
     };
@@ -216,7 +263,7 @@ fn solve_again(
     let layers = layers_of(&workspace.project, &[target]);
     let update = Update::Named(names.iter().map(|name| name.to_string()).collect());
     let local = scan_layers(workspace, &layers)?;
-    let next = solver(workspace, &local, ui).solve(lock, &layers, &update)?;
+    let next = solve(workspace, &local, lock, &layers, &update, ui)?;
     next.write(&workspace.lock_path())?;
     Ok(next)
 }

@@ -3,13 +3,13 @@
 use clap::Args;
 use serde::Serialize;
 
-use sbx::build::builder::Builder;
+use sbx::build::run::OnFailure;
 use sbx::jail::IdMap;
 use sbx::lock::solve::Places;
 use sbx::platform::Platform;
 
 use super::Global;
-use super::build::ensure_lock;
+use super::build::{builder, ensure_lock};
 use crate::failure::Outcome;
 use crate::ui::Ui;
 use crate::workspace::Workspace;
@@ -45,15 +45,7 @@ pub fn run(global: &Global, arguments: &FetchArguments, ui: &Ui) -> Outcome {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
     missing.retain(|source| !places.has(source));
-    let builder = Builder {
-        project: &workspace.project,
-        store: &workspace.store,
-        client: &workspace.client,
-        mirrors: &workspace.mirrors,
-        jail: &workspace.jail,
-        id_map: IdMap::Identity,
-        events: ui,
-    };
+    let builder = builder(&workspace, ui, IdMap::Identity, OnFailure::End);
     builder.fetch(&missing)?;
     let bytes = missing.iter().filter_map(|source| store.find_source(&source.integrity())).sum();
     let answer = Answer { files: missing.len(), bytes };

@@ -8,7 +8,7 @@ use sbx::lock::solve::{Update, unanswered};
 use sbx::lock::{Change, Lock, LockDiff};
 
 use super::Global;
-use super::build::{layers_of, scan_layers, solver};
+use super::build::{layers_of, scan_layers, solve};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace};
@@ -41,7 +41,7 @@ pub fn run(global: &Global, arguments: &LockArguments, ui: &Ui) -> Outcome {
         Some(names) => Update::Named(known_names(&lock, &workspace, names)?),
     };
     let local = scan_layers(&workspace, &layers)?;
-    let mut next = solver(&workspace, &local, ui).solve(&lock, &layers, &update)?;
+    let mut next = solve(&workspace, &local, &lock, &layers, &update, ui)?;
     // what no sandbox has any more is not locked any more
     next.retain(|name, platform| {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)

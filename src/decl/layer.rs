@@ -60,6 +60,7 @@ impl Recipe {
             Recipe::Link(_) => "link",
             Recipe::Own(_) => "own",
             Recipe::GitInit(_) => "git-init",
+            Recipe::Run(_) => "run",
         }
     }
 
@@ -74,7 +75,8 @@ impl Recipe {
             | Recipe::Dir(_)
             | Recipe::Link(_)
             | Recipe::Own(_)
-            | Recipe::GitInit(_) => false,
+            | Recipe::GitInit(_)
+            | Recipe::Run(_) => false,
         }
     }
 
@@ -90,7 +92,8 @@ impl Recipe {
             | Recipe::Dir(_)
             | Recipe::Link(_)
             | Recipe::Own(_)
-            | Recipe::GitInit(_) => Vec::new(),
+            | Recipe::GitInit(_)
+            | Recipe::Run(_) => Vec::new(),
         }
     }
 
@@ -104,7 +107,24 @@ impl Recipe {
             | Recipe::Dir(_)
             | Recipe::Link(_)
             | Recipe::Own(_)
-            | Recipe::GitInit(_) => None,
+            | Recipe::GitInit(_)
+            | Recipe::Run(_) => None,
+        }
+    }
+
+    /// Whether programs that resolve at lock time see what it gives: other than Debian, the runtimes
+    /// that they are written for.
+    pub const fn is_runtime(&self) -> bool {
+        match self {
+            Recipe::Debian(_)
+            | Recipe::Files(_)
+            | Recipe::File(_)
+            | Recipe::User(_)
+            | Recipe::Dir(_)
+            | Recipe::Link(_)
+            | Recipe::Own(_)
+            | Recipe::GitInit(_)
+            | Recipe::Run(_) => false,
         }
     }
 
@@ -118,6 +138,7 @@ impl Recipe {
             Recipe::Link(recipe) => &recipe.at,
             Recipe::Own(recipe) => &recipe.at,
             Recipe::GitInit(recipe) => &recipe.at,
+            Recipe::Run(recipe) => &recipe.at,
         }
     }
 }
@@ -246,6 +267,10 @@ const CHILDREN: &[&str] = &[
 ];
 
 impl Layer {
+    pub fn is_for(&self, platform: Platform) -> bool {
+        self.only.is_empty() || self.only.contains(&platform)
+    }
+
     pub(super) fn read(node: &Node<'_>) -> Option<Self> {
         let name = node.parse::<LayerName>("a name");
         let mut layer = Layer {

@@ -60,14 +60,38 @@ impl Project {
         order.push(layer);
     }
 
-    /// All layers of a sandbox for one platform, each after those it needs, otherwise in the order
+    /// Likewise, without layers that do not exist for a platform.
+    pub fn closure_on(&self, layer: &Layer, platform: Platform) -> Vec<&Layer> {
+        let mut order = self.closure(layer);
+        order.retain(|layer| layer.is_for(platform));
+        order
+    }
+
+    /// The layers of a sandbox's image: those that others are only built with are left out, and so
+    /// is what only those need.
+    pub fn shipped_layers(&self, sandbox: &Sandbox, platform: Platform) -> Vec<&Layer> {
+        let mut shipped: Vec<&LayerName> = Vec::new();
+        let mut next: Vec<&LayerName> = sandbox.layers.iter().collect();
+        while let Some(name) = next.pop() {
+            let layer = self.layers.get(name).filter(|layer| layer.ship);
+            if let Some(layer) = layer.filter(|layer| !shipped.contains(&&layer.name)) {
+                shipped.push(&layer.name);
+                next.extend(&layer.needs);
+            }
+        }
+        let mut order = self.layers_of(sandbox, platform);
+        order.retain(|layer| shipped.contains(&&layer.name));
+        order
+    }
+
+    /// All layers of a sandbox for one platform, those it is only built with included, each after those it needs, otherwise in the order
     /// of declaration.
     pub fn layers_of(&self, sandbox: &Sandbox, platform: Platform) -> Vec<&Layer> {
         let mut order = Vec::new();
         for name in &sandbox.layers {
             self.visit(name, &mut order);
         }
-        order.retain(|layer| layer.only.is_empty() || layer.only.contains(&platform));
+        order.retain(|layer| layer.is_for(platform));
         order
     }
 

@@ -56,6 +56,9 @@ pub struct ToolResult {
 pub enum ToolError {
     #[error("`{tool}` ended with {status}:\n{output}")]
     Failed { tool: String, status: String, output: String },
+    /// Whoever started the build can mend it by doing so again, in a user namespace.
+    #[error("programs that resolve need the build sandbox, and this process may not make one")]
+    Namespace,
     #[error("`{tool}` cannot run: {reason}")]
     Room { tool: String, reason: String, help: Option<String> },
 }
@@ -64,21 +67,21 @@ impl ToolError {
     pub fn blame(&self) -> Blame {
         match self {
             ToolError::Failed { .. } => Blame::Input,
-            ToolError::Room { .. } => Blame::World,
+            ToolError::Namespace | ToolError::Room { .. } => Blame::World,
         }
     }
 
     /// The next command.
     pub fn help(&self) -> Option<&str> {
         match self {
-            ToolError::Failed { .. } => None,
+            ToolError::Namespace | ToolError::Failed { .. } => None,
             ToolError::Room { help, .. } => help.as_deref(),
         }
     }
 }
 
 /// Runs programs for solvers.
-pub trait Toolroom {
+pub trait Toolroom: Sync {
     /// `lock` has at least the Debian packages and the Node of the layers that the job's needs.
     fn run(&self, lock: &Lock, job: &ToolJob) -> Result<ToolResult, ToolError>;
 }

@@ -6,17 +6,19 @@
 //! chain before it, because dpkg's database is one; a content's Key covers its packages only.
 
 mod owner;
+mod run;
 mod spec;
 mod step;
 
 pub use spec::{ImageSpec, Port};
-pub use step::{AccountWork, FileWork, Ids, SettleWork, SourceWork, Step, Work};
+pub use step::{AccountWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work};
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use self::owner::Owners;
+use self::run::Views;
 use crate::decl::{Fault, Faults, Layer, Project, Recipe, Sandbox};
 use crate::digest::Digest;
 use crate::fetch::defaults;
@@ -34,7 +36,10 @@ const FORMAT: u32 = 1;
 pub struct Plan {
     pub sandbox: SandboxName,
     pub platform: Platform,
+    /// Deltas of the image, bottom first.
     pub steps: Vec<Step>,
+    /// Steps that are in no image, but are seen by others: each after those it sees itself.
+    pub aside: Vec<Step>,
     pub spec: ImageSpec,
     /// Covers all steps and the configuration.
     pub key: Key,
@@ -90,17 +95,48 @@ fn key_of(kind: &str, inputs: &impl Serialize) -> Key {
     Key(Digest::of(&text))
 }
 
-struct Planner<'a> {
+/// What a plan is made of.
+#[derive(Clone, Copy)]
+struct Given<'a> {
     project: &'a Project,
-    sandbox: &'a Sandbox,
+    sandbox: &'a SandboxName,
     platform: Platform,
     lock: &'a Lock,
     local: &'a LocalDigests,
+    views: &'a Views,
+}
+
+/// Which recipes are planned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Whole,
+    /// Debian and runtimes.
+    Runtimes,
+}
+
+struct Planner<'a> {
+    given: Given<'a>,
+    scope: Scope,
     chain: Vec<Step>,
     rest: Vec<Step>,
+    aside: Vec<Step>,
     /// By name: version and the layer that brought it.
     shipped: BTreeMap<String, (String, LayerName)>,
     faults: Vec<Fault>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(given: Given<'a>, scope: Scope) -> Self {
+        Planner {
+            given,
+            scope,
+            chain: Vec::new(),
+            rest: Vec::new(),
+            aside: Vec::new(),
+            shipped: BTreeMap::new(),
+            faults: Vec::new(),
+        }
+    }
 }
 
 impl Plan {
@@ -112,32 +148,52 @@ impl Plan {
         lock: &Lock,
         local: &LocalDigests,
     ) -> Result<Self, PlanError> {
-        let layers = project.layers_of(sandbox, platform);
-        let mut planner = Planner {
-            project,
-            sandbox,
-            platform,
-            lock,
-            local,
-            chain: Vec::new(),
-            rest: Vec::new(),
-            shipped: BTreeMap::new(),
-            faults: Vec::new(),
-        };
+        let layers = project.shipped_layers(sandbox, platform);
+        let views = Views::default();
+        let given = Given { project, sandbox: &sandbox.name, platform, lock, local, views: &views };
+        let mut planner = Planner::new(given, Scope::Whole);
         for layer in &layers {
-            planner.add(layer)?;
+            planner.add(layer, usize::MAX)?;
         }
         Faults::check(planner.faults)?;
         let steps: Vec<Step> = planner.chain.into_iter().chain(planner.rest).collect();
+        let mut aside = planner.aside;
+        aside.retain(|step| !steps.iter().any(|shipped| shipped.key == step.key));
         let spec = ImageSpec::new(sandbox, &layers, platform);
         let keys: Vec<Key> = steps.iter().map(|step| step.key).collect();
         let key = key_of("image", &(&keys, &spec));
-        Ok(Plan { sandbox: sandbox.name.clone(), platform, steps, spec, key })
+        Ok(Plan { sandbox: sandbox.name.clone(), platform, steps, aside, spec, key })
+    }
+
+    /// Plans what programs that resolve for a layer run over: Debian and the runtimes of the layers
+    /// that it needs, and its own. It is no image; its sandbox has the layer's name.
+    pub fn ground(
+        project: &Project,
+        layer: &Layer,
+        platform: Platform,
+        lock: &Lock,
+        local: &LocalDigests,
+    ) -> Result<Self, PlanError> {
+        let sandbox = layer.name.as_str().parse::<SandboxName>();
+        let sandbox = sandbox.expect("what names a layer can name a sandbox");
+        let views = Views::default();
+        let given = Given { project, sandbox: &sandbox, platform, lock, local, views: &views };
+        let mut planner = Planner::new(given, Scope::Runtimes);
+        for layer in project.closure_on(layer, platform).into_iter().chain([layer]) {
+            planner.add(layer, usize::MAX)?;
+        }
+        Faults::check(planner.faults)?;
+        let steps: Vec<Step> = planner.chain.into_iter().chain(planner.rest).collect();
+        let spec = ImageSpec::bare(platform);
+        let keys: Vec<Key> = steps.iter().map(|step| step.key).collect();
+        let key = key_of("ground", &keys);
+        Ok(Plan { sandbox, platform, steps, aside: Vec::new(), spec, key })
     }
 }
 
 impl<'a> Planner<'a> {
-    fn add(&mut self, layer: &'a Layer) -> Result<(), PlanError> {
+    /// Adds the steps of a layer's recipes, those at and after `until` left out.
+    fn add(&mut self, layer: &'a Layer, until: usize) -> Result<(), PlanError> {
         let users = layer.recipes.iter().filter_map(|recipe| match recipe {
             Recipe::User(user) => Some(AccountWork {
                 name: user.name.clone(),
@@ -156,8 +212,10 @@ impl<'a> Planner<'a> {
             None if !users.is_empty() => {
                 let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
                 let title = format!("user {}", names.join(" "));
-                let key = key_of("accounts", &(self.chain_keys(), &users));
+                let below = self.chain_keys();
+                let key = key_of("accounts", &(&below, &users));
                 self.chain.push(Step {
+                    below,
                     layer: layer.name.clone(),
                     key,
                     title,
@@ -166,7 +224,7 @@ impl<'a> Planner<'a> {
             }
             None => {}
         }
-        self.add_files(layer)
+        self.add_rest(layer, until)
     }
 
     fn chain_keys(&self) -> Vec<Key> {
@@ -179,9 +237,14 @@ impl<'a> Planner<'a> {
         accounts: Vec<AccountWork>,
     ) -> Result<(), PlanError> {
         let not_locked =
-            || PlanError::NotLocked { layer: layer.name.clone(), platform: self.platform };
-        let request = request_of(self.project, layer, self.platform).ok_or_else(not_locked)?;
-        let locked = self.lock.find(&layer.name, self.platform, &request).ok_or_else(not_locked)?;
+            || PlanError::NotLocked { layer: layer.name.clone(), platform: self.given.platform };
+        let request =
+            request_of(self.given.project, layer, self.given.platform).ok_or_else(not_locked)?;
+        let locked = self
+            .given
+            .lock
+            .find(&layer.name, self.given.platform, &request)
+            .ok_or_else(not_locked)?;
         let mut pins: Vec<DebPin> = Vec::new();
         for pin in &locked.debs {
             match self.shipped.get(&*pin.name) {
@@ -189,7 +252,7 @@ impl<'a> Planner<'a> {
                 Some((version, _)) if **version == *pin.version => {}
                 Some((version, other)) => {
                     return Err(PlanError::Versions {
-                        sandbox: self.sandbox.name.clone(),
+                        sandbox: self.given.sandbox.clone(),
                         one: other.clone(),
                         two: layer.name.clone(),
                         package: pin.name.to_string(),
@@ -212,26 +275,32 @@ impl<'a> Planner<'a> {
             layer: layer.name.clone(),
             key,
             title: title.clone(),
+            below: Vec::new(),
             work: Work::Content { pins: pins.clone(), fresh },
         });
         let settle = self.settle_work(layer, pins, accounts);
         let marks: Vec<_> = settle.pins.iter().map(|pin| (&pin.name, pin.mark)).collect();
-        let keyrings: Vec<_> =
-            settle.keyrings.iter().map(|(path, file)| (path, self.local.files.get(file))).collect();
+        let keyrings: Vec<_> = settle
+            .keyrings
+            .iter()
+            .map(|(path, file)| (path, self.given.local.files.get(file)))
+            .collect();
+        let below = self.chain_keys();
         let inputs = (
-            self.chain_keys(),
+            &below,
             marks,
             &settle.accounts,
             &settle.sources,
             keyrings,
             &settle.debconf,
-            self.platform,
+            self.given.platform,
         );
         let key = key_of("settle", &inputs);
         self.chain.push(Step {
             layer: layer.name.clone(),
             key,
             title: format!("settle {title}"),
+            below,
             work: Work::Settle(settle),
         });
         Ok(())
@@ -255,10 +324,11 @@ impl<'a> Planner<'a> {
         };
         let mut sources = Vec::new();
         let mut keyrings = Vec::new();
-        let lowest = !self.project.closure(layer).iter().any(|below| debian_of(below).is_some());
+        let lowest =
+            !self.given.project.closure(layer).iter().any(|below| debian_of(below).is_some());
         if lowest {
             for archive in ["debian", "debian-security"] {
-                let suites: Vec<String> = suites_of(self.project, layer)
+                let suites: Vec<String> = suites_of(self.given.project, layer)
                     .into_iter()
                     .filter(|suite| defaults::debian_archive(suite) == archive)
                     .collect();
@@ -287,14 +357,24 @@ impl<'a> Planner<'a> {
         SettleWork { pins, accounts, sources, keyrings, debconf: recipe.debconf.clone() }
     }
 
-    fn add_files(&mut self, layer: &'a Layer) -> Result<(), PlanError> {
-        let owners = Owners::new(self.project, layer);
+    /// What lies on top of the chain: consecutive recipes of files as one step, and a step for each
+    /// command.
+    fn add_rest(&mut self, layer: &'a Layer, until: usize) -> Result<(), PlanError> {
+        let owners = Owners::new(self.given.project, layer);
         let mut works = Vec::new();
         let mut titles = Vec::new();
-        for (at, recipe) in layer.recipes.iter().enumerate() {
-            match owners
-                .work(recipe, at, || self.local.recipes.get(&(layer.name.clone(), at)).copied())
-            {
+        let wanted =
+            |(_, recipe): &(usize, &'a Recipe)| self.scope == Scope::Whole || recipe.is_runtime();
+        let recipes: Vec<_> = layer.recipes.iter().enumerate().take(until).filter(wanted).collect();
+        for (at, recipe) in recipes {
+            if let Recipe::Run(run) = recipe {
+                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
+                self.add_run(layer, at, run)?;
+                continue;
+            }
+            match owners.work(recipe, at, || {
+                self.given.local.recipes.get(&(layer.name.clone(), at)).copied()
+            }) {
                 Ok(Some((work, title))) => {
                     works.push(work);
                     titles.push(title);
@@ -306,13 +386,21 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        if works.is_empty() {
-            return Ok(());
-        }
-        let key = key_of("files", &works);
-        let title = titles.join("; ");
-        self.rest.push(Step { layer: layer.name.clone(), key, title, work: Work::Files(works) });
+        self.push_files(layer, works, titles);
         Ok(())
+    }
+
+    fn push_files(&mut self, layer: &Layer, works: Vec<FileWork>, titles: Vec<String>) {
+        if works.is_empty() {
+            return;
+        }
+        self.rest.push(Step {
+            layer: layer.name.clone(),
+            key: key_of("files", &works),
+            title: titles.join("; "),
+            below: Vec::new(),
+            work: Work::Files(works),
+        });
     }
 }
 

@@ -36,6 +36,22 @@ pub struct Port {
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl ImageSpec {
+    /// Of what is no image.
+    pub(super) fn bare(platform: Platform) -> Self {
+        ImageSpec {
+            platform,
+            env: Vec::new(),
+            entrypoint: Vec::new(),
+            command: Vec::new(),
+            workdir: String::new(),
+            user: String::new(),
+            ports: Vec::new(),
+            labels: BTreeMap::new(),
+            stop_signal: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
     /// The configuration of a sandbox with these layers.
     pub fn new(sandbox: &Sandbox, layers: &[&Layer], platform: Platform) -> Self {
         let ports = sandbox.ports.iter().map(|port| Port {
@@ -52,7 +68,7 @@ impl ImageSpec {
         }
         ImageSpec {
             platform,
-            env: environment(sandbox, layers),
+            env: environment(&sandbox.env, layers),
             entrypoint: sandbox.entrypoint.clone(),
             command: sandbox.command.clone(),
             workdir: sandbox.workdir.clone().unwrap_or_default(),
@@ -66,13 +82,13 @@ impl ImageSpec {
 }
 
 /// `PATH` with what layers put in front (a layer before those it needs), then what layers export,
-/// then what the sandbox sets.
-fn environment(sandbox: &Sandbox, layers: &[&Layer]) -> Vec<(String, String)> {
+/// then what the sandbox or the command sets.
+pub(super) fn environment(own: &[(String, String)], layers: &[&Layer]) -> Vec<(String, String)> {
     let prepended =
         layers.iter().rev().flat_map(|layer| layer.path_prepend.iter().map(String::as_str));
     let path: Vec<&str> = prepended.chain([PATH]).collect();
     let mut env = vec![("PATH".to_owned(), path.join(":"))];
-    for (name, value) in layers.iter().flat_map(|layer| &layer.env).chain(&sandbox.env) {
+    for (name, value) in layers.iter().flat_map(|layer| &layer.env).chain(own) {
         match env.iter_mut().find(|(known, _)| known == name) {
             Some(slot) => slot.1.clone_from(value),
             None => env.push((name.clone(), value.clone())),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::decl::Debconf;
+use crate::decl::{Debconf, Leftover, Secret};
 use crate::digest::Digest;
 use crate::lock::{DebPin, Source};
 use crate::name::LayerName;
@@ -16,6 +16,8 @@ pub struct Step {
     pub key: Key,
     /// For people and for the image's history.
     pub title: String,
+    /// Steps that it sees, bottom first.
+    pub below: Vec<Key>,
     pub work: Work,
 }
 
@@ -30,6 +32,18 @@ pub enum Work {
     Accounts(Vec<AccountWork>),
     /// Local files, directories, links.
     Files(Vec<FileWork>),
+    /// A command, over what its layer needs and what its layer has brought before.
+    Run(RunWork),
+}
+
+impl Work {
+    /// Whether it sees nothing below, so that it can be made at any time.
+    pub fn is_free(&self) -> bool {
+        match self {
+            Work::Content { .. } | Work::Files(_) => true,
+            Work::Settle(_) | Work::Accounts(_) | Work::Run(_) => false,
+        }
+    }
 }
 
 impl Work {
@@ -38,7 +52,7 @@ impl Work {
         match self {
             Work::Content { pins, .. } => pins.iter().map(Source::Deb).collect(),
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
-            Work::Accounts(_) | Work::Files(_) => Vec::new(),
+            Work::Accounts(_) | Work::Files(_) | Work::Run(_) => Vec::new(),
         }
     }
 }
@@ -53,6 +67,23 @@ pub struct SettleWork {
     /// Keyrings to lay: path in the image, file of the project.
     pub keyrings: Vec<(String, String)>,
     pub debconf: Vec<Debconf>,
+}
+
+/// A command and its surroundings.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunWork {
+    pub command: String,
+    pub shell: String,
+    pub cwd: String,
+    /// What the layers below export, then what the recipe sets.
+    pub env: Vec<(String, String)>,
+    /// Their names count, their values do not.
+    pub secrets: Vec<Secret>,
+    pub allow: Vec<Leftover>,
+    pub deny: Vec<String>,
+    /// Seconds.
+    #[serde(skip)]
+    pub timeout: Option<u32>,
 }
 
 /// A `.sources` file of apt's.

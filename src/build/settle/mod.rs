@@ -10,7 +10,7 @@ pub mod accounts;
 mod database;
 mod order;
 mod script;
-mod scrub;
+pub(in crate::build) mod scrub;
 pub mod sources;
 
 use std::fs;

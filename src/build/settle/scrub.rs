@@ -56,7 +56,7 @@ const EMPTY_FILES: &[&str] = &["etc/hostname", "etc/machine-id", "etc/resolv.con
 const SORTED: &[&str] = &["var/lib/dpkg/triggers/File", "var/lib/dpkg/statoverride"];
 
 /// Normalises the upper directory of a settle.
-pub(super) fn scrub(upper: &Path) -> Result<(), PathIo> {
+pub(in crate::build) fn scrub(upper: &Path) -> Result<(), PathIo> {
     for file in DELETE {
         remove_tree(&upper.join(file))?;
     }

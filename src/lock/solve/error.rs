@@ -8,6 +8,7 @@ use crate::debian::resolve::Unsolvable;
 use crate::digest::Digest;
 use crate::fetch::FetchError;
 use crate::fsx::PathIo;
+use crate::lock::toolroom::ToolError;
 use crate::name::LayerName;
 use crate::platform::Platform;
 use crate::store::StoreError;
@@ -41,6 +42,8 @@ pub enum SolveError {
     NoIndex { archive: String, suite: String, component: String, arch: String },
     #[error("layer `{layer}` for {platform}: {source}")]
     Unsolvable { layer: LayerName, platform: Platform, source: Unsolvable },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     #[error("layer `{layer}`: {reason}")]
     Declaration { layer: LayerName, reason: String },
 }
@@ -49,6 +52,7 @@ impl SolveError {
     pub fn blame(&self) -> Blame {
         match self {
             SolveError::Fetch(error) => error.blame(),
+            SolveError::Tool(error) => error.blame(),
             SolveError::Key { .. }
             | SolveError::Unsolvable { .. }
             | SolveError::Declaration { .. } => Blame::Input,
@@ -56,9 +60,10 @@ impl SolveError {
         }
     }
 
-    pub fn help(&self) -> Option<&'static str> {
+    pub fn help(&self) -> Option<&str> {
         match self {
             SolveError::Fetch(error) => error.help(),
+            SolveError::Tool(error) => error.help(),
             _ => None,
         }
     }

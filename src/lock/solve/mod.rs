@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::Lock;
 use super::pin::Pin;
 use super::question::{LocalDigests, recipe_request, request_of};
+use super::toolroom::Toolroom;
 use crate::decl::{Layer, Project, Recipe};
 use crate::fetch::{Client, MirrorMap, Progress};
 use crate::platform::Platform;
@@ -39,6 +40,8 @@ pub struct Solver<'a> {
     pub mirrors: &'a MirrorMap,
     /// Of the files that recipes read.
     pub local: &'a LocalDigests,
+    /// Runs the programs that resolve.
+    pub toolroom: &'a dyn Toolroom,
     pub now: Timestamp,
     pub progress: &'a dyn Progress,
 }
@@ -108,7 +111,8 @@ impl Solver<'_> {
             | Recipe::Dir(_)
             | Recipe::Link(_)
             | Recipe::Own(_)
-            | Recipe::GitInit(_) => Ok(Vec::new()),
+            | Recipe::GitInit(_)
+            | Recipe::Run(_) => Ok(Vec::new()),
         }
     }
 }

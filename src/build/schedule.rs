@@ -1,0 +1,95 @@
+//! In which order steps are made: those that see nothing at once, in parallel; every other after all
+//! that it sees. What an image does not ship is made only where something that is missing sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::builder::{BuildError, Builder, BuiltLayer};
+use crate::plan::{Plan, Step, Work};
+use crate::store::{Key, LayerRecord};
+
+impl Builder<'_> {
+    /// Builds all layers of a plan, bottom first.
+    pub fn build(&self, plan: &Plan) -> Result<Vec<BuiltLayer>, BuildError> {
+        // what is made here becomes part of images: whoever builds must not show in its modes
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let wanted = self.wanted(plan)?;
+        self.fetch(&self.missing_sources(plan)?)?;
+        let records = self.make(plan, &wanted)?;
+        let mut layers: Vec<BuiltLayer> = Vec::new();
+        for (step, record) in plan.steps.iter().zip(records) {
+            let (name, title) = (step.layer.to_string(), step.title.clone());
+            let cached = !wanted.contains(&step.key);
+            layers.push(BuiltLayer { name, title, key: step.key, record, cached });
+        }
+        self.add_directories(plan, &mut layers)?;
+        Ok(layers)
+    }
+
+    /// Makes all steps of a plan and answers their trees, bottom first.
+    pub fn trees(&self, plan: &Plan) -> Result<Vec<PathBuf>, BuildError> {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        self.fetch(&self.missing_sources(plan)?)?;
+        self.make(plan, &self.wanted(plan)?)?.iter().map(|record| self.tree(record)).collect()
+    }
+
+    /// Makes the steps that are wanted and answers the layers of all that are in the image.
+    fn make(&self, plan: &Plan, wanted: &BTreeSet<Key>) -> Result<Vec<LayerRecord>, BuildError> {
+        let all = || plan.aside.iter().chain(&plan.steps);
+        let free: Vec<&Step> =
+            all().filter(|step| step.work.is_free() && wanted.contains(&step.key)).collect();
+        free.par_iter().try_for_each(|step| self.make_step(plan, step).map(drop))?;
+        let steps: BTreeMap<Key, &Step> = all().map(|step| (step.key, step)).collect();
+        let mut made = BTreeSet::new();
+        plan.steps
+            .iter()
+            .map(|step| self.make_over(plan, step, &steps, wanted, &mut made))
+            .collect()
+    }
+
+    /// Makes a step after those that it sees.
+    fn make_over(
+        &self,
+        plan: &Plan,
+        step: &Step,
+        steps: &BTreeMap<Key, &Step>,
+        wanted: &BTreeSet<Key>,
+        made: &mut BTreeSet<Key>,
+    ) -> Result<LayerRecord, BuildError> {
+        if wanted.contains(&step.key) && made.insert(step.key) {
+            for below in step.below.iter().filter_map(|key| steps.get(key)) {
+                self.make_over(plan, below, steps, wanted, made)?;
+            }
+        }
+        self.make_step(plan, step)
+    }
+
+    fn make_step(&self, plan: &Plan, step: &Step) -> Result<LayerRecord, BuildError> {
+        match &step.work {
+            Work::Content { .. } | Work::Files(_) => self.make_free(step),
+            Work::Settle(work) => self.make_settle(plan, step, work),
+            Work::Accounts(work) => self.make_accounts(step, work),
+            Work::Run(work) => self.make_run(step, work),
+        }
+    }
+
+    /// Keys of the steps that have to be made: those of the image that the store does not have, and
+    /// those that such a step sees.
+    pub(super) fn wanted(&self, plan: &Plan) -> Result<BTreeSet<Key>, BuildError> {
+        let all = plan.aside.iter().chain(&plan.steps);
+        let steps: BTreeMap<Key, &Step> = all.map(|step| (step.key, step)).collect();
+        let mut next: Vec<Key> = plan.steps.iter().map(|step| step.key).collect();
+        let mut seen = BTreeSet::new();
+        let mut wanted = BTreeSet::new();
+        while let Some(key) = next.pop() {
+            let Some(step) = steps.get(&key).filter(|_| seen.insert(key)) else { continue };
+            if self.find(step)?.is_none() {
+                wanted.insert(key);
+                next.extend(&step.below);
+            }
+        }
+        Ok(wanted)
+    }
+}
