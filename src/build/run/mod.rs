@@ -25,7 +25,7 @@ use crate::blame::Blame;
 use crate::decl::Leftover;
 use crate::entry::{Claim, Kind};
 use crate::fsx::{IoAt, PathIo};
-use crate::jail::Jail;
+use crate::jail::{Jail, JailError};
 use crate::path::LayerPath;
 use crate::plan::RunWork;
 use crate::serve::Site;
@@ -85,6 +85,8 @@ pub enum RunError {
         names: Vec<String>,
         log: PathBuf,
     },
+    #[error("`{command}` cannot be started: {reason}")]
+    Start { command: String, reason: String },
     #[error("`{command}` leaves {path}, {what}")]
     Leftover { command: String, path: LayerPath, what: &'static str, allow: Option<&'static str> },
     #[error("`{command}` changes {path}, which {why}")]
@@ -113,6 +115,7 @@ impl RunError {
             RunError::Io(_) | RunError::Visit(_) => Blame::World,
             RunError::Capture(error) => error.blame(),
             RunError::Secret(_)
+            | RunError::Start { .. }
             | RunError::Failed { .. }
             | RunError::Leftover { .. }
             | RunError::Denied { .. } => Blame::Input,
@@ -184,13 +187,25 @@ impl RunJob<'_> {
             writeln!(log, "{text}").unwrap_or_default();
             line(&text);
         };
-        let stay = room.visit(visit, self.site, &mut hear)?;
+        let stay = room.visit(visit, self.site, &mut hear).map_err(|error| self.explain(error))?;
         for name in &stay.names {
             hear(&format!("sbx: the name `{name}` was asked for, and a step has no network"));
         }
         match stay.outcome.success() {
             true => Ok(()),
             false => Err(self.failure(&stay, needles)),
+        }
+    }
+
+    /// What the declaration is to blame for, of what a sandbox cannot do.
+    fn explain(&self, error: VisitError) -> RunError {
+        match error {
+            VisitError::Jail(JailError::Setup { step, reason, .. })
+                if step.starts_with("change to `") || step.starts_with("start `") =>
+            {
+                RunError::Start { command: self.command(), reason: format!("{step}: {reason}") }
+            }
+            error => error.into(),
         }
     }
 

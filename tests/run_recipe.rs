@@ -1,0 +1,308 @@
+//! `run`: what a command sees, what becomes of what it leaves, and what it must not do.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use support::project::{Outcome, Project, root};
+use support::repo::{BASE_EXTRA, Repo};
+use support::tool;
+use support::user::User;
+
+fn repo() -> &'static Repo {
+    static REPO: OnceLock<Repo> = OnceLock::new();
+    REPO.get_or_init(|| {
+        let repo = Repo::with_base();
+        repo.publish();
+        repo
+    })
+}
+
+/// Debian in layer `base`, and what is given.
+fn fresh(declarations: &str) -> Project {
+    let extra = BASE_EXTRA.map(|name| format!(" \"{name}\"")).concat();
+    let base = format!(
+        "layer \"base\" {{ debian \"trixie\" {{ suites \"trixie\"; base \"essential\"; key \"key.asc\"; packages{extra}; }}; }}\n"
+    );
+    Project::from_repo(repo()).file("sandboxes.kdl", &format!("{base}{declarations}\n"))
+}
+
+/// Likewise, with Debian in the store already, which is built once for all tests.
+fn declared(declarations: &str) -> Project {
+    static BASE: OnceLock<Project> = OnceLock::new();
+    let base = BASE.get_or_init(|| {
+        let base = fresh("sandbox \"below\" { layers \"base\"; }");
+        base.sbx(&["build", "below"]).success();
+        base
+    });
+    let project = fresh(declarations);
+    let (from, to) = (base.cache(), project.cache());
+    tool("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
+    project
+}
+
+/// Sandbox `s` of a layer `l` with these recipes.
+fn project(recipes: &str) -> Project {
+    declared(&format!(
+        "layer \"l\" needs=\"base\" {{\n{recipes}\n}}\nsandbox \"s\" {{ layers \"l\"; }}"
+    ))
+}
+
+fn build(recipes: &str) -> Outcome {
+    project(recipes).sbx(&["build", "s"])
+}
+
+/// The image's tree, unpacked by somebody else.
+fn built(project: &Project) -> (tempfile::TempDir, PathBuf) {
+    project.build();
+    let dir = project.unpack();
+    let root = root(&dir);
+    (dir, root)
+}
+
+/// Names in the deltas that commands left, between bars.
+fn entries(project: &Project) -> String {
+    let answer = project.sbx(&["build", "s", "--json"]).success().stdout;
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let layers = answer["layers"].as_array().unwrap().iter();
+    let own = layers.filter(|layer| layer["name"] == "l");
+    let blobs = own.map(|layer| {
+        let digest = layer["diff_id"].as_str().unwrap().trim_start_matches("sha256:");
+        project.cache().join("blobs/sha256").join(digest)
+    });
+    let names = blobs.map(|blob| tool("tar", &["tf", blob.to_str().unwrap()]));
+    let names: Vec<String> = names.map(|names| names.trim().replace('\n', " ")).collect();
+    names.join(" | ")
+}
+
+#[test]
+fn what_a_command_changes_is_the_layer_and_nothing_else() {
+    let project = project(
+        r##"file "/srv/in" content="in\n"
+        run #"""
+            cat in in >out
+            rm /etc/debian_version
+            touch /etc/passwd /usr/bin/env
+            echo more >>/etc/issue
+            mkdir -p empty/deep && ln -s ../out empty/link
+            """# cwd="/srv" { env GREETING="hi"; }
+        file "/srv/after" content="after\n"
+        run "cat in out after >all; rm in" cwd="/srv""##,
+    );
+    let (_dir, root) = built(&project);
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    assert_eq!(read("srv/out"), "in\nin\n");
+    assert_eq!(read("srv/all"), "in\nin\nin\nafter\n");
+    assert!(!root.join("etc/debian_version").exists() && !root.join("srv/in").exists());
+    assert!(read("etc/issue").ends_with("more\n"));
+    assert_eq!(fs::read_link(root.join("srv/empty/link")).unwrap(), PathBuf::from("../out"));
+    assert_eq!(
+        entries(&project),
+        "srv/ srv/in | etc/ etc/.wh.debian_version etc/issue srv/ srv/empty/ srv/empty/deep/ srv/empty/link srv/out | srv/ srv/after | srv/ srv/all srv/.wh.in",
+        "what is touched is not changed, and what is the room's own is no change"
+    );
+    let mtime = fs::metadata(root.join("srv/out")).unwrap().mtime();
+    assert_eq!(mtime, 1_735_689_600, "times are the format's");
+    for gone in ["etc/hosts", "run/secrets", "tmp/x"] {
+        assert!(!root.join(gone).exists(), "{gone}");
+    }
+}
+
+#[test]
+fn the_surroundings_are_the_same_everywhere() {
+    let script = "{ env | sort; umask; hostname; id -u; cat /proc/sys/kernel/hostname; date -r /etc/passwd +%Z; ls -A /tmp /run; } >/srv/seen";
+    let project = project(&format!(
+        "path-prepend \"/opt/bin\"; env LEVEL=\"1\"; run \"{script}\" cwd=\"/srv\" {{ env OWN=\"x\" LANG=\"C\"; }}"
+    ));
+    let (_dir, root) = built(&project);
+    let seen = fs::read_to_string(root.join("srv/seen")).unwrap();
+    let seen: Vec<&str> = seen.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(
+        seen.join(" "),
+        "CI=1 HOME=/root LANG=C LC_ALL=C.UTF-8 LEVEL=1 LOGNAME=root OWN=x \
+         PATH=/opt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+         PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_RETRIES=0 PWD=/srv \
+         PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 SHELL=/bin/sh SOURCE_DATE_EPOCH=1735689600 \
+         TERM=dumb TZ=UTC USER=root UV_CACHE_DIR=/tmp/uv UV_HTTP_RETRIES=0 \
+         npm_config_audit=false npm_config_cache=/tmp/npm npm_config_fetch_retries=0 \
+         npm_config_fund=false npm_config_update_notifier=false \
+         0022 sbx 0 sbx UTC /run: lock /tmp:"
+    );
+}
+
+#[test]
+fn a_layer_sees_what_it_needs_and_no_other() {
+    let project = declared(
+        r#"layer "other" needs="base" { file "/srv/other" content="x"; }
+        layer "tools" needs="base" ship=#false { run "mkdir -p /opt/tools; echo built >/opt/tools/t"; }
+        layer "l" needs="tools" { run "ls /srv /opt/tools >/srv/seen; cp /opt/tools/t /srv/copied"; }
+        sandbox "s" { layers "other" "l"; }"#,
+    );
+    let (_dir, root) = built(&project);
+    assert_eq!(
+        fs::read_to_string(root.join("srv/seen")).unwrap(),
+        "/opt/tools:\nt\n\n/srv:\nseen\n"
+    );
+    assert_eq!(fs::read_to_string(root.join("srv/copied")).unwrap(), "built\n");
+    assert!(!root.join("opt/tools").exists(), "a stage that is not shipped is in no image");
+    assert!(root.join("srv/other").exists());
+}
+
+#[test]
+fn a_command_may_not_lay_over_what_it_did_not_see() {
+    let outcome = declared(
+        r#"layer "other" needs="base" { file "/srv/same" content="x"; }
+        layer "l" needs="base" { run "echo y >/srv/same"; }
+        sandbox "s" { layers "other" "l"; }"#,
+    )
+    .sbx(&["build", "s"]);
+    outcome.fails(1, &["layers `other` and `l` both bring /srv/same"]);
+}
+
+#[test]
+fn a_failure_shows_the_last_lines_and_where_the_rest_is() {
+    let project = project("run \"seq 100; echo lost >&2; exit 7\"");
+    let outcome = project.sbx(&["build", "s"]).fails(
+        1,
+        &[
+            "layer `l`: `seq 100; echo lost >&2; exit 7` ended with exit code 7:\n",
+            "  100\n  lost\n",
+            "--shell-on-failure",
+        ],
+    );
+    assert!(!outcome.stderr.contains("\n  70\n"), "only the last lines");
+    let log = outcome.stderr.split("the whole output is in ").nth(1).unwrap();
+    let log = fs::read_to_string(log.split_whitespace().next().unwrap()).unwrap();
+    assert!(log.starts_with("1\n2\n") && log.ends_with("lost\n"));
+    build("run \"sleep 60\" timeout=1").fails(1, &["ended with a timeout"]);
+    build("run \"true\" cwd=\"/nowhere\"").fails(1, &["change to `/nowhere`"]);
+}
+
+#[test]
+fn reaching_for_the_network_is_told() {
+    let ask = "perl -MSocket -e 'exit 4 if !inet_aton(q(registry.example.org))'";
+    build(&format!("run \"{ask}\"")).fails(
+        1,
+        &[
+            "it reached for the network (`registry.example.org`), and a step has none",
+            "declare what it fetches",
+        ],
+    );
+}
+
+#[test]
+fn what_no_layer_should_hold_is_an_error_unless_it_is_allowed() {
+    let setuid = "cp /bin/true /srv/raised; chmod 4755 /srv/raised";
+    build(&format!("run \"{setuid}\"")).fails(
+        1,
+        &["leaves /srv/raised, which runs with its owner's", "say `allow \"setuid\"` in `run`"],
+    );
+    let (_dir, root) = built(&project(&format!("run \"{setuid}\" allow=\"setuid\"")));
+    assert_eq!(fs::metadata(root.join("srv/raised")).unwrap().mode() & 0o7777, 0o4755);
+    let socket = "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift, Listen => 1) or die' /srv/s";
+    build(&format!("run \"{socket}\"")).fails(1, &["leaves /srv/s, a socket"]);
+    let (_dir, root) =
+        built(&project(&format!("run \"{socket}; echo x >/srv/x\" allow=\"socket\"")));
+    assert!(root.join("srv/x").exists() && !root.join("srv/s").exists());
+}
+
+#[test]
+fn writes_that_no_layer_could_hold_fail() {
+    build("run \"mknod /srv/disk b 8 0\"").fails(1, &["Operation not permitted"]);
+    build("run \"echo x >/dev/nul\"").fails(1, &["Read-only file system"]);
+    build("run \"echo x >/sys/x\"").fails(1, &["Read-only file system"]);
+    build("run \"echo x >/proc/x\"").fails(1, &["ended with exit code"]);
+    build("run \"echo x >>/var/lib/dpkg/status\"")
+        .fails(1, &["changes /var/lib/dpkg/status, which belongs to `debian` recipes"]);
+    build("run \"echo x >>/etc/issue\" { deny \"/etc\"; }")
+        .fails(1, &["changes /etc/issue, which its `deny` forbids"]);
+}
+
+#[test]
+fn secrets_are_shown_to_the_command_and_kept_nowhere() {
+    let recipe = |script: &str| {
+        format!(
+            "run \"{script}\" {{ secret \"token\" env=\"MY_TOKEN\"; secret \"key\" file=\"key.pem\"; }}"
+        )
+    };
+    let project = |script: &str| project(&recipe(script)).file("key.pem", "private-key\n");
+    let run = |project: &Project| {
+        let build = project.run(&["build", "s"]).env("MY_TOKEN", "s3cret-token");
+        build.outcome()
+    };
+    let good = project(
+        "cat /run/secrets/token /run/secrets/key | wc -c >/srv/count; cat /run/secrets/token; echo; exit 3",
+    );
+    let outcome = run(&good).fails(1, &["ended with exit code 3"]);
+    assert!(
+        !outcome.stderr.contains("s3cret") && outcome.stderr.contains("***"),
+        "{}",
+        outcome.stderr
+    );
+    let good = project("cat /run/secrets/token /run/secrets/key | wc -c >/srv/count");
+    run(&good).success();
+    let dir = good.unpack();
+    assert_eq!(fs::read_to_string(root(&dir).join("srv/count")).unwrap(), "24\n");
+    assert!(!root(&dir).join("run/secrets").exists());
+    let image = run(&good).success();
+    let other = good.run(&["build", "s"]).env("MY_TOKEN", "another-one").outcome().success();
+    assert_eq!(image.answer(), other.answer(), "a value is no part of a Key");
+    for kept in [
+        "cp /run/secrets/token /srv/kept",
+        "ln -s $(cat /run/secrets/token) /srv/kept",
+        "printf 'user:%s' $(cat /run/secrets/token) | base64 >/srv/kept",
+    ] {
+        run(&project(kept)).fails(1, &["secret `token` is in the finished layer, at /srv/kept"]);
+    }
+    project("true")
+        .sbx(&["build", "s"])
+        .fails(1, &["secret `token`: variable `MY_TOKEN` is not set"]);
+}
+
+#[test]
+fn a_key_is_the_command_its_surroundings_and_what_lies_below() {
+    let first = project("run \"echo 1 >>/srv/x\"").build();
+    let project = project("run \"echo 1 >>/srv/x\"");
+    assert_eq!(project.build(), first);
+    let again = |recipes: &str| {
+        let text = project.read("sandboxes.kdl");
+        let (before, _) = text.split_once("layer \"l\"").unwrap();
+        project.write("sandboxes.kdl", &format!("{before}layer \"l\" needs=\"base\" {{ {recipes}; }}\nsandbox \"s\" {{ layers \"l\"; }}\n"));
+        project.sbx(&["build", "s"]).success()
+    };
+    assert!(!again("run \"echo 1 >>/srv/x\"").stderr.contains("building"));
+    let other = again("run \"echo 1 >>/srv/x\" { env A=\"1\"; }");
+    assert!(other.stderr.contains("building run echo 1"), "{}", other.stderr);
+    assert!(!again("run \"echo 1 >>/srv/x\" timeout=9").stderr.contains("building run"));
+    let below = build("file \"/srv/x\" content=\"0\\n\"; run \"echo 1 >>/srv/x\"").success();
+    assert_ne!(below.answer(), first);
+}
+
+#[test]
+fn the_image_is_the_same_whoever_builds_it_when_and_where() {
+    let recipes = r#"run "mkdir -p /srv/app; cd /srv/app; for i in 3 1 2; do echo $i >$i; done; tar cf all.tar 1 2 3 --mtime=@$SOURCE_DATE_EPOCH; useradd -m tester; ls -la --time-style=+%s /srv >/dev/null""#;
+    let fresh = || {
+        fresh(&format!(
+            "layer \"l\" needs=\"base\" {{\n{recipes}\n}}\nsandbox \"s\" {{ layers \"l\"; }}"
+        ))
+    };
+    let image = project(recipes).build();
+    let other = fresh();
+    let outcome = other
+        .run(&["build", "s", "--jobs", "1"])
+        .host_name("elsewhere")
+        .clock("+400 days")
+        .umask("077")
+        .env("TZ", "Asia/Kathmandu")
+        .env("LC_ALL", "tr_TR.UTF-8")
+        .outcome();
+    assert_eq!(outcome.success().answer(), image);
+    let user = User::new();
+    let theirs = fresh();
+    let outcome = theirs.run(&["build", "s"]).user(&user).outcome();
+    assert_eq!(outcome.success().answer(), image);
+    theirs.run(&["clean", "--all"]).user(&user).outcome().success();
+}
