@@ -156,7 +156,6 @@ fn mistakes_in_recipes_are_pointed_at() {
     5: `own` needs `owner=…` | own | 
     6: path `x` is not absolute | dir | 
     7: `link` needs `to=…` | link | 
-    8: recipe `run` is not available in this version | run | docs/kdl.md says which recipes are
     9: unknown node `fles` in a layer | fles | did you mean `files`?
     "###);
 }
@@ -201,4 +200,32 @@ fn a_thousand_sandboxes_are_read_quickly() {
     assert_eq!(read_project(project.dir.path()).unwrap().sandboxes.len(), 1001);
     // the aim is a tenth of it; a loaded machine gets more
     assert!(start.elapsed().as_secs_f64() < 2.0, "{:?}", start.elapsed());
+}
+
+#[test]
+fn commands_and_stages_are_checked() {
+    let text = with_layers(
+        r#"layer "stage" needs="debian" ship=#false { debian { packages "gcc"; }; run "make"; }
+layer "late" needs="stage" { debian { packages "git"; }; }
+layer "bad" needs="debian" {
+    run
+    run " " cwd="relative"
+    run "x" allow="root" { allow "sockets"; secret "a/b"; secret "t" env="T" file="t"; deny "x"; retry 3; }
+}
+sandbox "s" { layers "stage"; }
+"#,
+    );
+    insta::assert_snapshot!(faults(&text), @r#"
+    5: `debian` in layer `late` stands on packages of layer `stage`, which is `ship=#false` | debian | need a layer of Debian's that is shipped
+    7: `run` needs a command | run | 
+    8: `run` needs a command that is not empty | run | 
+    8: path `relative` is not absolute | run | 
+    9: `root` cannot be allowed: known are `setuid` and `socket` | allow="root" | 
+    9: `sockets` cannot be allowed: known are `setuid` and `socket` | "sockets" | 
+    9: `a/b` is no name for a file of a secret | secret | 
+    9: a secret has `env=…` or `file=…`, not both | secret | 
+    9: path `x` is not absolute | "x" | 
+    9: unknown node `retry` in `run` | retry | known are allow, deny, env, secret
+    11: sandbox `s` has layer `stage`, which is `ship=#false` | "stage" | let a layer of the sandbox need it, or ship it
+    "#);
 }

@@ -346,6 +346,7 @@ impl Reading<'_> {
         check_names(&project, &self.sandboxes, self.sink);
         check_needs(&project, self.sink);
         check_debian(&project, self.sink);
+        check_shipped(&project, &self.sandboxes, self.sink);
         project
     }
 }
@@ -437,6 +438,41 @@ fn find_cycle<'a>(
     let found = layer.needs.iter().find_map(|need| find_cycle(project, need, path));
     path.pop();
     found
+}
+
+/// A layer that others are only built with is in no image, and Debian's database in an image is that
+/// of the packages in it.
+fn check_shipped(project: &Project, raws: &BTreeMap<SandboxName, RawSandbox>, sink: &Sink) {
+    let is_stage = |name: &LayerName| project.layers.get(name).is_some_and(|layer| !layer.ship);
+    for raw in raws.values() {
+        let replaced = raw.replace.iter().map(|(_, layer, at)| (layer, at));
+        let listed = raw.layers.iter().map(|(layer, at)| (layer, at));
+        for (layer, at) in listed.chain(replaced).filter(|(layer, _)| is_stage(layer)) {
+            let message =
+                format!("sandbox `{}` has layer `{layer}`, which is `ship=#false`", raw.name);
+            sink.push(
+                Fault::new(at, message).help("let a layer of the sandbox need it, or ship it"),
+            );
+        }
+    }
+    for layer in project.layers.values().filter(|layer| layer.ship) {
+        let Some(own) = layer.recipes.iter().find(|recipe| matches!(recipe, Recipe::Debian(_)))
+        else {
+            continue;
+        };
+        let hidden = project.closure(layer).into_iter().find(|below| {
+            !below.ship && below.recipes.iter().any(|recipe| matches!(recipe, Recipe::Debian(_)))
+        });
+        if let Some(below) = hidden {
+            let message = format!(
+                "`debian` in layer `{}` stands on packages of layer `{}`, which is `ship=#false`",
+                layer.name, below.name
+            );
+            sink.push(
+                Fault::new(own.at(), message).help("need a layer of Debian's that is shipped"),
+            );
+        }
+    }
 }
 
 /// The lowest debian layer names the release; those above inherit it.
