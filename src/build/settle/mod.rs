@@ -8,6 +8,7 @@
 
 pub mod accounts;
 mod database;
+mod later;
 mod order;
 mod script;
 pub(in crate::build) mod scrub;
@@ -158,6 +159,7 @@ fn run_scripts(
         run(script::bootstrap(&scripts))?;
     }
     add_accounts(job, below)?;
+    later::lay(below, &job.scratch.join("mount"))?;
     run(script::configure(&scripts, fresh))
 }
 
@@ -191,7 +193,8 @@ fn spec(job: &Settle<'_>, packages: &[SettlePackage<'_>]) -> Spec {
     let mount =
         Bind { from: job.scratch.join("mount"), to: script::MOUNT.to_owned(), read_only: false };
     let env = [
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        // stand-ins first: see `later`
+        ("PATH", "/run/sbx/later/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
         ("LC_ALL", "C.UTF-8"),
         ("TZ", "UTC"),

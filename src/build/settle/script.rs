@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use super::later;
 use super::order::{Turn, turns};
 
 /// Packages that are configured before all others, in this order, when dpkg starts from nothing.
@@ -84,6 +85,7 @@ pub(super) fn configure(packages: &[ScriptPackage], bootstrapped: bool) -> Strin
         format_args!("if [ -s {MOUNT}/debconf ]; then debconf-set-selections {MOUNT}/debconf; fi"),
     );
     line(&mut script, format_args!("{DPKG} --configure --pending"));
+    script.push_str(&later::wait());
     script
 }
 

@@ -29,6 +29,8 @@ const DELETE: &[&str] = &[
     "var/log/alternatives.log",
     "var/log/bootstrap.log",
     "var/log/dpkg.log",
+    // which caches it found made already depends on when it ran
+    "var/log/fontconfig.log",
     "etc/ssl/certs/ssl-cert-snakeoil.pem",
     "etc/ssl/private/ssl-cert-snakeoil.key",
     "etc/apt/apt.conf.d/01autoremove-kernels",
