@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use miette::GraphicalReportHandler;
 use serde::Serialize;
 
 use sbx::build::builder::Events;
+use sbx::build::run::Seat;
 use sbx::decl::Faults;
 use sbx::fetch::Progress;
+use sbx::jail::Terminal;
 use sbx::store::Key;
 
 use crate::failure::Failure;
@@ -24,6 +27,21 @@ pub struct Ui {
     terminal: bool,
     fetch: Mutex<Fetching>,
     steps: Mutex<HashMap<Key, ProgressBar>>,
+}
+
+impl Seat for Ui {
+    fn take(&self) -> Option<Terminal> {
+        let both = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        if !both {
+            self.say("note: there is no terminal to open a shell at");
+            return None;
+        }
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
+        self.write_line("the step failed: this shell is where it did; leave it to end the build");
+        let input = std::io::stdin().as_fd().try_clone_to_owned().ok()?;
+        let output = std::io::stdout().as_fd().try_clone_to_owned().ok()?;
+        Some(Terminal { input, output })
+    }
 }
 
 /// All transfers share one bar.

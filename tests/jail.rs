@@ -459,6 +459,7 @@ fn runs_on_an_overlay() {
         timeout: None,
         sockets: Vec::new(),
         secrets: Vec::new(),
+        terminal: false,
     };
     let error = run(Path::new(SBX), &spec).0.unwrap_err();
     println!("{error}\n{}", error.help().unwrap());

@@ -3,8 +3,10 @@
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::OnceLock;
 
 use support::project::{Outcome, Project, root};
@@ -179,6 +181,35 @@ fn a_failure_shows_the_last_lines_and_where_the_rest_is() {
     assert!(log.starts_with("1\n2\n") && log.ends_with("lost\n"));
     build("run \"sleep 60\" timeout=1").fails(1, &["ended with a timeout"]);
     build("run \"true\" cwd=\"/nowhere\"").fails(1, &["change to `/nowhere`"]);
+}
+
+#[test]
+fn a_shell_opens_where_a_command_failed() {
+    let project = project("run \"echo left >/srv/left; exit 9\" { env OWN=\"mine\"; }");
+    let build = format!("{} build s --shell-on-failure", env!("CARGO_BIN_EXE_sbx"));
+    let typed = "tty; cat /srv/left; echo $OWN; [ -t 0 ] && echo seated; exit\n";
+    let mut script = project.command(&[]);
+    let variables: Vec<_> = script
+        .get_envs()
+        .map(|(name, value)| (name.to_owned(), value.unwrap().to_owned()))
+        .collect();
+    script = std::process::Command::new("script");
+    script.args(["-qec", &build, "/dev/null"]).envs(variables).current_dir(project.dir.path());
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // what is typed before there is a shell is not meant for it
+    let (mut output, mut said) = (child.stdout.take().unwrap(), Vec::new());
+    while !said.ends_with(b"# ") {
+        let mut byte = [0];
+        assert_eq!(output.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&said));
+        said.push(byte[0]);
+    }
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    output.read_to_end(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said).replace('\r', "");
+    assert!(said.contains("\n/dev/pts/0\nleft\nmine\nseated\n"), "{said}");
+    assert!(said.contains("ended with exit code 9"), "the build fails all the same: {said}");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    project.sbx(&["build", "s", "--shell-on-failure"]).fails(1, &["there is no terminal"]);
 }
 
 #[test]

@@ -135,7 +135,7 @@ pub struct Builder<'a> {
     pub id_map: IdMap,
     pub events: &'a dyn Events,
     pub vault: &'a dyn Vault,
-    pub on_failure: OnFailure,
+    pub on_failure: OnFailure<'a>,
 }
 
 /// The name of the layer that restates directories.

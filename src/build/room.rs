@@ -15,9 +15,9 @@ use std::time::Duration;
 use super::view::View;
 use crate::entry::EPOCH;
 use crate::fsx::{IoAt, PathIo, remove_tree};
-use crate::jail::{Bind, Jail, JailError, Outcome, SecretFile, Socket, Spec};
+use crate::jail::{Bind, Jail, JailError, Outcome, SecretFile, Socket, Spec, Terminal};
 use crate::path::LayerPath;
-use crate::serve::{NAMES_PORT, PORT, Site, answer_names, serve};
+use crate::serve::{NAMES_PORT, PORT, Serving, Site, answer_names, serve};
 
 /// Where programs are looked for.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -79,6 +79,25 @@ impl Room<'_> {
         site: &dyn Site,
         line: &mut dyn FnMut(&str),
     ) -> Result<Stay, VisitError> {
+        self.serving(visit, site, |spec, open| self.jail.run_serving(spec, open, line))
+    }
+
+    /// Likewise, with a terminal that somebody sits at.
+    pub(super) fn attend(
+        &self,
+        visit: &Visit,
+        site: &dyn Site,
+        terminal: &Terminal,
+    ) -> Result<Stay, VisitError> {
+        self.serving(visit, site, |spec, open| self.jail.run_attended(spec, open, terminal))
+    }
+
+    fn serving(
+        &self,
+        visit: &Visit,
+        site: &dyn Site,
+        run: impl FnOnce(&Spec, Open<'_>) -> Result<Outcome, JailError>,
+    ) -> Result<Stay, VisitError> {
         let spec = self.spec(visit);
         let laid = self.lay_guards(&View::new(&spec.lowers))?;
         let names = Mutex::new(BTreeSet::new());
@@ -87,9 +106,9 @@ impl Room<'_> {
                 let [http, dns]: [OwnedFd; 2] =
                     sockets.try_into().map_err(|_| std::io::ErrorKind::InvalidData)?;
                 let http = serve(scope, TcpListener::from(http), site)?;
-                Ok((http, answer_names(scope, UdpSocket::from(dns), &names)?))
+                Ok([http, answer_names(scope, UdpSocket::from(dns), &names)?])
             };
-            self.jail.run_serving(&spec, open, line)
+            run(&spec, Box::new(open))
         })?;
         for name in laid {
             remove_tree(&self.upper().join(name))?;
@@ -120,6 +139,7 @@ impl Room<'_> {
             cwd: visit.cwd.clone(),
             timeout: visit.timeout,
             secrets: visit.secrets.clone(),
+            terminal: false,
             sockets: vec![Socket::Tcp(PORT), Socket::Udp(NAMES_PORT)],
         }
     }
@@ -145,6 +165,9 @@ impl Room<'_> {
         Ok(GUARDS.map(|(name, _)| name).to_vec())
     }
 }
+
+/// Takes a sandbox's sockets, and serves them as long as what it answers is kept.
+type Open<'a> = Box<dyn FnOnce(Vec<OwnedFd>) -> std::io::Result<[Serving; 2]> + 'a>;
 
 /// The environment that every program starts with.
 fn usual() -> impl Iterator<Item = (String, String)> {

@@ -50,9 +50,9 @@ pub struct BuildArguments {
 
 /// What a build may do beside building.
 #[derive(Clone, Copy)]
-struct Manner {
+struct Manner<'a> {
     locked: bool,
-    on_failure: OnFailure,
+    on_failure: OnFailure<'a>,
 }
 
 /// `build --json`.
@@ -81,7 +81,7 @@ pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
     let targets = workspace.targets(&arguments.names, arguments.all, &arguments.platform)?;
     let lock = ensure_lock(&workspace, &targets, arguments.locked, ui)?;
     let shell = arguments.shell_on_failure;
-    let on_failure = if shell { OnFailure::Shell } else { OnFailure::End };
+    let on_failure = if shell { OnFailure::Shell(ui) } else { OnFailure::End };
     let manner = Manner { locked: arguments.locked, on_failure };
     for target in targets {
         let start = Instant::now();
@@ -201,7 +201,7 @@ pub fn builder<'a>(
     workspace: &'a Workspace,
     ui: &'a Ui,
     id_map: IdMap,
-    on_failure: OnFailure,
+    on_failure: OnFailure<'a>,
 ) -> Builder<'a> {
     Builder {
         project: &workspace.project,
@@ -221,7 +221,7 @@ fn build(
     workspace: &Workspace,
     target: Target<'_>,
     lock: &Lock,
-    manner: Manner,
+    manner: Manner<'_>,
     ui: &Ui,
 ) -> Outcome<Option<Answer>> {
     let plan = plan_target(workspace, target, lock)?;

@@ -24,11 +24,13 @@ mod signals;
 mod spawn;
 mod spec;
 mod subordinate;
+mod terminal;
 mod userns;
 
 pub use probe::{Abilities, Obstacle, probe};
 pub use spawn::{End, Jail, JailError, Outcome};
 pub use spec::{Bind, SECRETS, SecretFile, Socket, Spec};
+pub use terminal::Terminal;
 pub use userns::{IdMap, UserNamespaceError, run_in_user_namespace};
 
 /// The hidden first argument of a child that sets up a build sandbox.

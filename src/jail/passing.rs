@@ -14,12 +14,23 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use rustix::pty::OpenptFlags;
 
 use super::child::{Setup, Step};
 use super::spec::Socket;
 
 /// How many descriptors one message carries at most.
 const MOST: usize = 8;
+
+/// Makes a terminal and hands its far end to the parent; answers the near end.
+pub(super) fn pass_terminal() -> Setup<OwnedFd> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let far = rustix::pty::openpt(flags).step("open a terminal")?;
+    rustix::pty::unlockpt(&far).step("unlock a terminal")?;
+    let near = rustix::pty::ioctl_tiocgptpeer(&far, flags).step("open a terminal's end")?;
+    send(std::io::stdin().as_fd(), &[far.as_fd()]).step("hand a terminal to the parent")?;
+    Ok(near)
+}
 
 /// Makes the sockets and hands them to the parent. To be called where the loopback is up and low
 /// ports may be bound.

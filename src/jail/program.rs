@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 
 use super::child::{Setup, Step, fault};
-use super::filter;
 use super::spec::Spec;
+use super::{filter, passing};
 
 /// Open files: the soft limit that programs which close all of them expect, and room to raise it.
 const OPEN_FILES: (u64, u64) = (1024, 65_536);
@@ -21,7 +21,16 @@ pub(super) fn exec(spec: &Spec) -> Setup<()> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let null =
         rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).step("open /dev/null")?;
-    rustix::stdio::dup2_stdin(&null).step("replace stdin")?;
+    let terminal = match spec.terminal {
+        true => Some(passing::pass_terminal()?),
+        false => None,
+    };
+    let input = terminal.as_ref().unwrap_or(&null);
+    rustix::stdio::dup2_stdin(input).step("replace stdin")?;
+    if let Some(terminal) = &terminal {
+        rustix::process::ioctl_tiocsctty(terminal).step("take the terminal")?;
+        rustix::stdio::dup2_stdout(terminal).step("replace stdout")?;
+    }
     let argv = strings(spec.argv.iter().cloned())?;
     let env = strings(spec.env.iter().map(|(name, value)| format!("{name}={value}")))?;
     drop_capabilities()?;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use super::spec::{Order, Report, SetupFault, Spec};
+use super::terminal::Terminal;
 use super::{CHILD_ARGUMENT, passing, probe};
 use crate::blame::Blame;
 
@@ -93,17 +94,8 @@ impl Jail {
         serve: impl FnOnce(Vec<OwnedFd>) -> G,
         line: &mut dyn FnMut(&str),
     ) -> Result<Outcome, JailError> {
-        clear_volatile(spec);
-        let (mut child, talk) = self.spawn(spec)?;
-        let sockets = match spec.sockets.is_empty() {
-            true => Vec::new(),
-            false => {
-                passing::receive(talk.as_fd()).map_err(|error| JailError::Spawn(error.into()))?
-            }
-        };
+        let (mut child, talk, served) = self.begin(spec, serve)?;
         drop(talk);
-        // without all of them the set-up failed, and the report says why
-        let served = (sockets.len() == spec.sockets.len()).then(|| serve(sockets));
         let mut tail = std::collections::VecDeque::with_capacity(TAIL);
         each_line(child.stdout.take(), |text| {
             line(text);
@@ -112,25 +104,48 @@ impl Jail {
             }
             tail.push_back(text.to_owned());
         });
-        let mut answer = String::new();
-        if let Some(mut stderr) = child.stderr.take() {
-            stderr.read_to_string(&mut answer).unwrap_or_default();
-        }
-        let status = child.wait().map_err(JailError::Spawn)?;
+        let end = finish(child, spec)?;
         drop(served);
-        let end = match read_report(&answer) {
-            Some(Report::Fault(fault)) => return Err(JailError::setup(fault, spec)),
-            Some(Report::Code(code)) => End::Code(code),
-            Some(Report::Signal(signal)) => End::Signal(signal),
-            None if status.signal() == Some(libc::SIGALRM) => End::Timeout,
-            None if status.signal().is_some() => return Err(JailError::Killed(status)),
-            None => {
-                let reason = format!("{status} {}", answer.trim());
-                let fault = SetupFault { step: "start".to_owned(), reason, errno: None };
-                return Err(JailError::setup(fault, spec));
+        Ok(Outcome { end, tail: tail.into() })
+    }
+
+    /// Likewise, with a terminal that somebody sits at.
+    pub fn run_attended<G>(
+        &self,
+        spec: &Spec,
+        serve: impl FnOnce(Vec<OwnedFd>) -> G,
+        terminal: &Terminal,
+    ) -> Result<Outcome, JailError> {
+        let spec = Spec { terminal: true, ..spec.clone() };
+        let (child, talk, served) = self.begin(&spec, serve)?;
+        let passed = passing::receive(talk.as_fd());
+        drop(talk);
+        if let Some(far) = passed.into_iter().flatten().next() {
+            // whoever sits there sees what went wrong, or is gone
+            terminal.join(&far).unwrap_or_default();
+        }
+        let end = finish(child, &spec)?;
+        drop(served);
+        Ok(Outcome { end, tail: Vec::new() })
+    }
+
+    /// Starts the child and has its sockets served.
+    fn begin<G>(
+        &self,
+        spec: &Spec,
+        serve: impl FnOnce(Vec<OwnedFd>) -> G,
+    ) -> Result<(Child, UnixStream, Option<G>), JailError> {
+        clear_volatile(spec);
+        let (child, talk) = self.spawn(spec)?;
+        let sockets = match spec.sockets.is_empty() {
+            true => Vec::new(),
+            false => {
+                passing::receive(talk.as_fd()).map_err(|error| JailError::Spawn(error.into()))?
             }
         };
-        Ok(Outcome { end, tail: tail.into() })
+        // without all of them the set-up failed, and the report says why
+        let served = (sockets.len() == spec.sockets.len()).then(|| serve(sockets));
+        Ok((child, talk, served))
     }
 
     /// The child, and the other end of its standard input.
@@ -150,6 +165,27 @@ impl Jail {
         talk.write_all(&text).unwrap_or_default();
         talk.shutdown(std::net::Shutdown::Write).unwrap_or_default();
         Ok((child, talk))
+    }
+}
+
+/// Waits for the end of a sandbox.
+fn finish(mut child: Child, spec: &Spec) -> Result<End, JailError> {
+    let mut answer = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr.read_to_string(&mut answer).unwrap_or_default();
+    }
+    let status = child.wait().map_err(JailError::Spawn)?;
+    match read_report(&answer) {
+        Some(Report::Fault(fault)) => Err(JailError::setup(fault, spec)),
+        Some(Report::Code(code)) => Ok(End::Code(code)),
+        Some(Report::Signal(signal)) => Ok(End::Signal(signal)),
+        None if status.signal() == Some(libc::SIGALRM) => Ok(End::Timeout),
+        None if status.signal().is_some() => Err(JailError::Killed(status)),
+        None => {
+            let reason = format!("{status} {}", answer.trim());
+            let fault = SetupFault { step: "start".to_owned(), reason, errno: None };
+            Err(JailError::setup(fault, spec))
+        }
     }
 }
 

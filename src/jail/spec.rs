@@ -26,6 +26,8 @@ pub struct Spec {
     pub sockets: Vec<Socket>,
     /// Files of [`SECRETS`], in memory: they are on no disk and in no delta.
     pub secrets: Vec<SecretFile>,
+    /// Whether the program gets a terminal of its own, for somebody to sit at.
+    pub terminal: bool,
 }
 
 /// Where secrets are in the sandbox.

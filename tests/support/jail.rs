@@ -32,6 +32,7 @@ pub fn spec(home: &Path, argv: &[&str]) -> Spec {
         timeout: None,
         sockets: Vec::new(),
         secrets: Vec::new(),
+        terminal: false,
     }
 }
 

@@ -25,7 +25,7 @@ use crate::blame::Blame;
 use crate::decl::Leftover;
 use crate::entry::{Claim, Kind};
 use crate::fsx::{IoAt, PathIo};
-use crate::jail::{Jail, JailError};
+use crate::jail::{Jail, JailError, Terminal};
 use crate::path::LayerPath;
 use crate::plan::RunWork;
 use crate::serve::Site;
@@ -36,13 +36,22 @@ const DPKG: &str = "/var/lib/dpkg";
 /// Lines of output that an error shows.
 const SHOWN: usize = 25;
 
+/// What every Debian has a description of.
+const TERMINAL: &str = "xterm-256color";
+
 /// What happens when a command fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFailure {
+#[derive(Clone, Copy, Default)]
+pub enum OnFailure<'a> {
     #[default]
     End,
     /// A shell is opened where it failed, before the build ends.
-    Shell,
+    Shell(&'a dyn Seat),
+}
+
+/// Somebody who may sit at a terminal.
+pub trait Seat: Sync {
+    /// The terminal, at which nothing else is shown from now on; `None` where there is none.
+    fn take(&self) -> Option<Terminal>;
 }
 
 /// A command to be run.
@@ -58,7 +67,7 @@ pub struct RunJob<'a> {
     pub scratch: &'a Path,
     /// Where the output is kept.
     pub log: &'a Path,
-    pub on_failure: OnFailure,
+    pub on_failure: OnFailure<'a>,
 }
 
 /// Why a command gave no layer.
@@ -193,8 +202,23 @@ impl RunJob<'_> {
         }
         match stay.outcome.success() {
             true => Ok(()),
-            false => Err(self.failure(&stay, needles)),
+            false => {
+                self.open_shell(room, visit)?;
+                Err(self.failure(&stay, needles))
+            }
         }
+    }
+
+    /// Where the command failed, with all that it saw and left.
+    fn open_shell(&self, room: &Room<'_>, visit: &Visit) -> Result<(), RunError> {
+        let OnFailure::Shell(seat) = self.on_failure else { return Ok(()) };
+        let Some(terminal) = seat.take() else { return Ok(()) };
+        let mut shell = visit.clone();
+        shell.argv = vec![self.work.shell.clone(), "-i".to_owned()];
+        shell.env.push(("TERM".to_owned(), TERMINAL.to_owned()));
+        shell.timeout = None;
+        room.attend(&shell, self.site, &terminal)?;
+        Ok(())
     }
 
     /// What the declaration is to blame for, of what a sandbox cannot do.

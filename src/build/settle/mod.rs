@@ -218,6 +218,7 @@ fn spec(job: &Settle<'_>, packages: &[SettlePackage<'_>]) -> Spec {
         timeout: None,
         sockets: Vec::new(),
         secrets: Vec::new(),
+        terminal: false,
     }
 }
 
