@@ -126,11 +126,12 @@ fn the_surroundings_are_the_same_everywhere() {
         seen.join(" "),
         "CI=1 HOME=/root LANG=C LC_ALL=C.UTF-8 LEVEL=1 LOGNAME=root OWN=x \
          PATH=/opt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-         PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_RETRIES=0 PWD=/srv \
+         PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_INDEX_URL=http://127.0.0.1:4873/-/simple/ PIP_NO_CACHE_DIR=1 PIP_RETRIES=0 PWD=/srv \
          PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 SHELL=/bin/sh SOURCE_DATE_EPOCH=1735689600 \
-         TERM=dumb TZ=UTC USER=root UV_CACHE_DIR=/tmp/uv UV_HTTP_RETRIES=0 \
+         TERM=dumb TZ=UTC USER=root UV_CACHE_DIR=/tmp/uv UV_DEFAULT_INDEX=http://127.0.0.1:4873/-/simple/ UV_HTTP_RETRIES=0 \
          npm_config_audit=false npm_config_cache=/tmp/npm npm_config_fetch_retries=0 \
-         npm_config_fund=false npm_config_update_notifier=false \
+         npm_config_fund=false npm_config_registry=http://127.0.0.1:4873/ \
+         npm_config_replace_registry_host=always npm_config_update_notifier=false \
          0022 sbx 0 sbx UTC /run: lock /tmp:"
     );
 }

@@ -13,7 +13,7 @@ use super::compose::{ComposeError, Delta, Origin, compose, restate};
 use super::content::{self, ContentError};
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
-use super::run::{OnFailure, RunError, RunJob, Vault};
+use super::run::{self, OnFailure, RunError, RunJob, Vault};
 use super::settle::accounts::Account;
 use super::settle::sources::{AptSource, AptStanza};
 use super::settle::{self, NewPackage, Settle, SettleError};
@@ -29,7 +29,7 @@ use crate::lock::solve::Places;
 use crate::lock::{DebPin, Source};
 use crate::path::LayerPath;
 use crate::plan::{AccountWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
-use crate::serve::Closed;
+use crate::serve::Shelf;
 use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
 
 /// Why a build ended.
@@ -399,6 +399,7 @@ impl Builder<'_> {
                 source: Box::new(source),
             };
             let lowers = self.below(step)?;
+            let shelved = work.shelf.iter().filter_map(|pin| run::shelve(pin, self.store));
             let log = self.log_path(&step.key)?;
             let scratch = self.store.tree_draft()?;
             let mut draft = self.store.draft()?;
@@ -407,7 +408,7 @@ impl Builder<'_> {
                 lowers: &lowers,
                 jail: self.jail,
                 vault: self.vault,
-                site: &Closed,
+                shelf: &Shelf::new(shelved),
                 scratch: scratch.path(),
                 log: &log,
                 on_failure: self.on_failure,

@@ -11,8 +11,10 @@ use std::rc::Rc;
 
 use super::spec::environment;
 use super::step::{RunWork, Step, Work};
-use super::{PlanError, Planner, Scope, key_of};
+use super::{Given, PlanError, Planner, Scope, key_of};
 use crate::decl::{Layer, Run};
+use crate::lock::Pin;
+use crate::lock::question::recipe_request;
 use crate::name::LayerName;
 
 /// Views by layer and by the number of its recipes that are seen. Commands of one project see much
@@ -44,7 +46,7 @@ impl<'a> Planner<'a> {
                 self.aside.push(step.clone());
             }
         }
-        let work = self.run_work(layer, run);
+        let work = self.run_work(layer, at, run);
         let below: Vec<_> = view.steps.iter().map(|step| step.key).collect();
         self.rest.push(Step {
             layer: layer.name.clone(),
@@ -75,7 +77,19 @@ impl<'a> Planner<'a> {
         Ok(view)
     }
 
-    fn run_work(&self, layer: &Layer, run: &Run) -> RunWork {
+    /// What the recipes of a layer before one of them are locked to.
+    fn shelf(&self, layer: &Layer, at: usize) -> Vec<Pin> {
+        let Given { project, platform, lock, local, .. } = self.given;
+        let requests =
+            (0..at).filter_map(|before| recipe_request(project, layer, before, platform, local));
+        let mut pins: Vec<Pin> =
+            requests.filter_map(|request| lock.answer(&request)).flatten().cloned().collect();
+        pins.sort();
+        pins.dedup();
+        pins
+    }
+
+    fn run_work(&self, layer: &Layer, at: usize, run: &Run) -> RunWork {
         let mut layers = self.given.project.closure_on(layer, self.given.platform);
         layers.push(layer);
         RunWork {
@@ -86,6 +100,7 @@ impl<'a> Planner<'a> {
             secrets: run.secrets.clone(),
             allow: run.allow.clone(),
             deny: run.deny.clone(),
+            shelf: self.shelf(layer, at),
             timeout: run.timeout,
         }
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::decl::{Debconf, Leftover, Secret};
 use crate::digest::Digest;
-use crate::lock::{DebPin, Source};
+use crate::lock::{DebPin, Pin, Source};
 use crate::name::LayerName;
 use crate::path::LayerPath;
 use crate::store::Key;
@@ -52,7 +52,8 @@ impl Work {
         match self {
             Work::Content { pins, .. } => pins.iter().map(Source::Deb).collect(),
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
-            Work::Accounts(_) | Work::Files(_) | Work::Run(_) => Vec::new(),
+            Work::Run(work) => work.shelf.iter().filter_map(Pin::source).collect(),
+            Work::Accounts(_) | Work::Files(_) => Vec::new(),
         }
     }
 }
@@ -81,6 +82,8 @@ pub struct RunWork {
     pub secrets: Vec<Secret>,
     pub allow: Vec<Leftover>,
     pub deny: Vec<String>,
+    /// What the recipes before it in its layer are locked to: it finds them on the loopback server.
+    pub shelf: Vec<Pin>,
     /// Seconds.
     #[serde(skip)]
     pub timeout: Option<u32>,

@@ -14,12 +14,14 @@ mod names;
 mod npm;
 mod relay;
 mod server;
+mod shelf;
 mod simple;
 
 pub use http::{Body, Request, Response};
 pub use names::answer_names;
 pub use relay::{Registry, Relay, Upstream};
 pub use server::{Closed, Serving, Site, serve};
+pub use shelf::{Shelf, Shelved, Shelving, python_index};
 
 use std::net::Ipv4Addr;
 

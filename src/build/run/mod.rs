@@ -26,9 +26,11 @@ use crate::decl::Leftover;
 use crate::entry::{Claim, Kind};
 use crate::fsx::{IoAt, PathIo};
 use crate::jail::{Jail, JailError, Terminal};
+use crate::lock::Pin;
 use crate::path::LayerPath;
 use crate::plan::RunWork;
-use crate::serve::Site;
+use crate::serve::{Shelf, Shelved, address, python_index};
+use crate::store::Store;
 
 /// Debian's database, which is one for all layers of an image.
 const DPKG: &str = "/var/lib/dpkg";
@@ -62,7 +64,7 @@ pub struct RunJob<'a> {
     pub jail: &'a Jail,
     pub vault: &'a dyn Vault,
     /// Answers what it asks of the loopback server.
-    pub site: &'a dyn Site,
+    pub shelf: &'a Shelf,
     /// An empty directory to work in; `upper` of it is the finished tree.
     pub scratch: &'a Path,
     /// Where the output is kept.
@@ -83,15 +85,15 @@ pub enum RunError {
     Secret(#[from] SecretError),
     #[error(
         "`{command}` ended with {reason}{}{}\nthe whole output is in {}",
-        indented(tail), reached(names), log.display()
+        indented(tail), reached(asked), log.display()
     )]
     Failed {
         command: String,
         reason: String,
         /// The last lines of its output.
         tail: Vec<String>,
-        /// Names that it tried to resolve.
-        names: Vec<String>,
+        /// What it asked of a network: names, packages.
+        asked: Vec<String>,
         log: PathBuf,
     },
     #[error("`{command}` cannot be started: {reason}")]
@@ -108,14 +110,17 @@ fn indented(lines: &[String]) -> String {
     std::iter::once(start.to_owned()).chain(lines).collect()
 }
 
-fn reached(names: &[String]) -> String {
-    match names {
-        [] => String::new(),
-        names => {
-            let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-            format!("\nit reached for the network ({}), and a step has none", names.join(", "))
-        }
+/// How many of the things that were asked for an error names.
+const NAMED: usize = 8;
+
+fn reached(asked: &[String]) -> String {
+    if asked.is_empty() {
+        return String::new();
     }
+    let more = asked.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let named = asked[..asked.len().min(NAMED)].join(", ");
+    format!("\nit reached for the network ({named}{more}), and a step has none")
 }
 
 impl RunError {
@@ -134,7 +139,7 @@ impl RunError {
     /// The next step.
     pub fn help(&self) -> Option<String> {
         match self {
-            RunError::Failed { names, .. } if !names.is_empty() => {
+            RunError::Failed { asked, .. } if !asked.is_empty() => {
                 Some("declare what it fetches (`npm`, `venv`, `git`, `archive`), so that it is locked and lies below the step".to_owned())
             }
             RunError::Failed { .. } => {
@@ -196,9 +201,9 @@ impl RunJob<'_> {
             writeln!(log, "{text}").unwrap_or_default();
             line(&text);
         };
-        let stay = room.visit(visit, self.site, &mut hear).map_err(|error| self.explain(error))?;
-        for name in &stay.names {
-            hear(&format!("sbx: the name `{name}` was asked for, and a step has no network"));
+        let stay = room.visit(visit, self.shelf, &mut hear).map_err(|error| self.explain(error))?;
+        for asked in self.asked(&stay) {
+            hear(&format!("sbx: it asked for {asked}, and a step has no network"));
         }
         match stay.outcome.success() {
             true => Ok(()),
@@ -217,7 +222,7 @@ impl RunJob<'_> {
         shell.argv = vec![self.work.shell.clone(), "-i".to_owned()];
         shell.env.push(("TERM".to_owned(), TERMINAL.to_owned()));
         shell.timeout = None;
-        room.attend(&shell, self.site, &terminal)?;
+        room.attend(&shell, self.shelf, &terminal)?;
         Ok(())
     }
 
@@ -240,9 +245,15 @@ impl RunJob<'_> {
             command: self.command(),
             reason: stay.outcome.reason(),
             tail: tail.iter().skip(skip).map(|line| needles.hide(line)).collect(),
-            names: stay.names.iter().cloned().collect(),
+            asked: self.asked(stay),
             log: self.log.to_owned(),
         }
+    }
+
+    /// What it wanted of a network.
+    fn asked(&self, stay: &Stay) -> Vec<String> {
+        let names = stay.names.iter().map(|name| format!("`{name}`"));
+        names.chain(self.shelf.missed()).collect()
     }
 
     /// The command as an error shows it.
@@ -309,6 +320,13 @@ impl RunJob<'_> {
     }
 }
 
+/// A pin as a step finds it on its shelf; `None` for what no registry has.
+pub(super) fn shelve(pin: &Pin, _: &Store) -> Option<Shelved> {
+    match pin {
+        Pin::Archive(_) => None,
+    }
+}
+
 /// Caches go where they are not kept; nothing calls home, nothing waits for a network.
 const QUIET: &[(&str, &str)] = &[
     ("PYTHONDONTWRITEBYTECODE", "1"),
@@ -321,6 +339,8 @@ const QUIET: &[(&str, &str)] = &[
     ("npm_config_cache", "/tmp/npm"),
     ("npm_config_fetch_retries", "0"),
     ("npm_config_fund", "false"),
+    // wherever a lock says that a tarball is, it is on the shelf
+    ("npm_config_replace_registry_host", "always"),
     ("npm_config_update_notifier", "false"),
 ];
 
@@ -337,6 +357,10 @@ fn environment(work: &RunWork, below: &View) -> Vec<(String, String)> {
     for (name, value) in QUIET {
         usual(name, value);
     }
+    for name in ["PIP_INDEX_URL", "UV_DEFAULT_INDEX"] {
+        usual(name, &python_index());
+    }
+    usual("npm_config_registry", &format!("{}/", address()));
     // add-ons are compiled against the headers of the image's own Node, which lie on its disk
     let headers = |prefix: &&&str| {
         let header = LayerPath::parse_absolute(&format!("{prefix}/include/node/node.h"));
