@@ -5,6 +5,8 @@
 //! [`sbx::debian::resolve`], over the very same files. Judged against apt 2.6: from apt 3.0 on
 //! `apt-get` can be told to use another solver, which this test does not ask for.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -19,6 +21,8 @@ use sbx::debian::release::Release;
 use sbx::debian::resolve::{Request, Wanted, resolve};
 use sbx::debian::universe::{Member, Universe};
 use sbx::digest::Digest;
+use support::apt::mirrors;
+use support::sets::{Set, sets};
 
 const ARCH: &str = "amd64";
 
@@ -26,70 +30,25 @@ const ARCH: &str = "amd64";
 const BASE: &str = "?or(?essential,?priority(required),?exact-name(apt))";
 
 /// Name and version.
-type Set = BTreeMap<String, String>;
-
-struct Case {
-    name: &'static str,
-    packages: &'static str,
-    recommends: bool,
-}
-
-const fn case(name: &'static str, packages: &'static str) -> Case {
-    Case { name, packages, recommends: false }
-}
-
-const fn with_recommends(name: &'static str, packages: &'static str) -> Case {
-    Case { name, packages, recommends: true }
-}
-
-/// Sets of names that both releases have.
-const COMMON: &[Case] = &[
-    case("desktop", "gnome-core"),
-    case("database server", "postgresql postgresql-contrib mariadb-server redis-server"),
-    case("java", "default-jdk maven"),
-    case("tex", "texlive-latex-base texlive-latex-extra texlive-fonts-recommended latexmk"),
-    case("web server", "nginx apache2 libapache2-mod-php php-fpm php-mysql certbot"),
-    case("compilers", "build-essential clang gfortran cmake ninja-build gdb"),
-    case("multimedia", "ffmpeg vlc gimp audacity"),
-    with_recommends("multimedia, recommends", "ffmpeg vlc gimp"),
-    with_recommends("desktop, recommends", "xfce4 xfce4-terminal"),
-];
-
-const TRIXIE: &[Case] = &[case(
-    "agent sandbox",
-    "curl python3 python3-pip python3-venv build-essential libssl-dev git supervisor vim nginx \
-     gettext-base xfce4 xfce4-terminal x11vnc xvfb novnc websockify dbus-x11 fonts-wqy-zenhei \
-     fonts-wqy-microhei chromium chromium-sandbox libx11-xcb1 libxcomposite1 libxdamage1 libxext6 \
-     libxfixes3 libxi6 libxtst6 libnss3 libglib2.0-0t64 libdrm2 libgbm1 libasound2t64 \
-     fonts-liberation",
-)];
-
-const BOOKWORM: &[Case] = &[case(
-    "agent sandbox",
-    "curl python3 python3-pip python3-venv build-essential libssl-dev git supervisor vim nginx \
-     gettext-base xfce4 xfce4-terminal x11vnc xvfb novnc websockify dbus-x11 fonts-wqy-zenhei \
-     fonts-wqy-microhei chromium chromium-sandbox libx11-xcb1 libxcomposite1 libxdamage1 libxext6 \
-     libxfixes3 libxi6 libxtst6 libnss3 libglib2.0-0 libdrm2 libgbm1 libasound2 fonts-liberation \
-     libu2f-udev",
-)];
+type Chosen = BTreeMap<String, String>;
 
 #[test]
 fn trixie_is_resolved_as_apt_resolves_it() {
-    compare("trixie", TRIXIE);
+    compare("trixie");
 }
 
 #[test]
 fn bookworm_is_resolved_as_apt_resolves_it() {
-    compare("bookworm", BOOKWORM);
+    compare("bookworm");
 }
 
-fn compare(codename: &str, own: &[Case]) {
+fn compare(codename: &str) {
     let apt = Apt::new(codename);
     let universe = apt.universe();
     // builds apt's cache file once, for all simulations after
     apt.run(&["check"]);
-    let cases: Vec<&Case> = COMMON.iter().chain(own).collect();
-    let answers: Vec<Set> = thread::scope(|scope| {
+    let cases = sets(codename);
+    let answers: Vec<Chosen> = thread::scope(|scope| {
         let halves = cases.chunks(cases.len().div_ceil(2));
         let threads: Vec<_> = halves
             .map(|half| {
@@ -107,9 +66,9 @@ fn compare(codename: &str, own: &[Case]) {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
-fn difference(codename: &str, case: &Case, theirs: &Set, ours: &Set) -> Option<String> {
+fn difference(codename: &str, case: &Set, theirs: &Chosen, ours: &Chosen) -> Option<String> {
     assert!(theirs.len() > 60, "apt chose {} packages only", theirs.len());
-    let list = |a: &Set, b: &Set| -> Vec<String> {
+    let list = |a: &Chosen, b: &Chosen| -> Vec<String> {
         let missing = a.iter().filter(|(name, version)| b.get(*name) != Some(version));
         missing.map(|(name, version)| format!("{name}={version}")).collect()
     };
@@ -120,7 +79,7 @@ fn difference(codename: &str, case: &Case, theirs: &Set, ours: &Set) -> Option<S
         .then(|| format!("{codename} {name}:\n  only apt: {missing:?}\n  only we: {surplus:?}"))
 }
 
-fn ours(universe: &Universe, case: &Case) -> Set {
+fn ours(universe: &Universe, case: &Set) -> Chosen {
     let request = Request {
         packages: case.packages.split_whitespace().map(Wanted::named).collect(),
         recommends: case.recommends,
@@ -204,7 +163,7 @@ impl Apt {
     }
 
     /// What apt would install: `Inst NAME (VERSION …)`.
-    fn simulate(&self, case: &Case) -> Set {
+    fn simulate(&self, case: &Set) -> Chosen {
         let recommends =
             if case.recommends { "--install-recommends" } else { "--no-install-recommends" };
         let mut arguments = vec!["--simulate", recommends, "install", BASE];
@@ -236,23 +195,4 @@ impl Apt {
         };
         Universe::new(targets.lines().map(member).collect(), ARCH)
     }
-}
-
-/// Where this system's apt finds Debian's archive and its security archive.
-fn mirrors() -> (String, String) {
-    let format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
-    let output =
-        Command::new("apt-get").args(["indextargets", "--format", format]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let find = |security: bool| {
-        text.lines()
-            .map(|line| line.split(' ').collect::<Vec<_>>())
-            .filter(|words| words.get(2) == Some(&"main") && words[0].contains("debian"))
-            .find(|words| words[1].ends_with("-security") == security)
-            .map(|words| words[0].to_owned())
-    };
-    let archive = find(false).expect("this system's apt knows Debian's archive");
-    let security =
-        find(true).unwrap_or_else(|| format!("{}-security", archive.trim_end_matches('/')));
-    (archive, security)
 }

@@ -53,11 +53,20 @@ impl Control {
         self.files.get(name).and_then(|(bytes, _)| std::str::from_utf8(bytes).ok())
     }
 
-    /// Paths of the package's configuration files (deb-conffiles(5)).
+    /// Paths of the configuration files that the package ships (deb-conffiles(5)).
     pub fn conffiles(&self) -> impl Iterator<Item = &str> {
+        self.named_conffiles().filter(|(_, leaving)| !leaving).map(|(path, _)| path)
+    }
+
+    /// Paths of all configuration files that it names, and whether it names one only to be rid of it
+    /// (`remove-on-upgrade`).
+    pub fn named_conffiles(&self) -> impl Iterator<Item = (&str, bool)> {
         let text = self.find_file("conffiles").unwrap_or_default();
-        // `remove-on-upgrade PATH` names a file that is not shipped
-        text.lines().map(str::trim).filter(|line| line.starts_with('/'))
+        let name = |line| match str::strip_prefix(line, "remove-on-upgrade ") {
+            Some(path) => (path.trim_start(), true),
+            None => (line, false),
+        };
+        text.lines().map(str::trim).map(name).filter(|(path, _)| path.starts_with('/'))
     }
 }
 

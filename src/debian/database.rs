@@ -35,7 +35,8 @@ pub fn info_name(control: &str) -> String {
 }
 
 /// The status stanza of a package whose content has been laid down and whose scripts have not run.
-/// `conffiles` are absolute paths with the hexadecimal MD5 of what was laid there.
+/// `conffiles` are absolute paths with the hexadecimal MD5 of what was laid there, or with dpkg's words
+/// for one that is not.
 pub fn unpacked_stanza(control: &str, conffiles: &[(String, String)]) -> String {
     let mut stanza = String::with_capacity(control.len() + 64);
     for line in control.trim_matches('\n').lines() {

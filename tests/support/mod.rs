@@ -3,11 +3,13 @@
 
 #![expect(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+pub mod apt;
 pub mod deb;
 pub mod keys;
 pub mod project;
 pub mod repo;
 pub mod server;
+pub mod sets;
 pub mod survey;
 pub mod user;
 

@@ -67,6 +67,39 @@ impl Survey {
         self
     }
 
+    /// Keeps these paths and nothing else.
+    pub fn only(mut self, paths: &[&str]) -> Self {
+        self.0.retain(|name, _| paths.contains(&&**name));
+        self
+    }
+
+    /// The same below a directory.
+    pub fn within(self, dir: &str) -> Self {
+        let below = |(name, what): (String, String)| (format!("{dir}{name}"), what);
+        Survey(self.0.into_iter().map(below).collect())
+    }
+
+    /// With what the other one holds.
+    pub fn with(mut self, other: Survey) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// Owners by name.
+    pub fn named(mut self, users: &BTreeMap<u32, String>, groups: &BTreeMap<u32, String>) -> Self {
+        let name = |names: &BTreeMap<u32, String>, id: &str| {
+            names.get(&id.parse().unwrap()).cloned().unwrap_or_else(|| id.to_owned())
+        };
+        for what in self.0.values_mut() {
+            let mut words = what.splitn(3, ' ');
+            let (mode, owner, rest) =
+                (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+            let (user, group) = owner.split_once(':').unwrap();
+            *what = format!("{mode} {}:{} {rest}", name(users, user), name(groups, group));
+        }
+        self
+    }
+
     /// A line for each path that is not the same in both.
     pub fn differences(&self, other: &Survey) -> Vec<String> {
         let names: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();

@@ -117,7 +117,12 @@ fn new_status(laid: &[&SettlePackage<'_>], below: &View) -> Result<String, Settl
     for package in laid {
         let control = &package.package.control;
         let mut conffiles = Vec::new();
-        for path in control.conffiles() {
+        for (path, leaving) in control.named_conffiles() {
+            if leaving {
+                // as dpkg keeps it: there is nothing to ask about a file that is not shipped
+                conffiles.push((path.to_owned(), "newconffile remove-on-upgrade".to_owned()));
+                continue;
+            }
             // what the package does not ship after all, dpkg forgets, too
             if let Some(bytes) = below.read(path)? {
                 let md5: [u8; 16] = Md5::digest(&bytes).into();
