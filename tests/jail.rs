@@ -70,6 +70,13 @@ fn the_only_network_is_loopback() {
         )
     };
     assert_eq!(output(&connect("192.0.2.1")), "Network is unreachable\n");
+    let unrouted = |script: &str| {
+        let (_home, spec) = shell(script);
+        run(Path::new(SBX), &spec).0.unwrap().unrouted
+    };
+    let six = "perl -MSocket -e 'socket(S, PF_INET6, SOCK_STREAM, 0); connect(S, pack_sockaddr_in6(9, Socket::inet_pton(PF_INET6, \"2001:db8::1\"))); print $!'";
+    assert_eq!(unrouted(&format!("{}; {six}", connect("192.0.2.1"))), 2, "attempts are counted");
+    assert_eq!(unrouted(&connect("127.0.0.1")), 0);
     assert_eq!(output(&connect("127.0.0.1")), "Connection refused\n", "loopback is up");
 }
 

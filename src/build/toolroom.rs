@@ -108,7 +108,10 @@ impl Toolbench<'_> {
                 .names
                 .iter()
                 .map(|name| format!("name `{name}` was asked for, and is not known"));
-            let also: Vec<String> = relay.chain(names).collect();
+            let unrouted = (stay.outcome.unrouted > 0).then(|| {
+                "addresses other than the relay's were tried, and cannot be reached".to_owned()
+            });
+            let also: Vec<String> = relay.chain(names).chain(unrouted).collect();
             return Err(ToolError::Failed {
                 tool: job.tool.clone(),
                 status: stay.outcome.reason(),

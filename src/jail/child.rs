@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
 
-use super::spec::{Order, Report, SetupFault, Spec};
+use super::spec::{Ended, Order, Report, SetupFault, Spec};
 use super::{mounts, network, passing, program};
 
 /// A step that failed.
@@ -107,8 +107,8 @@ fn init(spec: &Spec, outer: &impl std::os::fd::AsFd) -> Setup<()> {
             let hidden = rustix::process::DumpableBehavior::NotDumpable;
             rustix::process::set_dumpable_behavior(hidden).step("hide the first process")?;
             close_output();
-            let end = wait_for(pid)?;
-            report(&end);
+            let how = wait_for(pid)?;
+            report(&Report::Ended { how, unrouted: network::count_unrouted() });
             Ok(())
         }
     }
@@ -182,13 +182,13 @@ fn set_alarm(timeout: Duration) -> Setup<()> {
 }
 
 /// Waits for one process, reaping whatever else ends.
-fn wait_for(pid: Pid) -> Setup<Report> {
+fn wait_for(pid: Pid) -> Setup<Ended> {
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((ended, status))) if ended == pid => {
                 return Ok(match status.exit_status() {
-                    Some(code) => Report::Code(code),
-                    None => Report::Signal(status.terminating_signal().unwrap_or(0)),
+                    Some(code) => Ended::Code(code),
+                    None => Ended::Signal(status.terminating_signal().unwrap_or(0)),
                 });
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

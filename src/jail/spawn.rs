@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
-use super::spec::{Order, Report, SetupFault, Spec};
+use super::spec::{Ended, Order, Report, SetupFault, Spec};
 use super::terminal::Terminal;
 use super::{CHILD_ARGUMENT, passing, probe};
 use crate::blame::Blame;
@@ -18,6 +18,8 @@ pub struct Outcome {
     pub end: End,
     /// The last lines of output.
     pub tail: Vec<String>,
+    /// How often the program tried to reach an address other than its own; 0 where that is not known.
+    pub unrouted: u64,
 }
 
 /// How the program of a sandbox ended.
@@ -104,9 +106,9 @@ impl Jail {
             }
             tail.push_back(text.to_owned());
         });
-        let end = finish(child, spec)?;
+        let (end, unrouted) = finish(child, spec)?;
         drop(served);
-        Ok(Outcome { end, tail: tail.into() })
+        Ok(Outcome { end, tail: tail.into(), unrouted })
     }
 
     /// Likewise, with a terminal that somebody sits at.
@@ -124,9 +126,9 @@ impl Jail {
             // whoever sits there sees what went wrong, or is gone
             terminal.join(&far).unwrap_or_default();
         }
-        let end = finish(child, &spec)?;
+        let (end, unrouted) = finish(child, &spec)?;
         drop(served);
-        Ok(Outcome { end, tail: Vec::new() })
+        Ok(Outcome { end, tail: Vec::new(), unrouted })
     }
 
     /// Starts the child and has its sockets served.
@@ -168,8 +170,8 @@ impl Jail {
     }
 }
 
-/// Waits for the end of a sandbox.
-fn finish(mut child: Child, spec: &Spec) -> Result<End, JailError> {
+/// Waits for the end of a sandbox; answers how often it reached for what it has no way to.
+fn finish(mut child: Child, spec: &Spec) -> Result<(End, u64), JailError> {
     let mut answer = String::new();
     if let Some(mut stderr) = child.stderr.take() {
         stderr.read_to_string(&mut answer).unwrap_or_default();
@@ -177,9 +179,11 @@ fn finish(mut child: Child, spec: &Spec) -> Result<End, JailError> {
     let status = child.wait().map_err(JailError::Spawn)?;
     match read_report(&answer) {
         Some(Report::Fault(fault)) => Err(JailError::setup(fault, spec)),
-        Some(Report::Code(code)) => Ok(End::Code(code)),
-        Some(Report::Signal(signal)) => Ok(End::Signal(signal)),
-        None if status.signal() == Some(libc::SIGALRM) => Ok(End::Timeout),
+        Some(Report::Ended { how: Ended::Code(code), unrouted }) => Ok((End::Code(code), unrouted)),
+        Some(Report::Ended { how: Ended::Signal(signal), unrouted }) => {
+            Ok((End::Signal(signal), unrouted))
+        }
+        None if status.signal() == Some(libc::SIGALRM) => Ok((End::Timeout, 0)),
         None if status.signal().is_some() => Err(JailError::Killed(status)),
         None => {
             let reason = format!("{status} {}", answer.trim());

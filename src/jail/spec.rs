@@ -88,9 +88,19 @@ pub(super) struct Order<S> {
 pub(super) enum Report {
     /// The set-up failed.
     Fault(SetupFault),
-    /// The program ended by itself.
+    /// The program ended.
+    Ended {
+        how: Ended,
+        /// How often it tried to reach an address that there is no way to.
+        unrouted: u64,
+    },
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) enum Ended {
+    /// By itself.
     Code(i32),
-    /// The program was ended.
     Signal(i32),
 }
 

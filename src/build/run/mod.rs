@@ -253,7 +253,12 @@ impl RunJob<'_> {
     /// What it wanted of a network.
     fn asked(&self, stay: &Stay) -> Vec<String> {
         let names = stay.names.iter().map(|name| format!("`{name}`"));
-        names.chain(self.shelf.missed()).collect()
+        let addresses = match stay.outcome.unrouted {
+            0 => None,
+            1 => Some("an address of another machine".to_owned()),
+            times => Some(format!("addresses of other machines, {times} times")),
+        };
+        names.chain(self.shelf.missed()).chain(addresses).collect()
     }
 
     /// The command as an error shows it.
