@@ -89,7 +89,7 @@ from_error! {
     FetchError: |error| error.help().map(str::to_owned);
     ImageError: |_| None;
     LockError: |error| error.help().map(str::to_owned);
-    SolveError: |error| error.help().map(str::to_owned);
+    SolveError: |error| error.help();
     StoreError: |_| None;
 }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use sbx::build::run::Vault;
 use sbx::decl::{Project, Sandbox, SecretSource, read_project};
-use sbx::fetch::{Client, ClientConfig, MirrorMap, ProxyConfig, Settings};
+use sbx::fetch::{Client, ClientConfig, IndexSettings, MirrorMap, ProxyConfig, Settings};
 use sbx::jail::Jail;
 use sbx::lock::Lock;
 use sbx::lock::solve::lock_path;
@@ -233,7 +233,28 @@ fn read_settings() -> Outcome<Settings> {
     let mirrors = MirrorMap::from_variables(variables()).map_err(|error| input(&error))?;
     let proxies = ProxyConfig::from_variables(variables()).map_err(|error| input(&error))?;
     let file = read_settings_file()?;
-    Ok(Settings { mirrors: mirrors.or(file.mirrors), proxies: proxies.or(file.proxies), ..file })
+    let indexes = index_settings(variables().collect()).read().map_err(|error| input(&error))?;
+    let mirrors = mirrors.or(file.mirrors).with_indexes(indexes);
+    Ok(Settings { mirrors, proxies: proxies.or(file.proxies), ..file })
+}
+
+/// What this machine tells pip and uv of indexes. A file that cannot be read says nothing.
+fn index_settings(variables: Vec<(String, String)>) -> IndexSettings {
+    let base = etcetera::choose_base_strategy().ok();
+    let find = |name: &str| {
+        variables.iter().find(|(known, _)| known == name).map(|(_, value)| PathBuf::from(value))
+    };
+    let read = |path: PathBuf| std::fs::read_to_string(path).ok();
+    let config = |name: &str| base.as_ref().map(|base| base.config_dir().join(name));
+    let home = |name: &str| base.as_ref().map(|base| base.home_dir().join(name));
+    let own = [find("PIP_CONFIG_FILE"), config("pip/pip.conf"), home(".pip/pip.conf")];
+    let all = own.into_iter().flatten().chain([PathBuf::from("/etc/pip.conf")]);
+    IndexSettings {
+        uv: find("UV_CONFIG_FILE").or_else(|| config("uv/uv.toml")).and_then(read),
+        pip: all.filter_map(read).collect(),
+        netrc: find("NETRC").or_else(|| home(".netrc")).and_then(read),
+        variables,
+    }
 }
 
 fn read_settings_file() -> Outcome<Settings> {

@@ -19,6 +19,7 @@ use super::settle::sources::{AptSource, AptStanza};
 use super::settle::{self, NewPackage, Settle, SettleError};
 use super::unpack::{UnpackError, unpack};
 use super::view::View;
+use super::wheels::WheelsError;
 use crate::blame::Blame;
 use crate::decl::Project;
 use crate::digest::Digest;
@@ -50,6 +51,8 @@ pub enum BuildError {
     #[error("layer `{layer}`: {source}")]
     Settle { layer: String, source: SettleError },
     #[error("layer `{layer}`: {source}")]
+    Wheels { layer: String, source: WheelsError },
+    #[error("layer `{layer}`: {source}")]
     Files { layer: String, source: FilesError },
     #[error("layer `{layer}`: {source}")]
     Run { layer: String, source: Box<RunError> },
@@ -77,6 +80,7 @@ impl BuildError {
             BuildError::Content { source, .. } => source.blame(),
             BuildError::Settle { source, .. } => source.blame(),
             BuildError::Files { source, .. } => source.blame(),
+            BuildError::Wheels { source, .. } => source.blame(),
             BuildError::Run { source, .. } => source.blame(),
             BuildError::Compose(error) => error.blame(),
             _ => Blame::World,
@@ -171,6 +175,7 @@ impl Builder<'_> {
         let places = self.places();
         let wants = sources.iter().map(|source| places.want(source)).collect();
         let failures = self.client.fetch_all(wants, self.events)?;
+        let (_, failures) = places.fetch_moved(self.client, sources, failures, self.events)?;
         if failures.is_empty() {
             return Ok(());
         }
@@ -204,7 +209,7 @@ impl Builder<'_> {
     }
 
     /// Takes the Key's lock and makes the layer, unless somebody else has in the meantime.
-    fn once(
+    pub(super) fn once(
         &self,
         step: &Step,
         make: impl FnOnce() -> Result<LayerRecord, BuildError>,
@@ -243,7 +248,8 @@ impl Builder<'_> {
                 })
             }
             Work::Files(works) => self.once(step, || self.make_files(step, works)),
-            Work::Settle(_) | Work::Accounts(_) | Work::Run(_) => {
+            Work::Wheels(work) => self.make_environment(step, work),
+            Work::Settle(_) | Work::Accounts(_) | Work::Run(_) | Work::Bytecode(_) => {
                 unreachable!("only steps that see nothing are free")
             }
         }
@@ -278,7 +284,7 @@ impl Builder<'_> {
     }
 
     /// Blob, listing, tree, and last the record that makes them count.
-    fn commit(
+    pub(super) fn commit(
         &self,
         key: Key,
         draft: Draft,
@@ -327,7 +333,7 @@ impl Builder<'_> {
     }
 
     /// Trees of what a step sees, bottom first.
-    fn below(&self, step: &Step) -> Result<Vec<PathBuf>, BuildError> {
+    pub(super) fn below(&self, step: &Step) -> Result<Vec<PathBuf>, BuildError> {
         let tree = |key: &Key| {
             let found = self.store.find_layer(key, &mut |_| {})?;
             let record =
@@ -469,7 +475,7 @@ impl Builder<'_> {
                     Work::Content { .. } => Origin::Content,
                     Work::Settle(_) | Work::Accounts(_) => Origin::Step,
                     Work::Run(_) => Origin::Run,
-                    Work::Files(_) => Origin::Files,
+                    Work::Files(_) | Work::Wheels(_) | Work::Bytecode(_) => Origin::Files,
                 },
                 listing: &listings[at],
                 tree: &trees[at],

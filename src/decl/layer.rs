@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::debian::Debian;
 use super::fault::{Fault, Location};
 use super::node::Node;
+use super::python::Venv;
 use super::run::Run;
 use super::units::is_variable;
 use crate::name::LayerName;
@@ -46,6 +47,7 @@ pub enum Recipe {
     Own(Own),
     GitInit(GitInit),
     Run(Run),
+    Venv(Venv),
 }
 
 impl Recipe {
@@ -61,6 +63,7 @@ impl Recipe {
             Recipe::Own(_) => "own",
             Recipe::GitInit(_) => "git-init",
             Recipe::Run(_) => "run",
+            Recipe::Venv(_) => "venv",
         }
     }
 
@@ -77,6 +80,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_) => false,
+            Recipe::Venv(_) => true,
         }
     }
 
@@ -94,6 +98,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_) => Vec::new(),
+            Recipe::Venv(venv) => venv.reads(),
         }
     }
 
@@ -109,6 +114,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_) => None,
+            Recipe::Venv(_) => Some("pypi"),
         }
     }
 
@@ -124,7 +130,8 @@ impl Recipe {
             | Recipe::Link(_)
             | Recipe::Own(_)
             | Recipe::GitInit(_)
-            | Recipe::Run(_) => false,
+            | Recipe::Run(_)
+            | Recipe::Venv(_) => false,
         }
     }
 
@@ -139,6 +146,7 @@ impl Recipe {
             Recipe::Own(recipe) => &recipe.at,
             Recipe::GitInit(recipe) => &recipe.at,
             Recipe::Run(recipe) => &recipe.at,
+            Recipe::Venv(recipe) => &recipe.at,
         }
     }
 }
@@ -248,7 +256,7 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["archive", "from", "git", "mcp", "node", "npm", "npm-tools", "venv"];
+const LATER: &[&str] = &["archive", "from", "git", "mcp", "node", "npm", "npm-tools"];
 
 const CHILDREN: &[&str] = &[
     "debian",
@@ -264,6 +272,7 @@ const CHILDREN: &[&str] = &[
     "path-prepend",
     "run",
     "user",
+    "venv",
 ];
 
 impl Layer {
@@ -340,6 +349,7 @@ impl Layer {
             "own" => Own::read(child).map(Recipe::Own),
             "git-init" => GitInit::read(child).map(Recipe::GitInit),
             "run" => Run::read(child).map(Recipe::Run),
+            "venv" => Venv::read(child).map(Recipe::Venv),
             name if LATER.contains(&name) => {
                 let fault = Fault::new(
                     &child.at(),

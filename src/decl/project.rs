@@ -101,6 +101,15 @@ impl Project {
         self.as_of.iter().find(named).map(|as_of| as_of.date.as_str())
     }
 
+    /// The newest day whose releases the resolver of a recipe may see: its own, or the project's.
+    pub fn as_of_recipe<'a>(&'a self, recipe: &'a Recipe) -> Option<&'a str> {
+        let own = match recipe {
+            Recipe::Venv(venv) => venv.as_of.as_deref(),
+            _ => None,
+        };
+        own.or_else(|| recipe.ecosystem().and_then(|ecosystem| self.as_of(ecosystem)))
+    }
+
     /// Where a sandbox's image is pushed to, without a tag.
     pub fn reference_of(&self, sandbox: &Sandbox) -> String {
         let template = sandbox.reference.as_ref().unwrap_or(&self.reference);

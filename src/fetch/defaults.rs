@@ -7,6 +7,12 @@ pub const DEBIAN: &str = "http://deb.debian.org/debian";
 /// Debian's security archive, likewise.
 pub const DEBIAN_SECURITY: &str = "http://deb.debian.org/debian-security";
 
+/// The index of Python packages.
+pub const PYPI: &str = "https://pypi.org/simple/";
+
+/// Where files of the Python index are: a path of a pin, below this.
+pub const PYPI_FILES: &str = "https://files.pythonhosted.org/";
+
 /// The archive that a suite of Debian's belongs to, by the name that locks use. Suites were
 /// `buster/updates` before they were `bullseye-security`.
 pub fn debian_archive(suite: &str) -> &'static str {

@@ -9,11 +9,17 @@ use std::collections::BTreeMap;
 
 use url::Url;
 
+use super::defaults;
+use super::indexes::{Index, Indexes};
 use crate::blame::Blame;
 
 /// Archive or host → base URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MirrorMap(BTreeMap<String, Url>);
+pub struct MirrorMap {
+    mirrors: BTreeMap<String, Url>,
+    /// Where Python packages come from, which pip and uv are told in their own way.
+    indexes: Indexes,
+}
 
 /// A mirror that is none.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -57,21 +63,34 @@ impl MirrorMap {
         let parsed = Url::parse(value).ok().filter(fits);
         let url = parsed
             .ok_or_else(|| MirrorError { name: name.to_owned(), value: redact_text(value) })?;
-        Ok(self.0.insert(key(name), as_directory(url)).is_none())
+        Ok(self.mirrors.insert(key(name), as_directory(url)).is_none())
     }
 
     /// These mirrors, and those of `other` that are named for something else.
     pub fn or(self, other: MirrorMap) -> Self {
-        MirrorMap(other.0.into_iter().chain(self.0).collect())
+        let mirrors = other.mirrors.into_iter().chain(self.mirrors).collect();
+        MirrorMap { mirrors, indexes: self.indexes }
+    }
+
+    /// These mirrors, with the indexes that a machine is configured for.
+    pub fn with_indexes(self, indexes: Indexes) -> Self {
+        MirrorMap { indexes, ..self }
+    }
+
+    /// Indexes of Python packages, in the order in which they are asked. A mirror of the public index
+    /// (`pypi`) stands for it and for its files.
+    pub fn python_indexes(&self) -> Vec<Index> {
+        let public = Url::parse(defaults::PYPI).expect("the public index has an address");
+        self.indexes.all(&self.base("pypi", &public))
     }
 
     /// The base URL of an archive: its mirror, or the mirror of its host with the same path, or what
     /// is given. Ends in `/`.
     pub fn base(&self, name: &str, public: &Url) -> Url {
-        if let Some(mirror) = self.0.get(&key(name)) {
+        if let Some(mirror) = self.mirrors.get(&key(name)) {
             return mirror.clone();
         }
-        let host = public.host_str().map(key).and_then(|host| self.0.get(&host));
+        let host = public.host_str().map(key).and_then(|host| self.mirrors.get(&host));
         as_directory(match host {
             None => public.clone(),
             Some(mirror) => {

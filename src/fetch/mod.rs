@@ -15,6 +15,7 @@ mod client;
 mod connect;
 pub mod defaults;
 mod error;
+mod indexes;
 mod mirror;
 mod part;
 mod progress;
@@ -26,6 +27,7 @@ mod transfer;
 
 pub use client::{Client, ClientConfig, Document, Headers, Want};
 pub use error::{FetchError, Tries};
+pub use indexes::{Index, IndexError, IndexSettings, Indexes};
 pub use mirror::{MirrorError, MirrorMap};
 pub use progress::{NoProgress, Progress};
 pub use proxy::{ProxyConfig, ProxyError};

@@ -17,6 +17,7 @@
 
 mod diff;
 mod format;
+pub mod interpreter;
 mod pin;
 pub mod question;
 pub mod solve;
@@ -24,7 +25,9 @@ pub mod toolroom;
 
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
-pub use pin::{ArchiveName, ArchivePin, DebPin, Mark, Pin, RequestId, Source, Words};
+pub use pin::{
+    ArchiveName, ArchivePin, DebPin, Mark, Pin, PythonPin, RequestId, Source, WheelPin, Words,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,10 +6,12 @@
 //! chain before it, because dpkg's database is one; a content's Key covers its packages only.
 
 mod owner;
+mod python;
 mod run;
 mod spec;
 mod step;
 
+pub use python::{BytecodeWork, WheelsWork};
 pub use spec::{ImageSpec, Port};
 pub use step::{AccountWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work};
 
@@ -22,6 +24,7 @@ use self::run::Views;
 use crate::decl::{Fault, Faults, Layer, Project, Recipe, Sandbox};
 use crate::digest::Digest;
 use crate::fetch::defaults;
+use crate::lock::interpreter::InterpreterError;
 use crate::lock::question::{LocalDigests, debian_of, request_of, suites_of};
 use crate::lock::{DebPin, Lock};
 use crate::name::{LayerName, SandboxName};
@@ -65,6 +68,8 @@ pub enum PlanError {
         first: String,
         second: String,
     },
+    #[error(transparent)]
+    Interpreter(#[from] InterpreterError),
     #[error("local files of layer `{0}` have not been looked at")]
     NotScanned(LayerName),
 }
@@ -80,6 +85,7 @@ impl PlanError {
     /// The next command.
     pub fn help(&self) -> Option<String> {
         match self {
+            PlanError::Interpreter(error) => Some(error.help().to_owned()),
             PlanError::NotLocked { .. } => Some("run `sbx lock`".to_owned()),
             PlanError::Versions { package, .. } => {
                 Some(format!("run `sbx lock --update {package}`"))
@@ -370,6 +376,11 @@ impl<'a> Planner<'a> {
             if let Recipe::Run(run) = recipe {
                 self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
                 self.add_run(layer, at, run)?;
+                continue;
+            }
+            if let Recipe::Venv(venv) = recipe {
+                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
+                self.add_venv(layer, at, venv)?;
                 continue;
             }
             match owners.work(recipe, at, || {

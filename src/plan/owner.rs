@@ -108,7 +108,9 @@ impl Owners {
         content: impl Fn() -> Option<Digest>,
     ) -> Result<Option<(FileWork, String)>, OwnerError> {
         Ok(Some(match recipe {
-            Recipe::Debian(_) | Recipe::User(_) | Recipe::Run(_) => return Ok(None),
+            Recipe::Debian(_) | Recipe::User(_) | Recipe::Run(_) | Recipe::Venv(_) => {
+                return Ok(None);
+            }
             Recipe::Files(files) => {
                 let work = FileWork::Local {
                     recipe: at,

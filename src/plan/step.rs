@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::python::{BytecodeWork, WheelsWork};
 use crate::decl::{Debconf, Leftover, Secret};
 use crate::digest::Digest;
 use crate::lock::{DebPin, Pin, Source};
@@ -34,14 +35,18 @@ pub enum Work {
     Files(Vec<FileWork>),
     /// A command, over what its layer needs and what its layer has brought before.
     Run(RunWork),
+    /// A virtual environment of wheels.
+    Wheels(WheelsWork),
+    /// Bytecode of such an environment, over the Python below it.
+    Bytecode(BytecodeWork),
 }
 
 impl Work {
     /// Whether it sees nothing below, so that it can be made at any time.
     pub fn is_free(&self) -> bool {
         match self {
-            Work::Content { .. } | Work::Files(_) => true,
-            Work::Settle(_) | Work::Accounts(_) | Work::Run(_) => false,
+            Work::Content { .. } | Work::Files(_) | Work::Wheels(_) => true,
+            Work::Settle(_) | Work::Accounts(_) | Work::Run(_) | Work::Bytecode(_) => false,
         }
     }
 }
@@ -53,7 +58,8 @@ impl Work {
             Work::Content { pins, .. } => pins.iter().map(Source::Deb).collect(),
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Run(work) => work.shelf.iter().filter_map(Pin::source).collect(),
-            Work::Accounts(_) | Work::Files(_) => Vec::new(),
+            Work::Wheels(work) => work.wheels.iter().map(Source::Wheel).collect(),
+            Work::Accounts(_) | Work::Files(_) | Work::Bytecode(_) => Vec::new(),
         }
     }
 }

@@ -263,14 +263,23 @@ impl Wheel {
 
     /// A script that is to be started by the environment's Python, with its first line.
     fn rewritten(&mut self, at: usize, place: &Place) -> Result<Option<String>, WheelError> {
+        const MARK: &[u8] = b"#!python";
+        let begins = self.archive.read::<_, ArchiveError>(&self.members[at], |stream, whole| {
+            let mut bytes = Vec::new();
+            let read = match whole {
+                Some(whole) => return Ok(whole.starts_with(MARK)),
+                None => stream.take(MARK.len() as u64).read_to_end(&mut bytes),
+            };
+            Ok(read.is_ok() && bytes == MARK)
+        })?;
+        if !begins {
+            return Ok(None);
+        }
         let mut text = None;
         self.read_body(&Body::Member(at), |body| {
-            let mut bytes = vec![0; 8];
-            let n = body.read(&mut bytes).unwrap_or_default();
-            if bytes[..n].starts_with(b"#!python") {
-                let rest = body.read_to_end(&mut bytes);
-                text = String::from_utf8(bytes).ok().filter(|_| rest.is_ok());
-            }
+            let mut bytes = Vec::new();
+            let read = body.read_to_end(&mut bytes);
+            text = String::from_utf8(bytes).ok().filter(|_| read.is_ok());
             Ok::<_, WheelError>(())
         })?;
         let rewrite = |text: String| {

@@ -50,6 +50,7 @@ const DIRS: &[&str] = &[
     "parts",
     "stats",
     "tmp",
+    "tools",
     "trees",
 ];
 

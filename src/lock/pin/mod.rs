@@ -6,10 +6,14 @@
 
 mod archive;
 mod deb;
+mod python;
+mod wheel;
 mod words;
 
 pub use archive::ArchivePin;
 pub use deb::{ArchiveName, DebPin, Mark};
+pub use python::PythonPin;
+pub use wheel::WheelPin;
 pub use words::Words;
 
 use std::fmt;
@@ -58,6 +62,8 @@ impl Serialize for RequestId {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Pin {
     Archive(ArchivePin),
+    Python(PythonPin),
+    Wheel(WheelPin),
 }
 
 impl Pin {
@@ -65,6 +71,8 @@ impl Pin {
     pub const fn kind(&self) -> &'static str {
         match self {
             Pin::Archive(_) => "archive",
+            Pin::Python(_) => "python",
+            Pin::Wheel(_) => "wheel",
         }
     }
 
@@ -72,6 +80,8 @@ impl Pin {
     pub fn label(&self) -> String {
         match self {
             Pin::Archive(pin) => pin.label(),
+            Pin::Python(pin) => pin.label(),
+            Pin::Wheel(pin) => pin.label(),
         }
     }
 
@@ -79,6 +89,8 @@ impl Pin {
     pub fn name(&self) -> &str {
         match self {
             Pin::Archive(pin) => &pin.name,
+            Pin::Python(_) => "python",
+            Pin::Wheel(pin) => &pin.name,
         }
     }
 
@@ -86,12 +98,14 @@ impl Pin {
     pub(super) fn write(&self, words: &mut Words) {
         match self {
             Pin::Archive(pin) => pin.write(words),
+            Pin::Python(pin) => pin.write(words),
+            Pin::Wheel(pin) => pin.write(words),
         }
     }
 
     /// Whether `kind` begins the line of a pin.
     pub(super) fn is_kind(kind: &str) -> bool {
-        kind == "archive"
+        ["archive", "python", "wheel"].contains(&kind)
     }
 
     pub(super) fn parse<'a>(
@@ -100,6 +114,8 @@ impl Pin {
     ) -> Result<Self, String> {
         match kind {
             "archive" => ArchivePin::parse(words).map(Pin::Archive),
+            "python" => PythonPin::parse(words).map(Pin::Python),
+            "wheel" => WheelPin::parse(words).map(Pin::Wheel),
             _ => Err(format!("unknown kind of pin `{kind}`")),
         }
     }
@@ -110,6 +126,7 @@ impl Pin {
 pub enum Source<'a> {
     Deb(&'a DebPin),
     Archive(&'a ArchivePin),
+    Wheel(&'a WheelPin),
 }
 
 impl Pin {
@@ -117,6 +134,8 @@ impl Pin {
     pub fn source(&self) -> Option<Source<'_>> {
         match self {
             Pin::Archive(pin) => Some(Source::Archive(pin)),
+            Pin::Python(_) => None,
+            Pin::Wheel(pin) => Some(Source::Wheel(pin)),
         }
     }
 }
@@ -126,6 +145,7 @@ impl Source<'_> {
         match self {
             Source::Deb(pin) => pin.label(),
             Source::Archive(pin) => pin.label(),
+            Source::Wheel(pin) => pin.label(),
         }
     }
 
@@ -133,6 +153,7 @@ impl Source<'_> {
         match self {
             Source::Deb(pin) => pin.digest.into(),
             Source::Archive(pin) => pin.digest.into(),
+            Source::Wheel(pin) => pin.digest.into(),
         }
     }
 
@@ -141,6 +162,7 @@ impl Source<'_> {
         match self {
             Source::Deb(pin) => Some(pin.size),
             Source::Archive(pin) => Some(pin.size),
+            Source::Wheel(pin) => pin.size,
         }
     }
 }

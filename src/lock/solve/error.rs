@@ -1,5 +1,6 @@
 //! Why a lock cannot be made.
 
+use super::python::VenvError;
 use crate::blame::Blame;
 use crate::debian::keyring::SignatureError;
 use crate::debian::packages::IndexError;
@@ -8,9 +9,11 @@ use crate::debian::resolve::Unsolvable;
 use crate::digest::Digest;
 use crate::fetch::FetchError;
 use crate::fsx::PathIo;
+use crate::lock::interpreter::InterpreterError;
 use crate::lock::toolroom::ToolError;
 use crate::name::LayerName;
 use crate::platform::Platform;
+use crate::python::WheelError;
 use crate::store::StoreError;
 
 /// What ended resolving.
@@ -44,6 +47,12 @@ pub enum SolveError {
     Unsolvable { layer: LayerName, platform: Platform, source: Unsolvable },
     #[error(transparent)]
     Tool(#[from] ToolError),
+    #[error(transparent)]
+    Interpreter(#[from] InterpreterError),
+    #[error("layer `{layer}`: {source}")]
+    Venv { layer: LayerName, source: VenvError },
+    #[error("uv {version}: {source}")]
+    Uv { version: &'static str, source: WheelError },
     #[error("layer `{layer}`: {reason}")]
     Declaration { layer: LayerName, reason: String },
 }
@@ -53,6 +62,9 @@ impl SolveError {
         match self {
             SolveError::Fetch(error) => error.blame(),
             SolveError::Tool(error) => error.blame(),
+            SolveError::Interpreter(error) => error.blame(),
+            SolveError::Venv { source: VenvError::Answer(_), .. } => Blame::World,
+            SolveError::Venv { .. } => Blame::Input,
             SolveError::Key { .. }
             | SolveError::Unsolvable { .. }
             | SolveError::Declaration { .. } => Blame::Input,
@@ -60,10 +72,12 @@ impl SolveError {
         }
     }
 
-    pub fn help(&self) -> Option<&str> {
+    pub fn help(&self) -> Option<String> {
         match self {
-            SolveError::Fetch(error) => error.help(),
-            SolveError::Tool(error) => error.help(),
+            SolveError::Fetch(error) => error.help().map(str::to_owned),
+            SolveError::Tool(error) => error.help().map(str::to_owned),
+            SolveError::Interpreter(error) => Some(error.help().to_owned()),
+            SolveError::Venv { source, .. } => source.help(),
             _ => None,
         }
     }

@@ -3,7 +3,10 @@
 
 mod debian;
 mod error;
+mod index;
 mod places;
+mod python;
+mod uv;
 
 pub use error::SolveError;
 pub use places::{Places, lock_path};
@@ -13,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::Lock;
-use super::pin::Pin;
+use super::interpreter::interpreter_of;
+use super::pin::{Pin, PythonPin, RequestId};
 use super::question::{LocalDigests, recipe_request, request_of};
 use super::toolroom::Toolroom;
 use crate::decl::{Layer, Project, Recipe};
@@ -90,7 +94,11 @@ impl Solver<'_> {
             let request = recipe_request(self.project, layer, at, platform, self.local);
             let Some(request) = request else { continue };
             let known = next.answers.get(&request);
-            if known.is_none_or(|pins| touches(update, layer, pins)) {
+            let stale = |pins: &Vec<Pin>| {
+                touches(update, layer, pins)
+                    || !holds(self.project, layer, at, platform, next, pins)
+            };
+            if known.is_none_or(stale) {
                 let previous = lock.previous(layer, platform, recipe.kind());
                 let ask = Ask { layer, at, recipe, platform, lock: next, previous, update };
                 let pins = self.solve_recipe(&ask)?;
@@ -113,6 +121,7 @@ impl Solver<'_> {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_) => Ok(Vec::new()),
+            Recipe::Venv(venv) => python::solve(self, ask, venv),
         }
     }
 }
@@ -127,6 +136,21 @@ fn touches(update: &Update, layer: &Layer, pins: &[Pin]) -> bool {
     }
 }
 
+/// Whether an answer is for what lies below its layer now.
+fn holds(
+    project: &Project,
+    layer: &Layer,
+    at: usize,
+    platform: Platform,
+    lock: &Lock,
+    pins: &[Pin],
+) -> bool {
+    let Some(Recipe::Venv(venv)) = layer.recipes.get(at) else { return true };
+    let found = interpreter_of(project, layer, platform, lock, venv.python.as_deref());
+    let Ok(found) = found else { return false };
+    pins.contains(&Pin::Python(PythonPin::of(&found)))
+}
+
 /// The layers whose questions the lock does not answer, in order, each once a platform.
 pub fn unanswered<'a>(
     project: &Project,
@@ -138,8 +162,12 @@ pub fn unanswered<'a>(
         let debian = request_of(project, layer, platform)
             .is_none_or(|request| lock.find(&layer.name, platform, &request).is_some());
         let mut recipes = (0..layer.recipes.len())
-            .filter_map(|at| recipe_request(project, layer, at, platform, local));
-        debian && recipes.all(|request| lock.answers.contains_key(&request))
+            .filter_map(|at| Some((at, recipe_request(project, layer, at, platform, local)?)));
+        let stands = |at: usize, request: &RequestId| {
+            let pins = lock.answer(request);
+            pins.is_some_and(|pins| holds(project, layer, at, platform, lock, pins))
+        };
+        debian && recipes.all(|(at, request)| stands(at, &request))
     };
     layers.iter().filter(|(layer, platform)| !answered(layer, *platform)).copied().collect()
 }

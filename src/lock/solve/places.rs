@@ -1,13 +1,16 @@
 //! Where sources are: what the declarations, the mirrors and the public defaults say.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use super::index::{IndexFile, read_page};
 use crate::decl::Project;
-use crate::fetch::{MirrorMap, Want, defaults};
+use crate::digest::Integrity;
+use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults};
 use crate::lock::question::debian_of;
-use crate::lock::{DebPin, Source};
+use crate::lock::{DebPin, Source, WheelPin};
 use crate::store::Store;
 
 /// What says where sources are, and where they go.
@@ -25,6 +28,7 @@ impl Places<'_> {
         let (kind, urls) = match source {
             Source::Deb(pin) => ("package", deb_urls(self.project, self.mirrors, pin)),
             Source::Archive(_) => ("archive", Vec::new()),
+            Source::Wheel(pin) => ("wheel", wheel_urls(self.mirrors, pin)),
         };
         Want {
             label: format!("{kind} `{}`", source.label()),
@@ -34,6 +38,49 @@ impl Places<'_> {
             part: self.store.source_part_path(&digest),
             into: self.store.source_path(&digest),
         }
+    }
+
+    /// Fetches wheels; one that is not where it was is looked for at the indexes, by its digest.
+    pub fn fetch_wheels(
+        &self,
+        client: &Client,
+        sources: &[Source<'_>],
+        progress: &dyn Progress,
+    ) -> Result<(), FetchError> {
+        let wants = sources.iter().filter(|one| !self.has(one)).map(|one| self.want(one)).collect();
+        let failures = client.fetch_all(wants, progress)?;
+        let (_, mut failures) = self.fetch_moved(client, sources, failures, progress)?;
+        failures.pop_first().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Of sources that could not be fetched, looks for those that have another place by now; answers
+    /// how many were found, and what still fails.
+    pub fn fetch_moved(
+        &self,
+        client: &Client,
+        sources: &[Source<'_>],
+        failures: BTreeMap<Integrity, FetchError>,
+        progress: &dyn Progress,
+    ) -> Result<(usize, BTreeMap<Integrity, FetchError>), FetchError> {
+        let gone = |source: &&Source<'_>| {
+            let failure = failures.get(&source.integrity());
+            failure.is_some_and(FetchError::is_gone)
+        };
+        let mut wants = Vec::new();
+        for source in sources.iter().filter(gone) {
+            let Source::Wheel(pin) = source else { continue };
+            let urls = find_wheel(client, &self.mirrors.python_indexes(), pin)?;
+            if !urls.is_empty() {
+                wants.push(Want { urls, ..self.want(source) });
+            }
+        }
+        let mut failures = failures;
+        for want in &wants {
+            failures.remove(&want.digest);
+        }
+        let found = wants.len();
+        failures.extend(client.fetch_all(wants, progress)?);
+        Ok((found, failures))
     }
 
     /// Whether the store has a source, as far as its size tells.
@@ -60,6 +107,44 @@ fn deb_urls(project: &Project, mirrors: &MirrorMap, pin: &DebPin) -> Vec<Url> {
         .collect();
     urls.dedup();
     urls
+}
+
+/// Where the wheel of a pin may be: on the server of each index, at the path that it had, or at the
+/// usual place beside the index.
+fn wheel_urls(mirrors: &MirrorMap, pin: &WheelPin) -> Vec<Url> {
+    let mut urls = Vec::new();
+    for index in mirrors.python_indexes() {
+        let file = pin.path.find("packages/").map(|at| &pin.path[at..]);
+        let found = match (index.url.as_str() == defaults::PYPI, file) {
+            (true, Some(file)) => {
+                Url::parse(defaults::PYPI_FILES).ok().and_then(|base| base.join(file).ok())
+            }
+            (true, None) => None,
+            (false, file) => {
+                let beside = file.and_then(|file| index.url.join(&format!("../{file}")).ok());
+                urls.extend(beside.map(|url| index.with_user(url)));
+                index.url.join(&format!("/{}", pin.path)).ok()
+            }
+        };
+        urls.extend(found.map(|url| index.with_user(url)));
+    }
+    urls.dedup();
+    urls
+}
+
+/// Where the indexes say that a wheel is: the file of its digest.
+fn find_wheel(client: &Client, indexes: &[Index], pin: &WheelPin) -> Result<Vec<Url>, FetchError> {
+    let Ok(project) = pin.name.parse() else { return Ok(Vec::new()) };
+    let mut urls = Vec::new();
+    for index in indexes {
+        let files = read_page(client, index, &project)?;
+        let same = |file: &IndexFile| match file.digest {
+            Some(digest) => digest == pin.digest,
+            None => file.name == *pin.file_name,
+        };
+        urls.extend(files.into_iter().filter(same).map(|file| index.with_user(file.url)));
+    }
+    Ok(urls)
 }
 
 /// The address of a path below an archive. Whatever an index says, it is a path and nothing else:

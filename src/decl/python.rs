@@ -1,0 +1,152 @@
+//! `venv`: a virtual environment of locked wheels.
+
+use serde::Serialize;
+
+use super::fault::{Fault, Location};
+use super::layer::checked;
+use super::node::Node;
+use crate::path::LayerPath;
+
+/// What an environment is to hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Venv {
+    /// Where it is in the image. Not part of what is asked: the same wheels lie anywhere.
+    #[serde(skip)]
+    pub prefix: LayerPath,
+    /// Requirements that stand in the declaration.
+    pub packages: Vec<String>,
+    /// Files of requirements, below the project.
+    pub requirements: Vec<String>,
+    pub constraints: Vec<String>,
+    /// A `pyproject.toml`, whose dependencies are meant.
+    pub pyproject: Option<String>,
+    /// A `pylock.toml` that is authority.
+    pub lock: Option<String>,
+    pub extras: Vec<String>,
+    pub groups: Vec<String>,
+    /// `3.13`; `None` for the one Python below.
+    pub python: Option<String>,
+    /// The newest day whose releases are seen; goes before the project's.
+    pub as_of: Option<String>,
+    /// Whether the image's Python compiles it.
+    #[serde(skip)]
+    pub bytecode: bool,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+const CHILDREN: &[&str] =
+    &["constraints", "extras", "groups", "packages", "pyproject", "requirements"];
+
+impl Venv {
+    /// An environment of one requirement.
+    pub(super) fn of(
+        prefix: LayerPath,
+        package: String,
+        as_of: Option<String>,
+        at: Location,
+    ) -> Self {
+        Venv { prefix, packages: vec![package], as_of, ..Venv::empty(at) }
+    }
+
+    fn empty(at: Location) -> Self {
+        Venv {
+            prefix: LayerPath::root(),
+            packages: Vec::new(),
+            requirements: Vec::new(),
+            constraints: Vec::new(),
+            pyproject: None,
+            lock: None,
+            extras: Vec::new(),
+            groups: Vec::new(),
+            python: None,
+            as_of: None,
+            bytecode: true,
+            at,
+        }
+    }
+
+    pub(super) fn read(node: &Node<'_>) -> Option<Self> {
+        let place = node.text("a path in the image");
+        let mut venv = Venv {
+            requirements: node.find_text_property("requirements").into_iter().collect(),
+            pyproject: node.find_text_property("pyproject"),
+            lock: node.find_text_property("lock"),
+            python: node.find_text_property("python"),
+            as_of: read_day(node),
+            bytecode: node.flag_property("bytecode").unwrap_or(true),
+            ..Venv::empty(node.at())
+        };
+        node.finish();
+        for child in node.children() {
+            venv.read_child(&child);
+        }
+        venv.check(node);
+        venv.prefix = checked(node, &place?)?;
+        if venv.prefix.is_root() {
+            node.fault("an environment needs a directory of its own");
+            return None;
+        }
+        Some(venv)
+    }
+
+    fn read_child(&mut self, child: &Node<'_>) {
+        let (list, what) = match child.name() {
+            "packages" => (&mut self.packages, "requirements"),
+            "requirements" => (&mut self.requirements, "paths of files"),
+            "constraints" => (&mut self.constraints, "paths of files"),
+            "extras" => (&mut self.extras, "names of extras"),
+            "groups" => (&mut self.groups, "names of dependency groups"),
+            "pyproject" => {
+                self.pyproject = child.text("the path of a file");
+                return child.finish_leaf();
+            }
+            _ => return child.unknown("`venv`", CHILDREN),
+        };
+        list.extend(child.texts(what).into_iter().map(|(text, _)| text));
+        child.finish_leaf();
+    }
+
+    fn check(&self, node: &Node<'_>) {
+        let asks =
+            !self.packages.is_empty() || !self.requirements.is_empty() || self.pyproject.is_some();
+        if self.lock.is_some() && (asks || !self.constraints.is_empty()) {
+            node.fault("a `lock` is authority: nothing else can be asked beside it");
+        }
+        if !asks && self.lock.is_none() {
+            let fault = Fault::new(&node.at(), "`venv` installs nothing");
+            let help = "say `packages`, `requirements`, `pyproject` or `lock`";
+            node.sink.push(fault.help(help));
+        }
+        if self.lock.is_none()
+            && self.pyproject.is_none()
+            && !(self.extras.is_empty() && self.groups.is_empty())
+        {
+            node.fault("`extras` and `groups` are a `pyproject`'s or a `lock`'s");
+        }
+        for path in self.reads() {
+            let leaves = path.starts_with('/') || path.split('/').any(|part| part == "..");
+            if leaves {
+                node.fault(format!("`{path}` leaves the project"));
+            }
+        }
+        if let Some(python) = &self.python {
+            let mut parts = python.split('.').map(|part| part.parse::<u16>().is_ok());
+            if parts.clone().count() != 2 || !parts.all(|sound| sound) {
+                node.fault(format!("`{python}` is no version of Python: write it as `3.13`"));
+            }
+        }
+    }
+
+    /// Files of the project that it reads.
+    pub fn reads(&self) -> Vec<&str> {
+        let files = self.requirements.iter().chain(&self.constraints);
+        files.chain(&self.pyproject).chain(&self.lock).map(String::as_str).collect()
+    }
+}
+
+/// `as-of="2026-11-20"`.
+pub(super) fn read_day(node: &Node<'_>) -> Option<String> {
+    let day = node.find_parsed_property::<jiff::civil::Date>("as-of")?;
+    Some(day.to_string())
+}

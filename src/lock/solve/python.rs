@@ -1,0 +1,428 @@
+//! Python: requirements become wheels, by the pinned `uv` in the build sandbox, or by a lock of
+//! Python's that the project brings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::index::{read_page, releases};
+use super::{Ask, SolveError, Solver, Update};
+use crate::decl::{Layer, Venv};
+use crate::digest::Digest;
+use crate::fsx::IoAt;
+use crate::lock::interpreter::interpreter_of;
+use crate::lock::toolroom::{ToolError, ToolJob, ToolResult};
+use crate::lock::{Pin, PythonPin, WheelPin};
+use crate::python::{
+    Chosen, Interpreter, ProjectName, Pylock, PylockError, RequirementLine, Requirements,
+};
+use crate::serve::{Registry, Upstream};
+
+/// Why an environment cannot be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum VenvError {
+    #[error("`{path}`: {source}")]
+    Requirements { path: String, source: crate::python::RequirementsError },
+    #[error("`{path}` is not UTF-8")]
+    Text { path: String },
+    #[error("`{path}` names `{include}`, which leaves the project")]
+    Leaves { path: String, include: String },
+    #[error(transparent)]
+    Pylock(#[from] PylockError),
+    #[error("the resolver's answer is damaged: {0}")]
+    Answer(PylockError),
+    #[error("there is no `{package}` {wanted}: {}", there(found))]
+    Version { package: String, wanted: String, found: Vec<String> },
+    #[error("no index has a project `{package}`")]
+    Project { package: String },
+    #[error("`{package}` {version} has a source archive only, no wheel")]
+    SourceOnly { package: String, version: String },
+    #[error("wheel `{file}` has digest {found}, and the requirements ask for another")]
+    Hash { file: String, found: Digest },
+    #[error("the requirements ask for digests, and have none of `{package}`, which is drawn in")]
+    Unhashed { package: String },
+}
+
+fn there(found: &[String]) -> String {
+    match found {
+        [] => "the index has none that can be installed".to_owned(),
+        [one] => format!("the index has {one}"),
+        many => {
+            let newest: Vec<&str> = many.iter().rev().take(8).map(String::as_str).collect();
+            let more = many.len().saturating_sub(8);
+            let rest = if more > 0 { format!(" and {more} older ones") } else { String::new() };
+            format!("the index has {}{rest}", newest.join(", "))
+        }
+    }
+}
+
+impl VenvError {
+    /// The next step.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            VenvError::Requirements { source, .. } => source.help().map(str::to_owned),
+            VenvError::Pylock(error) => error.help(),
+            VenvError::Version { package, found, .. } => {
+                let version = found.last()?;
+                Some(format!("declare one that is left: `{package}=={version}`"))
+            }
+            VenvError::SourceOnly { package, .. } => {
+                let package = package
+                    .parse()
+                    .ok()
+                    .map_or(package.clone(), |name: ProjectName| name.to_string());
+                Some(format!(
+                    "sbx installs wheels only: take a version of `{package}` that has one, or build it in a `run` of a layer with `ship=#false` and take the files from there"
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Everything that requirements files say, once those they include are read.
+#[derive(Default)]
+struct Inputs {
+    /// By path below the project: the file's name at the resolver and what it says.
+    files: BTreeMap<String, (String, Requirements)>,
+}
+
+pub(super) fn solve(
+    solver: &Solver<'_>,
+    ask: &Ask<'_>,
+    venv: &Venv,
+) -> Result<Vec<Pin>, SolveError> {
+    let interpreter =
+        interpreter_of(solver.project, ask.layer, ask.platform, ask.lock, venv.python.as_deref())?;
+    let layer = &ask.layer.name;
+    let failed = |source: VenvError| SolveError::Venv { layer: layer.clone(), source };
+    let chosen = match &venv.lock {
+        Some(path) => {
+            let lock = Pylock::parse(&solver.read_text(ask.layer, path)?);
+            let lock = lock.map_err(|error| failed(error.into()))?;
+            let chosen = lock.choose(&interpreter, &venv.extras, &venv.groups);
+            chosen.map_err(|error| failed(error.into()))?
+        }
+        None => solver.resolve(ask, venv, &interpreter)?,
+    };
+    let wheel = |one: Chosen| {
+        Pin::Wheel(WheelPin {
+            name: one.project.as_str().into(),
+            version: one.version.into(),
+            file_name: one.file_name.into(),
+            size: one.size,
+            digest: one.digest,
+            path: one.url.as_deref().and_then(hint).unwrap_or_default().into(),
+        })
+    };
+    let python = Pin::Python(PythonPin::of(&interpreter));
+    Ok(std::iter::once(python).chain(chosen.into_iter().map(wheel)).collect())
+}
+
+/// The path of an address, without its first slash.
+fn hint(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    Some(url.path().trim_start_matches('/').to_owned())
+}
+
+/// The platform that uv knows and that is nearest to a C library, from below.
+fn uv_platform(interpreter: &Interpreter) -> String {
+    const KNOWN: &[u16] = &[28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40];
+    let fits = |minor: &&u16| (2, **minor) <= interpreter.glibc;
+    let minor = KNOWN.iter().rev().find(fits).unwrap_or(&17);
+    format!("{}-manylinux_2_{minor}", interpreter.machine())
+}
+
+impl Solver<'_> {
+    fn read_text(&self, layer: &Layer, path: &str) -> Result<String, SolveError> {
+        let full = self.project.root.join(path);
+        let bytes = std::fs::read(&full).at("read", &full)?;
+        String::from_utf8(bytes).map_err(|_| SolveError::Venv {
+            layer: layer.name.clone(),
+            source: VenvError::Text { path: path.to_owned() },
+        })
+    }
+
+    fn read_inputs(
+        &self,
+        layer: &Layer,
+        path: &str,
+        inputs: &mut Inputs,
+    ) -> Result<(), SolveError> {
+        if inputs.files.contains_key(path) {
+            return Ok(());
+        }
+        let failed = |source| SolveError::Venv { layer: layer.name.clone(), source };
+        let read = Requirements::parse(&self.read_text(layer, path)?)
+            .map_err(|source| failed(VenvError::Requirements { path: path.to_owned(), source }))?;
+        let mut includes = Vec::new();
+        for include in read.includes() {
+            includes.push(beside(path, include).ok_or_else(|| {
+                let (path, include) = (path.to_owned(), include.to_owned());
+                failed(VenvError::Leaves { path, include })
+            })?);
+        }
+        let name = format!("requirements-{}.txt", inputs.files.len());
+        inputs.files.insert(path.to_owned(), (name, read));
+        includes.iter().try_for_each(|include| self.read_inputs(layer, include, inputs))
+    }
+
+    fn resolve(
+        &self,
+        ask: &Ask<'_>,
+        venv: &Venv,
+        interpreter: &Interpreter,
+    ) -> Result<Vec<Chosen>, SolveError> {
+        let failed = |source| SolveError::Venv { layer: ask.layer.name.clone(), source };
+        let mut inputs = Inputs::default();
+        for path in venv.requirements.iter().chain(&venv.constraints) {
+            self.read_inputs(ask.layer, path, &mut inputs)?;
+        }
+        let own = Requirements::parse(&venv.packages.join("\n")).map_err(|source| {
+            failed(VenvError::Requirements { path: "packages".to_owned(), source })
+        })?;
+        let job = self.job(ask, venv, interpreter, &inputs, &own)?;
+        let result = match self.toolroom.run(ask.lock, &job) {
+            Err(ToolError::Failed { tool, status, output }) => {
+                let all = inputs.files.values().map(|(_, read)| read).chain([&own]);
+                let lines: Vec<&RequirementLine> = all.flat_map(|read| &read.lines).collect();
+                if let Some(reason) = self.explain(&lines, &output)? {
+                    return Err(failed(reason));
+                }
+                return Err(ToolError::Failed { tool, status, output }.into());
+            }
+            result => result?,
+        };
+        let chosen = read_answer(&result, interpreter).map_err(failed)?;
+        check_hashes(&inputs, &own, &chosen).map_err(failed)?;
+        Ok(chosen)
+    }
+
+    fn job(
+        &self,
+        ask: &Ask<'_>,
+        venv: &Venv,
+        interpreter: &Interpreter,
+        inputs: &Inputs,
+        own: &Requirements,
+    ) -> Result<ToolJob, SolveError> {
+        let uv = self.uv()?;
+        let mut files = BTreeMap::new();
+        for (path, (name, read)) in &inputs.files {
+            let rename = |include: &str| {
+                let known = beside(path, include).and_then(|path| inputs.files.get(&path));
+                known.map(|(name, _)| name.clone()).unwrap_or_default()
+            };
+            files.insert(name.clone(), read.for_resolver(rename).into_bytes());
+        }
+        let mut command: Vec<String> = Vec::new();
+        let words = ["/tools/uv", "pip", "compile", "--format", "pylock.toml", "-o", "pylock.toml"];
+        command.extend(words.map(str::to_owned));
+        for path in &venv.requirements {
+            command.extend(inputs.files.get(path).map(|(name, _)| name.clone()));
+        }
+        if !own.lines.is_empty() {
+            files.insert("packages.txt".to_owned(), own.for_resolver(str::to_owned).into_bytes());
+            command.push("packages.txt".to_owned());
+        }
+        if let Some(path) = &venv.pyproject {
+            files
+                .insert("pyproject.toml".to_owned(), self.read_text(ask.layer, path)?.into_bytes());
+            command.push("pyproject.toml".to_owned());
+        }
+        for path in &venv.constraints {
+            let name = inputs.files.get(path).map(|(name, _)| name.clone());
+            command.extend(name.into_iter().flat_map(|name| ["-c".to_owned(), name]));
+        }
+        let mut flag =
+            |name: &str, value: &str| command.extend([name.to_owned(), value.to_owned()]);
+        venv.extras.iter().for_each(|extra| flag("--extra", extra));
+        venv.groups.iter().for_each(|group| flag("--group", group));
+        flag("--python", &interpreter.program.to_string());
+        flag("--python-version", &interpreter.short());
+        flag("--python-platform", &uv_platform(interpreter));
+        if let Some(day) = self.project.as_of_recipe(ask.recipe) {
+            flag("--exclude-newer", day);
+        }
+        let indexes = self.indexes(inputs);
+        for at in 0..indexes.len() {
+            let last = at + 1 == indexes.len();
+            flag(if last { "--default-index" } else { "--index" }, &format!("{{relay}}/{at}/"));
+        }
+        flag("--color", "never");
+        flag("--cache-dir", "/work/.cache");
+        let rest = ["--no-build", "--no-python-downloads", "--no-config", "--no-sources"];
+        command.extend(rest.into_iter().chain(["--no-header", "--no-progress"]).map(str::to_owned));
+        if let Some(known) = known_versions(ask) {
+            files.insert("pylock.toml".to_owned(), known.into_bytes());
+        }
+        Ok(ToolJob {
+            tool: "uv".to_owned(),
+            layer: ask.layer.name.clone(),
+            platform: ask.platform,
+            command,
+            env: Vec::new(),
+            mounts: vec![(uv, "/tools".to_owned())],
+            files,
+            results: vec!["pylock.toml".to_owned()],
+            registry: Some(Registry::Python(indexes)),
+            timeout: Duration::from_secs(600),
+        })
+    }
+
+    /// The indexes of this machine; those that a requirements file names come before them.
+    fn indexes(&self, inputs: &Inputs) -> Vec<Upstream> {
+        let upstream = |index: crate::fetch::Index| Upstream {
+            authorization: index.authorization(),
+            url: index.url,
+        };
+        let machine: Vec<_> = self.mirrors.python_indexes();
+        let lines = inputs.files.values().flat_map(|(_, read)| &read.lines);
+        let named = lines.filter_map(|line| match line {
+            RequirementLine::Index(url) | RequirementLine::ExtraIndex(url) => {
+                crate::fetch::Index::parse(url)
+            }
+            _ => None,
+        });
+        named.chain(machine).map(upstream).collect()
+    }
+
+    /// What lies behind a failure, where the index can tell: a version that is gone, or one that has
+    /// no wheel.
+    fn explain(
+        &self,
+        lines: &[&RequirementLine],
+        output: &str,
+    ) -> Result<Option<VenvError>, SolveError> {
+        let indexes = self.mirrors.python_indexes();
+        for line in lines {
+            let RequirementLine::Requirement { text, project, .. } = line else { continue };
+            // what the resolver does not speak of is not what it fails for
+            if !output.contains(project.as_str()) {
+                continue;
+            }
+            let bare = text.split(';').next().unwrap_or_default();
+            let specifier = match (bare.find(']'), bare.find(['=', '<', '>', '!', '~'])) {
+                (Some(end), _) => &bare[end + 1..],
+                (None, Some(start)) => &bare[start..],
+                (None, None) => "",
+            };
+            let mut files = Vec::new();
+            for index in &indexes {
+                files.extend(read_page(self.client, index, project)?);
+            }
+            if files.is_empty() {
+                return Ok(Some(VenvError::Project { package: project.to_string() }));
+            }
+            let releases = releases(&files, project);
+            let fits =
+                releases.iter().filter(|(version, _)| version.meets(specifier) == Some(true));
+            let fits: Vec<_> = fits.map(|(_, release)| release).collect();
+            let package = project.to_string();
+            match fits.last() {
+                None => {
+                    let installable = releases.values().filter(|(_, one)| one.wheel && !one.yanked);
+                    let found = installable.map(|(text, _)| text.clone()).collect();
+                    let wanted = specifier.trim().to_owned();
+                    return Ok(Some(VenvError::Version { package, wanted, found }));
+                }
+                Some((version, _)) if fits.iter().all(|(_, one)| !one.wheel) => {
+                    let version = version.clone();
+                    return Ok(Some(VenvError::SourceOnly { package, version }));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// `../limits.txt` beside `layers/app/requirements.txt`; `None` where that leaves the project.
+pub(crate) fn beside(path: &str, include: &str) -> Option<String> {
+    if include.starts_with('/') || include.contains("://") {
+        return None;
+    }
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in include.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// What the lock had, for the resolver to prefer.
+fn known_versions(ask: &Ask<'_>) -> Option<String> {
+    let keeps = |pin: &WheelPin| match ask.update {
+        Update::Missing => true,
+        Update::All => false,
+        Update::Named(names) => {
+            !names.contains(&*pin.name) && !names.contains(ask.layer.name.as_str())
+        }
+    };
+    let wheels = ask.previous.iter().filter_map(|pin| match pin {
+        Pin::Wheel(pin) if keeps(pin) => Some((&pin.name, &pin.version)),
+        _ => None,
+    });
+    // several environments of a layer may differ: of one project, either version is a good guess
+    let known: BTreeMap<_, _> = wheels.collect();
+    if known.is_empty() {
+        return None;
+    }
+    let mut text = "lock-version = \"1.0\"\ncreated-by = \"sbx\"\n".to_owned();
+    for (name, version) in known {
+        text.push_str(&format!("\n[[packages]]\nname = \"{name}\"\nversion = \"{version}\"\n"));
+    }
+    Some(text)
+}
+
+fn read_answer(result: &ToolResult, interpreter: &Interpreter) -> Result<Vec<Chosen>, VenvError> {
+    let bytes = result.files.get("pylock.toml").map(Vec::as_slice).unwrap_or_default();
+    let lock = Pylock::parse(&String::from_utf8_lossy(bytes)).map_err(VenvError::Answer)?;
+    let mut chosen = lock.choose(interpreter, &[], &[])?;
+    for one in &mut chosen {
+        let origin = one.url.as_ref().and_then(|url| result.origins.get(url));
+        one.url = origin.map(url::Url::to_string);
+    }
+    Ok(chosen)
+}
+
+/// The digests that requirements ask for are kept, as pip keeps them: where one has any, all have.
+fn check_hashes(inputs: &Inputs, own: &Requirements, chosen: &[Chosen]) -> Result<(), VenvError> {
+    let all = || inputs.files.values().map(|(_, read)| read).chain([own]);
+    let mut wanted: BTreeMap<&ProjectName, BTreeSet<Digest>> = BTreeMap::new();
+    for (project, digests) in all().flat_map(Requirements::hashes) {
+        wanted.entry(project).or_default().extend(digests);
+    }
+    let demanded =
+        all().flat_map(|read| &read.lines).any(|line| *line == RequirementLine::RequireHashes);
+    if wanted.is_empty() && !demanded {
+        return Ok(());
+    }
+    for one in chosen {
+        match wanted.get(&one.project) {
+            None => return Err(VenvError::Unhashed { package: one.project.to_string() }),
+            Some(digests) if !digests.contains(&one.digest) => {
+                return Err(VenvError::Hash { file: one.file_name.clone(), found: one.digest });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn included_files_lie_beside_their_file() {
+        let at = |include| beside("layers/app/requirements.txt", include);
+        assert_eq!(at("base.txt").as_deref(), Some("layers/app/base.txt"));
+        assert_eq!(at("../../x.txt").as_deref(), Some("x.txt"));
+        assert_eq!(at("../../../x.txt"), None);
+        assert_eq!(at("/etc/x"), None);
+    }
+}
