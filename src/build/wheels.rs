@@ -245,6 +245,7 @@ pub fn compile(
         work.program.to_string(),
         "-I".to_owned(),
         "-S".to_owned(),
+        "-B".to_owned(),
         "-c".to_owned(),
         COMPILE.to_owned(),
         work.prefix.to_string(),
