@@ -39,16 +39,6 @@ const CHILDREN: &[&str] =
     &["constraints", "extras", "groups", "packages", "pyproject", "requirements"];
 
 impl Venv {
-    /// An environment of one requirement.
-    pub(super) fn of(
-        prefix: LayerPath,
-        package: String,
-        as_of: Option<String>,
-        at: Location,
-    ) -> Self {
-        Venv { prefix, packages: vec![package], as_of, ..Venv::empty(at) }
-    }
-
     fn empty(at: Location) -> Self {
         Venv {
             prefix: LayerPath::root(),
