@@ -29,7 +29,7 @@ use crate::jail::{Jail, JailError, Terminal};
 use crate::lock::Pin;
 use crate::path::LayerPath;
 use crate::plan::RunWork;
-use crate::serve::{Shelf, Shelved, address, python_index};
+use crate::serve::{Shelf, Shelved, Shelving, address, python_index};
 use crate::store::Store;
 
 /// Debian's database, which is one for all layers of an image.
@@ -326,9 +326,17 @@ impl RunJob<'_> {
 }
 
 /// A pin as a step finds it on its shelf; `None` for what no registry has.
-pub(super) fn shelve(pin: &Pin, _: &Store) -> Option<Shelved> {
+pub(super) fn shelve(pin: &Pin, store: &Store) -> Option<Shelved> {
     match pin {
-        Pin::Archive(_) => None,
+        Pin::Archive(_) | Pin::Python(_) => None,
+        Pin::Wheel(pin) => Some(Shelved {
+            kind: Shelving::Wheel,
+            name: pin.name.to_string(),
+            version: pin.version.to_string(),
+            integrity: pin.digest.into(),
+            file_name: pin.file_name.to_string(),
+            path: store.blob_path(&pin.digest),
+        }),
     }
 }
 
