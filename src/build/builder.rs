@@ -94,6 +94,7 @@ impl BuildError {
                 errors.iter().find_map(FetchError::help).map(str::to_owned)
             }
             BuildError::Fetch(error) => error.help().map(str::to_owned),
+            BuildError::Settle { source, .. } => source.help().map(str::to_owned),
             BuildError::Compose(error) => error.help().map(str::to_owned),
             BuildError::Run { source, .. } => source.help(),
             BuildError::Gone { pins } => {

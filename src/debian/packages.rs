@@ -126,19 +126,30 @@ impl IndexError {
     }
 }
 
-/// Decompresses an index by the ending of its name; `size` is what Release states of the plain one.
-pub fn decompress(name: &str, bytes: &[u8], size: u64) -> Result<Vec<u8>, IndexError> {
-    let mut plain = Vec::with_capacity(usize::try_from(size.min(1 << 28)).unwrap_or(0));
-    let reader: Box<dyn Read + '_> = match name.rsplit('.').next() {
+/// Largest index that is unpacked where Release does not say how large it is.
+const LARGEST: u64 = 1 << 30;
+
+/// Unpacks an index by the ending of its name, into no more bytes than it may have, and checks what
+/// Release says of it.
+fn unpack(file: &PackagesFile<'_>, bytes: &[u8]) -> Result<Vec<u8>, IndexError> {
+    let limit = file.plain.map_or(LARGEST, |(size, _)| size);
+    let mut plain = Vec::with_capacity(usize::try_from(limit.min(1 << 28)).unwrap_or(0));
+    let reader: Box<dyn Read + '_> = match file.path.rsplit('.').next() {
         Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(bytes)),
         Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
         Some("zst") => Box::new(zstd::stream::read::Decoder::new(bytes)?),
         _ => Box::new(bytes),
     };
-    reader.take(size.saturating_add(1)).read_to_end(&mut plain)?;
-    match plain.len() as u64 {
-        found if found == size => Ok(plain),
-        found => Err(IndexError::Size { expected: size, found }),
+    reader.take(limit.saturating_add(1)).read_to_end(&mut plain)?;
+    let found = plain.len() as u64;
+    match file.plain {
+        Some((expected, _)) if found != expected => Err(IndexError::Size { expected, found }),
+        None if found > limit => Err(IndexError::Size { expected: limit, found }),
+        Some((_, expected)) => match Digest::of(&plain) {
+            found if found == expected => Ok(plain),
+            found => Err(IndexError::Digest { expected, found }),
+        },
+        None => Ok(plain),
     }
 }
 
@@ -149,7 +160,7 @@ impl Index {
         if found != file.digest {
             return Err(IndexError::Digest { expected: file.digest, found });
         }
-        Self::parse(decompress(file.path, bytes, file.plain_size)?)
+        Self::parse(unpack(file, bytes)?)
     }
 
     /// Parses a plain index.
@@ -411,26 +422,27 @@ mod tests {
         insta::assert_snapshot!(refuse(&escape), @"the stanza of `../a` in the index has no valid `Package`");
     }
 
+    fn file<'a>(path: &'a str, packed: &[u8], plain: Option<(u64, Digest)>) -> PackagesFile<'a> {
+        PackagesFile { path, size: packed.len() as u64, digest: Digest::of(packed), plain }
+    }
+
     #[test]
     fn an_index_is_as_long_as_release_says() {
         let packed = zstd::encode_all(&b"hello"[..], 1).unwrap();
-        assert_eq!(decompress("Packages.zst", &packed, 5).unwrap(), b"hello");
-        assert!(matches!(
-            decompress("Packages.zst", &packed, 4),
-            Err(IndexError::Size { expected: 4, found: 5 })
-        ));
-        assert!(matches!(decompress("Packages", b"hello", 9), Err(IndexError::Size { .. })));
+        let unpack = |size, digest| {
+            unpack(&file("Packages.zst", &packed, Some((size, Digest::of(digest)))), &packed)
+        };
+        assert_eq!(unpack(5, b"hello").unwrap(), b"hello");
+        assert!(matches!(unpack(4, b"hello"), Err(IndexError::Size { expected: 4, found: 5 })));
+        assert!(matches!(unpack(9, b"hello"), Err(IndexError::Size { .. })));
+        assert!(matches!(unpack(5, b"other"), Err(IndexError::Digest { .. })));
+        let unlisted = file("Packages.zst", &packed, None);
+        assert_eq!(super::unpack(&unlisted, &packed).unwrap(), b"hello");
     }
 
     #[test]
     fn an_index_is_the_one_that_release_lists() {
-        let file = PackagesFile {
-            path: "main/binary-amd64/Packages",
-            size: 1,
-            digest: Digest::of(b"\n"),
-            plain_size: 1,
-            plain_digest: Digest::of(b"\n"),
-        };
+        let file = file("Packages", b"\n", Some((1, Digest::of(b"\n"))));
         assert!(Index::read(&file, b"\n").unwrap().is_empty());
         assert!(matches!(Index::read(&file, b" "), Err(IndexError::Digest { .. })));
     }

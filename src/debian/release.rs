@@ -116,7 +116,8 @@ impl Release {
         now: Timestamp,
         locked: Option<Timestamp>,
     ) -> Result<(), ReleaseError> {
-        if suite != self.suite && suite != self.codename {
+        // the suite of a flat archive is a path, and no name that its Release could say
+        if suite != self.suite && suite != self.codename && !suite.ends_with('/') {
             let found = format!("{} ({})", self.suite, self.codename);
             return Err(ReleaseError::Suite { expected: suite.to_owned(), found });
         }
@@ -141,19 +142,23 @@ impl Release {
     /// The `Packages` that have all a component's packages for an architecture: its own, and that of
     /// `all` where the archive keeps one apart. Empty where the suite has neither.
     pub fn packages(&self, component: &str, arch: &str) -> Vec<PackagesFile<'_>> {
-        let all = (!self.all_in_each).then_some("all");
+        let all = (!self.all_in_each && !component.is_empty()).then_some("all");
         let files = [Some(arch), all].into_iter().flatten();
         files.filter_map(|arch| self.find_packages(component, arch)).collect()
     }
 
     /// The smallest form of one `Packages`.
     pub fn find_packages(&self, component: &str, arch: &str) -> Option<PackagesFile<'_>> {
-        let stem = format!("{component}/binary-{arch}/Packages");
-        let (plain_size, plain_digest) = *self.files.get(&stem)?;
+        // a flat archive (a suite that is a path) has one index beside its Release
+        let stem = match component {
+            "" => "Packages".to_owned(),
+            _ => format!("{component}/binary-{arch}/Packages"),
+        };
         let (path, (size, digest)) = [".xz", ".zst", ".gz", ""]
             .iter()
             .find_map(|ending| self.files.get_key_value(&format!("{stem}{ending}")))?;
-        Some(PackagesFile { path, size: *size, digest: *digest, plain_size, plain_digest })
+        let plain = self.files.get(&stem).copied();
+        Some(PackagesFile { path, size: *size, digest: *digest, plain })
     }
 }
 
@@ -164,8 +169,8 @@ pub struct PackagesFile<'a> {
     pub path: &'a str,
     pub size: u64,
     pub digest: Digest,
-    pub plain_size: u64,
-    pub plain_digest: Digest,
+    /// Size in bytes and digest of what it unpacks to, where Release says so.
+    pub plain: Option<(u64, Digest)>,
 }
 
 impl PackagesFile<'_> {
@@ -211,8 +216,8 @@ mod tests {
         let release = release();
         assert_eq!(release.date.to_string(), "2026-11-21T09:15:44Z");
         let [packages] = release.packages("main", "amd64")[..] else { panic!() };
-        let known = (packages.path, packages.size, packages.plain_size);
-        assert_eq!(known, ("main/binary-amd64/Packages.xz", 10, 100));
+        let known = (packages.path, packages.size, packages.plain.map(|(size, _)| size));
+        assert_eq!(known, ("main/binary-amd64/Packages.xz", 10, Some(100)));
         let by_hash = format!("main/binary-amd64/by-hash/SHA256/{}", "0".repeat(64));
         assert_eq!(packages.by_hash(), by_hash);
         assert_eq!((release.priority(), release.packages("main", "s390x").len()), (1, 0));

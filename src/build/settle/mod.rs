@@ -68,6 +68,16 @@ impl SettleError {
     }
 }
 
+impl SettleError {
+    /// The next command.
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            SettleError::Jail(error) => error.help(),
+            _ => None,
+        }
+    }
+}
+
 /// A package whose content lies in the topmost tree.
 #[derive(Clone, Debug)]
 pub struct NewPackage {

@@ -11,13 +11,12 @@ use url::Url;
 
 use super::{SolveError, Solver, Update};
 use crate::debian::keyring::Keyring;
-use crate::debian::packages::{Index, decompress};
-use crate::debian::release::{Release, ReleaseError};
+use crate::debian::packages::Index;
+use crate::debian::release::{PackagesFile, Release};
 use crate::debian::resolve::{BaseSet, Request, Wanted, resolve};
-use crate::debian::universe::{Member, PRIORITY, PinRule, Universe};
+use crate::debian::universe::{Member, PinRule, Universe};
 use crate::debian::version::Relation;
 use crate::decl::{Base, Debian, Layer};
-use crate::digest::Digest;
 use crate::fetch::{Want, defaults};
 use crate::fsx::IoAt;
 use crate::lock::question::{debian_of, request_of, suites_of};
@@ -128,21 +127,21 @@ impl Solver<'_> {
             })
             .collect();
         let documents = self.client.get_all(&asks, LARGEST_RELEASE);
-        let mut members = Vec::new();
+        let mut indexes = Vec::new();
+        let mut seen = Vec::new();
         for (suite, document) in suites.iter().zip(documents) {
             let release = self.verify(suite, &document?.bytes, lock)?;
             releases.insert((ArchiveName::new(&suite.archive), suite.suite.clone()), release.date);
-            for component in &suite.components {
-                members.push((suite, release.clone(), component.clone()));
+            seen.push((suite, release));
+        }
+        for (suite, release) in &seen {
+            for component in suite.components() {
+                indexes.extend(suite.indexes(release, component, platform)?);
             }
         }
-        self.fetch_indexes(&members, platform)?;
-        let members: Result<Vec<Member>, SolveError> = members
-            .into_par_iter()
-            .map(|(suite, release, component)| {
-                self.read_index(suite, &release, &component, platform)
-            })
-            .collect();
+        self.fetch_indexes(&indexes)?;
+        let members: Result<Vec<Member>, SolveError> =
+            indexes.into_par_iter().map(|index| self.read_index(&index)).collect();
         Ok(Universe::new(members?, platform.debian()))
     }
 
@@ -154,16 +153,9 @@ impl Solver<'_> {
         };
         let locked =
             lock.releases.get(&(ArchiveName::new(&suite.archive), suite.suite.clone())).copied();
-        let judge = || -> Result<Release, ReleaseError> {
-            let text = keyring.verify_inline(bytes, self.now.as_second())?;
-            let release = Release::parse(&text)?;
-            release.check(&suite.suite, self.now, locked)?;
-            Ok(release)
-        };
-        judge().map_err(|source| SolveError::Release {
-            archive: suite.archive.clone(),
-            suite: suite.suite.clone(),
-            source,
+        Release::read(bytes, &keyring, &suite.suite, self.now, locked).map_err(|source| {
+            let (archive, suite) = (suite.archive.clone(), suite.suite.clone());
+            SolveError::Release { archive, suite, source }
         })
     }
 
@@ -173,81 +165,38 @@ impl Solver<'_> {
         Keyring::parse(&bytes).map_err(|source| SolveError::Key { path: path.to_owned(), source })
     }
 
-    fn fetch_indexes(
-        &self,
-        members: &[(&Suite, Release, String)],
-        platform: Platform,
-    ) -> Result<(), SolveError> {
-        let mut wants = Vec::new();
-        for (suite, release, component) in members {
-            let file = suite.index(release, component, platform)?;
-            if self.store.has_blob(&file.digest) {
-                continue;
-            }
-            let plain = suite.urls(file.path);
-            let by_hash = file
-                .path
-                .rsplit_once('/')
-                .map(|(dir, _)| suite.urls(&format!("{dir}/by-hash/SHA256/{}", file.digest.hex())));
-            wants.push(Want {
+    fn fetch_indexes(&self, indexes: &[SuiteIndex<'_>]) -> Result<(), SolveError> {
+        let missing = indexes.iter().filter(|index| !self.store.has_blob(&index.file.digest));
+        let want = |index: &SuiteIndex<'_>| {
+            let SuiteIndex { suite, release, component, file } = index;
+            let by_hash = release.by_hash.then(|| suite.urls(&file.by_hash()));
+            Want {
                 label: format!("index of `{}` `{}` {component}", suite.archive, suite.suite),
-                urls: by_hash
-                    .filter(|_| release.by_hash)
-                    .into_iter()
-                    .flatten()
-                    .chain(plain)
-                    .collect(),
+                urls: by_hash.into_iter().flatten().chain(suite.urls(file.path)).collect(),
                 size: Some(file.size),
                 digest: file.digest.into(),
                 part: self.store.part_path(&file.digest),
                 into: self.store.blob_path(&file.digest),
-            });
-        }
-        let failures = self.client.fetch_all(wants, self.progress)?;
+            }
+        };
+        let failures = self.client.fetch_all(missing.map(want).collect(), self.progress)?;
         failures.into_values().next().map_or(Ok(()), |error| Err(error.into()))
     }
 
-    fn read_index(
-        &self,
-        suite: &Suite,
-        release: &Release,
-        component: &str,
-        platform: Platform,
-    ) -> Result<Member, SolveError> {
-        let file = suite.index(release, component, platform)?;
-        let packed = self.store.read_blob(&file.digest).inspect_err(|_| {
+    fn read_index(&self, index: &SuiteIndex<'_>) -> Result<Member, SolveError> {
+        let SuiteIndex { suite, release, component, file } = index;
+        let (archive, suite) = (suite.archive.clone(), suite.suite.clone());
+        let bytes = self.store.read_blob(&file.digest).inspect_err(|_| {
             // a damaged index is fetched again next time
             self.store.drop_blob(&file.digest).unwrap_or_default();
         })?;
-        let fail = |source| SolveError::Index {
-            archive: suite.archive.clone(),
-            suite: suite.suite.clone(),
-            component: component.to_owned(),
-            source,
-        };
-        let plain = decompress(file.path, &packed, file.plain_size).map_err(fail)?;
-        let (expected, found) = (file.plain_digest, Digest::of(&plain));
-        if expected != found {
-            let (archive, suite) = (suite.archive.clone(), suite.suite.clone());
-            return Err(SolveError::IndexDigest {
-                archive,
-                suite,
-                component: component.to_owned(),
-                expected,
-                found,
-            });
+        match Index::read(file, &bytes) {
+            Ok(index) => Ok(Member { index, archive, suite, priority: release.priority() }),
+            Err(source) => {
+                let component = component.to_string();
+                Err(SolveError::Index { archive, suite, component, source })
+            }
         }
-        let priority = match (release.not_automatic, release.but_automatic_upgrades) {
-            (true, false) => 1,
-            (true, true) => 100,
-            (false, _) => PRIORITY,
-        };
-        Ok(Member {
-            index: Index::parse(plain).map_err(fail)?,
-            archive: suite.archive.clone(),
-            suite: suite.suite.clone(),
-            priority,
-        })
     }
 
     fn solve_layer(
@@ -309,19 +258,41 @@ impl Suite {
         self.base.join(&path).into_iter().collect()
     }
 
-    fn index<'r>(
-        &self,
-        release: &'r Release,
-        component: &str,
-        platform: Platform,
-    ) -> Result<crate::debian::release::PackagesFile<'r>, SolveError> {
-        release.find_packages(component, platform.debian()).ok_or_else(|| SolveError::NoIndex {
-            archive: self.archive.clone(),
-            suite: self.suite.clone(),
-            component: component.to_owned(),
-            arch: platform.debian().to_owned(),
-        })
+    /// Its components; a flat archive has one without a name.
+    fn components(&self) -> Vec<&str> {
+        match self.suite.ends_with('/') {
+            true => vec![""],
+            false => self.components.iter().map(String::as_str).collect(),
+        }
     }
+
+    fn indexes<'r>(
+        &'r self,
+        release: &'r Release,
+        component: &'r str,
+        platform: Platform,
+    ) -> Result<Vec<SuiteIndex<'r>>, SolveError> {
+        let files = release.packages(component, platform.debian());
+        if files.is_empty() {
+            return Err(SolveError::NoIndex {
+                archive: self.archive.clone(),
+                suite: self.suite.clone(),
+                component: component.to_owned(),
+                arch: platform.debian().to_owned(),
+            });
+        }
+        let index = |file| SuiteIndex { suite: self, release, component, file };
+        Ok(files.into_iter().map(index).collect())
+    }
+}
+
+/// One `Packages` of a suite.
+#[derive(Clone, Copy)]
+struct SuiteIndex<'a> {
+    suite: &'a Suite,
+    release: &'a Release,
+    component: &'a str,
+    file: PackagesFile<'a>,
 }
 
 fn touches(update: &Update, layer: &Layer, locked: &LayerLock) -> bool {

@@ -6,7 +6,6 @@ use crate::debian::keyring::SignatureError;
 use crate::debian::packages::IndexError;
 use crate::debian::release::ReleaseError;
 use crate::debian::resolve::Unsolvable;
-use crate::digest::Digest;
 use crate::fetch::FetchError;
 use crate::fsx::PathIo;
 use crate::lock::interpreter::InterpreterError;
@@ -31,16 +30,6 @@ pub enum SolveError {
     Key { path: String, source: SignatureError },
     #[error("index of `{archive}` `{suite}` {component}: {source}")]
     Index { archive: String, suite: String, component: String, source: IndexError },
-    #[error(
-        "index of `{archive}` `{suite}` {component}: Release promised {expected}, found {found}"
-    )]
-    IndexDigest {
-        archive: String,
-        suite: String,
-        component: String,
-        expected: Digest,
-        found: Digest,
-    },
     #[error("archive `{archive}` `{suite}` has no {component} for {arch}")]
     NoIndex { archive: String, suite: String, component: String, arch: String },
     #[error("layer `{layer}` for {platform}: {source}")]
