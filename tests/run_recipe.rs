@@ -141,13 +141,13 @@ fn a_layer_sees_what_it_needs_and_no_other() {
     let project = declared(
         r#"layer "other" needs="base" { file "/srv/other" content="x"; }
         layer "tools" needs="base" ship=#false { run "mkdir -p /opt/tools; echo built >/opt/tools/t"; }
-        layer "l" needs="tools" { run "ls /srv /opt/tools >/srv/seen; cp /opt/tools/t /srv/copied"; }
+        layer "l" needs="tools" { git-init "/srv/repo"; run "pwd; ls . >>.git/description"; run "ls /srv /opt/tools >/srv/seen; cp /opt/tools/t /srv/copied" cwd="/"; }
         sandbox "s" { layers "other" "l"; }"#,
     );
     let (_dir, root) = built(&project);
     assert_eq!(
         fs::read_to_string(root.join("srv/seen")).unwrap(),
-        "/opt/tools:\nt\n\n/srv:\nseen\n"
+        "/opt/tools:\nt\n\n/srv:\nrepo\nseen\n"
     );
     assert_eq!(fs::read_to_string(root.join("srv/copied")).unwrap(), "built\n");
     assert!(!root.join("opt/tools").exists(), "a stage that is not shipped is in no image");

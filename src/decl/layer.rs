@@ -135,6 +135,23 @@ impl Recipe {
         }
     }
 
+    /// The directory that it fills with somebody's project, which is where commands after it run
+    /// unless they say otherwise.
+    pub const fn project_dir(&self) -> Option<&LayerPath> {
+        match self {
+            Recipe::Debian(_)
+            | Recipe::Files(_)
+            | Recipe::File(_)
+            | Recipe::User(_)
+            | Recipe::Dir(_)
+            | Recipe::Link(_)
+            | Recipe::Own(_)
+            | Recipe::Run(_)
+            | Recipe::Venv(_) => None,
+            Recipe::GitInit(git) => Some(&git.path),
+        }
+    }
+
     pub const fn at(&self) -> &Location {
         match self {
             Recipe::Debian(recipe) => &recipe.at,

@@ -75,6 +75,21 @@ impl std::str::FromStr for Leftover {
 }
 
 impl Run {
+    /// A command that a recipe of another kind implies.
+    pub fn implied(command: String, cwd: String, at: &Location) -> Self {
+        Run {
+            command,
+            shell: LayerPath::parse_absolute("/bin/sh").unwrap_or_default(),
+            cwd: Some(cwd),
+            env: Vec::new(),
+            secrets: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            timeout: None,
+            at: at.clone(),
+        }
+    }
+
     pub(super) fn read(node: &Node<'_>) -> Option<Self> {
         let command = node.text("a command");
         let shell = node.find_text_property("shell").unwrap_or("/bin/sh".to_owned());

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use super::spec::environment;
 use super::step::{RunWork, Step, Work};
 use super::{Given, PlanError, Planner, Scope, key_of};
-use crate::decl::{Layer, Run};
+use crate::decl::{Layer, Recipe, Run};
 use crate::lock::Pin;
 use crate::lock::question::recipe_request;
 use crate::name::LayerName;
@@ -34,6 +34,8 @@ pub(super) struct View {
 const SHOWN: usize = 72;
 
 impl<'a> Planner<'a> {
+    /// Adds a command that sees the recipes of its layer before `at`. A recipe that implies commands
+    /// of its own (install scripts) gives them its place and one, so that they see what it laid.
     pub(super) fn add_run(
         &mut self,
         layer: &'a Layer,
@@ -95,7 +97,7 @@ impl<'a> Planner<'a> {
         RunWork {
             command: run.command.clone(),
             shell: run.shell.to_string(),
-            cwd: run.cwd.clone().unwrap_or("/".to_owned()),
+            cwd: run.cwd.clone().unwrap_or(usual_dir(layer, at)),
             env: environment(&run.env, &layers),
             secrets: run.secrets.clone(),
             allow: run.allow.clone(),
@@ -104,6 +106,12 @@ impl<'a> Planner<'a> {
             timeout: run.timeout,
         }
     }
+}
+
+/// Where the last recipe before one laid a project, or the root.
+fn usual_dir(layer: &Layer, at: usize) -> String {
+    let dir = layer.recipes[..at].iter().rev().find_map(Recipe::project_dir);
+    dir.map_or("/".to_owned(), ToString::to_string)
 }
 
 /// `run npm run build`, on one line.
