@@ -32,17 +32,23 @@ fn fresh(declarations: &str) -> Project {
     Project::from_repo(repo()).file("sandboxes.kdl", &format!("{base}{declarations}\n"))
 }
 
+/// A store that has that Debian, in the directory that Cargo keeps for tests.
+fn base() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("run-recipe-store");
+        let base = fresh("sandbox \"below\" { layers \"base\"; }").store(&store);
+        base.sbx(&["build", "below"]).success();
+        store
+    });
+    built.clone()
+}
+
 /// Likewise, with Debian in the store already, which is built once for all tests.
 fn declared(declarations: &str) -> Project {
-    static BASE: OnceLock<Project> = OnceLock::new();
-    let base = BASE.get_or_init(|| {
-        let base = fresh("sandbox \"below\" { layers \"base\"; }");
-        base.sbx(&["build", "below"]).success();
-        base
-    });
+    let base = base();
     let project = fresh(declarations);
-    let (from, to) = (base.cache(), project.cache());
-    tool("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
+    tool("cp", &["-a", base.to_str().unwrap(), project.cache().to_str().unwrap()]);
     project
 }
 
