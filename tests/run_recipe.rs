@@ -173,19 +173,17 @@ fn a_command_may_not_lay_over_what_it_did_not_see() {
 
 #[test]
 fn a_failure_shows_the_last_lines_and_where_the_rest_is() {
-    let project = project("run \"seq 100; echo lost >&2; exit 7\"");
-    let outcome = project.sbx(&["build", "s"]).fails(
-        1,
-        &[
-            "layer `l`: `seq 100; echo lost >&2; exit 7` ended with exit code 7:\n",
-            "  100\n  lost\n",
-            "--shell-on-failure",
-        ],
-    );
+    let project = project("run \"seq 100; printf '\\\\033[2Jlost\\\\n' >&2; exit 7\"");
+    let outcome = project
+        .sbx(&["build", "s"])
+        .fails(1, &["exit 7` ended with exit code 7:\n", "  100\n  lost\n", "--shell-on-failure"]);
     assert!(!outcome.stderr.contains("\n  70\n"), "only the last lines");
     let log = outcome.stderr.split("the whole output is in ").nth(1).unwrap();
     let log = fs::read_to_string(log.split_whitespace().next().unwrap()).unwrap();
-    assert!(log.starts_with("1\n2\n") && log.ends_with("lost\n"));
+    assert!(
+        log.starts_with("1\n2\n") && log.ends_with("\u{1b}[2Jlost\n"),
+        "the log is as it was said"
+    );
     build("run \"sleep 60\" timeout=1").fails(1, &["ended with a timeout"]);
     build("run \"true\" cwd=\"/nowhere\"").fails(1, &["change to `/nowhere`"]);
 }

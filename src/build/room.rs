@@ -169,6 +169,23 @@ impl Room<'_> {
 /// Takes a sandbox's sockets, and serves them as long as what it answers is kept.
 type Open<'a> = Box<dyn FnOnce(Vec<OwnedFd>) -> std::io::Result<[Serving; 2]> + 'a>;
 
+/// A line as people may be shown it: what a program says must not move their cursor, clear their
+/// screen or retitle their window.
+pub(super) fn printable(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        // a sequence of a terminal's ends with a letter (ECMA-48, control sequences)
+        if c == '\u{1b}' && chars.next_if_eq(&'[').is_some() {
+            while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
+            chars.next();
+        } else if c == '\t' || !c.is_control() {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// The environment that every program starts with.
 fn usual() -> impl Iterator<Item = (String, String)> {
     let fixed = [
@@ -197,4 +214,16 @@ pub enum VisitError {
     Io(#[from] PathIo),
     #[error(transparent)]
     Jail(#[from] JailError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_words_are_shown_and_its_orders_to_the_terminal_are_not() {
+        assert_eq!(printable("\u{1b}[31mred\u{1b}[0m\tplain"), "red\tplain");
+        assert_eq!(printable("\u{1b}]0;title\u{7}\rback\u{8}\u{9b}2J"), "]0;titleback2J");
+        assert_eq!(printable("grüße\u{1b}[1"), "grüße");
+    }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use super::builder::{BuildError, Builder};
-use super::room::{Room, Visit, VisitError};
+use super::room::{Room, Visit, VisitError, printable};
 use crate::fetch::Client;
 use crate::fsx::{IoAt, PathIo};
 use crate::jail::{Bind, End, Jail, JailError, Outcome};
@@ -136,7 +136,7 @@ fn broken(job: &ToolJob, reason: String, help: Option<String>) -> ToolError {
 fn shown(outcome: &Outcome, also: &[String]) -> String {
     let skip = outcome.tail.len().saturating_sub(SHOWN);
     let lines = outcome.tail.iter().skip(skip).chain(also.iter().take(SHOWN));
-    let mut text: Vec<String> = lines.map(|line| format!("  {line}")).collect();
+    let mut text: Vec<String> = lines.map(|line| format!("  {}", printable(line))).collect();
     if outcome.end == End::Timeout {
         text.push("  it was ended at its time limit".to_owned());
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use self::secret::{Needles, Scan, SecretError};
 use super::capture::{CaptureError, capture};
 use super::listing::Listing;
-use super::room::{Room, Stay, Visit, VisitError};
+use super::room::{Room, Stay, Visit, VisitError, printable};
 use super::view::View;
 use crate::blame::Blame;
 use crate::decl::Leftover;
@@ -199,7 +199,7 @@ impl RunJob<'_> {
             let text = needles.hide(text);
             // a log that cannot be written must not stop the command
             writeln!(log, "{text}").unwrap_or_default();
-            line(&text);
+            line(&printable(&text));
         };
         let stay = room.visit(visit, self.shelf, &mut hear).map_err(|error| self.explain(error))?;
         for asked in self.asked(&stay) {
@@ -244,7 +244,7 @@ impl RunJob<'_> {
         RunError::Failed {
             command: self.command(),
             reason: stay.outcome.reason(),
-            tail: tail.iter().skip(skip).map(|line| needles.hide(line)).collect(),
+            tail: tail.iter().skip(skip).map(|line| printable(&needles.hide(line))).collect(),
             asked: self.asked(stay),
             log: self.log.to_owned(),
         }
