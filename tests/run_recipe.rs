@@ -169,6 +169,13 @@ fn a_command_may_not_lay_over_what_it_did_not_see() {
     )
     .sbx(&["build", "s"]);
     outcome.fails(1, &["layers `other` and `l` both bring /srv/same"]);
+    let outcome = declared(
+        r#"layer "other" needs="base" { file "/srv/x/other" content="x"; }
+        layer "l" needs="base" { file "/srv/x/own" content="y"; run "rm -r /srv/x; mkdir /srv/x"; }
+        sandbox "s" { layers "other" "l"; }"#,
+    )
+    .sbx(&["build", "s"]);
+    outcome.fails(1, &["layer `l` removes what /srv/x/other of layer `other` lies in"]);
 }
 
 #[test]

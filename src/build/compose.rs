@@ -1,6 +1,6 @@
 //! Deltas on top of each other: what may not meet, and what directories must look like in the end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -42,6 +42,8 @@ pub enum ComposeError {
     Clash { one: String, two: String, path: LayerPath },
     #[error("{path} is a directory in layer `{dir}` and none in layer `{other}`")]
     Type { path: LayerPath, dir: String, other: String },
+    #[error("layer `{layer}` removes what {path} of layer `{other}` lies in, and has not seen it")]
+    Hidden { layer: String, other: String, path: LayerPath },
     #[error(transparent)]
     Io(#[from] crate::fsx::PathIo),
     #[error(transparent)]
@@ -51,14 +53,19 @@ pub enum ComposeError {
 impl ComposeError {
     pub fn blame(&self) -> crate::blame::Blame {
         match self {
-            ComposeError::Clash { .. } | ComposeError::Type { .. } => crate::blame::Blame::Input,
+            ComposeError::Clash { .. }
+            | ComposeError::Type { .. }
+            | ComposeError::Hidden { .. } => crate::blame::Blame::Input,
             _ => crate::blame::Blame::World,
         }
     }
 
     pub fn help(&self) -> Option<&'static str> {
         match self {
-            ComposeError::Clash { .. } => Some("say `replace=#true` in the layer that is to win"),
+            ComposeError::Clash { .. } => Some(
+                "say `replace=#true` in the layer that is to win; a layer with `run` has to need the other",
+            ),
+            ComposeError::Hidden { .. } => Some("let the one need the other"),
             _ => None,
         }
     }
@@ -112,11 +119,11 @@ pub fn compose(deltas: &[Delta<'_>]) -> Result<Vec<Entry>, ComposeError> {
                 }
                 _ => {
                     if dirs.contains_key(&entry.path) {
-                        let owner =
-                            deltas[..number].iter().rposition(|below| has_dir(below, &entry.path));
-                        if owner.is_some_and(|owner| !delta.saw(owner)) {
-                            let dir = owner.map(|owner| deltas[owner].layer.to_owned());
-                            let dir = dir.unwrap_or_default();
+                        let mut below = (0..number).rev().filter(|owner| !delta.saw(*owner));
+                        if let Some(owner) =
+                            below.find(|owner| has_dir(&deltas[*owner], &entry.path))
+                        {
+                            let dir = deltas[owner].layer.to_owned();
                             let (path, other) = (entry.path.clone(), delta.layer.to_owned());
                             return Err(ComposeError::Type { path, dir, other });
                         }
@@ -129,8 +136,42 @@ pub fn compose(deltas: &[Delta<'_>]) -> Result<Vec<Entry>, ComposeError> {
                 }
             }
         }
+        check_hidden(deltas, number, &files)?;
     }
     Ok(dirs.into_iter().filter_map(|(path, state)| state.restated(path)).collect())
+}
+
+/// A command that removes a directory means the files that it saw there.
+fn check_hidden(
+    deltas: &[Delta<'_>],
+    number: usize,
+    files: &HashMap<&LayerPath, Seen>,
+) -> Result<(), ComposeError> {
+    let delta = &deltas[number];
+    let gone = |entry: &Entry| match entry.kind {
+        Kind::Whiteout => Some(entry.path.clone()),
+        Kind::Opaque => entry.path.parent(),
+        _ => None,
+    };
+    let gone: HashSet<LayerPath> = match delta.origin {
+        Origin::Run => delta.listing.entries.iter().filter_map(gone).collect(),
+        Origin::Content | Origin::Step | Origin::Files => return Ok(()),
+    };
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let unseen = |seen: &Seen| seen.delta != number && !delta.saw(seen.delta);
+    let hidden = files
+        .iter()
+        .filter(|(path, seen)| unseen(seen) && path.ancestors().any(|above| gone.contains(&above)));
+    match hidden.min_by_key(|(path, _)| *path) {
+        None => Ok(()),
+        Some((path, seen)) => Err(ComposeError::Hidden {
+            layer: delta.layer.to_owned(),
+            other: deltas[seen.delta].layer.to_owned(),
+            path: (*path).clone(),
+        }),
+    }
 }
 
 fn has_dir(delta: &Delta<'_>, path: &LayerPath) -> bool {
