@@ -19,6 +19,7 @@ use crate::decl::{Fault, Faults, Files, Layer, Recipe};
 use crate::digest::{Digest, Hasher};
 use crate::fsx::{self, IoAt, PathIo};
 use crate::lock::question::LocalDigests;
+use crate::python::beside;
 use crate::store::{Stamp, Store};
 
 /// Why local files cannot be used.
@@ -95,7 +96,14 @@ pub fn scan(
             for path in recipe.reads() {
                 let full = root.join(path);
                 if full.is_file() {
-                    digests.files.insert(path.to_owned(), scan.file(&full)?);
+                    let mut digest = scan.file(&full)?;
+                    if let Recipe::Venv(venv) = recipe
+                        && (venv.requirements.iter().chain(&venv.constraints))
+                            .any(|one| one == path)
+                    {
+                        digest = scan.with_included(digest, path)?;
+                    }
+                    digests.files.insert(path.to_owned(), digest);
                 } else {
                     let fault = Fault::new(recipe.at(), format!("file `{path}` does not exist"));
                     faults.push(nearest_file(fault, root, Path::new(path)));
@@ -201,6 +209,30 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
+    /// The digest of a requirements file and of all that it includes.
+    fn with_included(&mut self, own: Digest, path: &str) -> Result<Digest, LocalError> {
+        let mut all = std::collections::BTreeMap::from([(path.to_owned(), own)]);
+        let mut next = vec![path.to_owned()];
+        while let Some(path) = next.pop() {
+            let full = self.root.join(&path);
+            let text = fs::read_to_string(&full).unwrap_or_default();
+            // what is wrong with one is said when it is resolved
+            let read = crate::python::Requirements::parse(&text).unwrap_or_default();
+            for include in read.includes().filter_map(|include| beside(&path, include)) {
+                if !all.contains_key(&include) && self.root.join(&include).is_file() {
+                    let digest = self.file(&self.root.join(&include))?;
+                    all.insert(include.clone(), digest);
+                    next.push(include);
+                }
+            }
+        }
+        if all.len() == 1 {
+            return Ok(own);
+        }
+        let lines: String = all.iter().map(|(path, digest)| format!("{path} {digest}\n")).collect();
+        Ok(Digest::of(lines.as_bytes()))
+    }
+
     /// Digest over what counts of a list of files.
     fn digest(&mut self, files: &[LocalFile]) -> Result<Digest, PathIo> {
         let mut hasher = Hasher::new();

@@ -23,6 +23,6 @@ pub use layout::{Item, ItemKind, venv};
 pub use marker::{Environment, MarkerError};
 pub use name::{ProjectName, WheelName, WheelNameError};
 pub use pylock::{Chosen, Pylock, PylockError};
-pub use requirements::{Line as RequirementLine, Requirements, RequirementsError};
+pub use requirements::{Line as RequirementLine, Requirements, RequirementsError, beside};
 pub use version::Version;
 pub use wheel::{Body, Installed, Place, Wheel, WheelError};

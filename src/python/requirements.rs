@@ -110,6 +110,23 @@ impl Requirements {
     }
 }
 
+/// `../limits.txt` beside `layers/app/requirements.txt`; `None` where that leaves the project.
+pub fn beside(path: &str, include: &str) -> Option<String> {
+    if include.starts_with('/') || include.contains("://") {
+        return None;
+    }
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in include.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
 /// Lines joined where a backslash ends them, without comments, with their numbers.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
@@ -247,5 +264,14 @@ mod tests {
         insta::assert_snapshot!(refused("--find-links /opt"), @"line 1: `--find-links /opt` is an option that a locked environment cannot have");
         insta::assert_snapshot!(refused("a --hash=md5:00"), @"line 1: `a --hash=md5:00` has a digest that is no sha256: `md5:00`");
         insta::assert_snapshot!(refused("$x"), @"line 1: `$x` is no requirement");
+    }
+
+    #[test]
+    fn included_files_lie_beside_their_file() {
+        let at = |include| beside("layers/app/requirements.txt", include);
+        assert_eq!(at("base.txt").as_deref(), Some("layers/app/base.txt"));
+        assert_eq!(at("../../x.txt").as_deref(), Some("x.txt"));
+        assert_eq!(at("../../../x.txt"), None);
+        assert_eq!(at("/etc/x"), None);
     }
 }

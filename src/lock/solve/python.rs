@@ -13,7 +13,7 @@ use crate::lock::interpreter::interpreter_of;
 use crate::lock::toolroom::{ToolError, ToolJob, ToolResult};
 use crate::lock::{Pin, PythonPin, WheelPin};
 use crate::python::{
-    Chosen, Interpreter, ProjectName, Pylock, PylockError, RequirementLine, Requirements,
+    Chosen, Interpreter, ProjectName, Pylock, PylockError, RequirementLine, Requirements, beside,
 };
 use crate::serve::{Registry, Upstream};
 
@@ -336,23 +336,6 @@ impl Solver<'_> {
     }
 }
 
-/// `../limits.txt` beside `layers/app/requirements.txt`; `None` where that leaves the project.
-pub(crate) fn beside(path: &str, include: &str) -> Option<String> {
-    if include.starts_with('/') || include.contains("://") {
-        return None;
-    }
-    let mut parts: Vec<&str> = path.split('/').collect();
-    parts.pop();
-    for part in include.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()?),
-            part => parts.push(part),
-        }
-    }
-    Some(parts.join("/"))
-}
-
 /// What the lock had, for the resolver to prefer.
 fn known_versions(ask: &Ask<'_>) -> Option<String> {
     let keeps = |pin: &WheelPin| match ask.update {
@@ -411,18 +394,4 @@ fn check_hashes(inputs: &Inputs, own: &Requirements, chosen: &[Chosen]) -> Resul
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn included_files_lie_beside_their_file() {
-        let at = |include| beside("layers/app/requirements.txt", include);
-        assert_eq!(at("base.txt").as_deref(), Some("layers/app/base.txt"));
-        assert_eq!(at("../../x.txt").as_deref(), Some("x.txt"));
-        assert_eq!(at("../../../x.txt"), None);
-        assert_eq!(at("/etc/x"), None);
-    }
 }
