@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::as_of::AsOf;
 use super::debian::Debian;
 use super::fault::{Fault, Location};
 use super::node::Node;
@@ -29,6 +30,8 @@ pub struct Layer {
     pub env: Vec<(String, String)>,
     /// Directories it puts in front of `PATH`.
     pub path_prepend: Vec<String>,
+    /// The newest days whose releases its resolvers may see; they go before the project's.
+    pub as_of: Vec<AsOf>,
     pub recipes: Vec<Recipe>,
     /// Whether it is part of images; one that is not serves layers that are built with it.
     pub ship: bool,
@@ -116,6 +119,22 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Run(_) => None,
             Recipe::Venv(_) => Some("pypi"),
+        }
+    }
+
+    /// Its own `as-of`.
+    pub fn as_of(&self) -> Option<&str> {
+        match self {
+            Recipe::Debian(_)
+            | Recipe::Files(_)
+            | Recipe::File(_)
+            | Recipe::User(_)
+            | Recipe::Dir(_)
+            | Recipe::Link(_)
+            | Recipe::Own(_)
+            | Recipe::GitInit(_)
+            | Recipe::Run(_) => None,
+            Recipe::Venv(venv) => venv.as_of.as_deref(),
         }
     }
 
@@ -220,6 +239,7 @@ pub(super) fn as_text<S: serde::Serializer>(
 const LATER: &[&str] = &["archive", "from", "git", "mcp", "node", "npm", "npm-tools"];
 
 const CHILDREN: &[&str] = &[
+    "as-of",
     "debian",
     "dir",
     "env",
@@ -250,6 +270,7 @@ impl Layer {
             only: Vec::new(),
             env: Vec::new(),
             path_prepend: Vec::new(),
+            as_of: Vec::new(),
             recipes: Vec::new(),
             ship: node.flag_property("ship").unwrap_or(true),
             at: node.at(),
@@ -293,6 +314,10 @@ impl Layer {
                         .into_iter()
                         .map(|(platform, _)| platform),
                 );
+                return child.finish_leaf();
+            }
+            "as-of" => {
+                self.as_of.extend(AsOf::read(child));
                 return child.finish_leaf();
             }
             "env" => return self.env.extend(read_env(child)),

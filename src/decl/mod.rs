@@ -5,6 +5,7 @@
 //! resolved, names exist, no cycles), so nothing below it looks at KDL. `docs/kdl.md` describes every
 //! node; what needs the lock, the store or the disk to be judged does not belong here.
 
+mod as_of;
 mod debian;
 mod fault;
 mod init;
@@ -18,12 +19,13 @@ mod run;
 mod sandbox;
 mod units;
 
+pub use as_of::AsOf;
 pub use debian::{Base, Debconf, Debian, PackageRequest, PinRule, Repository, VersionRule};
 pub use fault::{Fault, Faults, Location, SourceFile, nearest};
 pub use init::{InitFile, init_files};
 pub use layer::{Files, InlineFile, Layer, Owner, Recipe};
 pub use place::{Dir, GitInit, Link, Own, User};
-pub use project::{AsOf, Project, read_project};
+pub use project::{Project, read_project};
 pub use python::Venv;
 pub use run::{Leftover, Run, Secret, SecretSource};
 pub use sandbox::{Egress, HostVar, Limits, PortDecl, Ready, Sandbox, SecurityLevel};

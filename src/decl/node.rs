@@ -144,15 +144,20 @@ impl<'a> Node<'a> {
 
     /// All remaining arguments, with where they stand; at least one.
     pub(super) fn texts(&self, what: &str) -> Vec<(String, Location)> {
+        let before = self.taken.get();
+        let texts = self.more_texts();
+        if self.arguments().nth(before).is_none() {
+            self.fault(format!("`{}` needs {what}", self.name()));
+        }
+        texts
+    }
+
+    /// All remaining arguments, with where they stand; there may be none.
+    pub(super) fn more_texts(&self) -> Vec<(String, Location)> {
         let mut texts = Vec::new();
-        let mut any = false;
         while let Some(entry) = self.next_argument() {
-            any = true;
             let text = self.typed(entry, "strings", |value| value.as_string().map(str::to_owned));
             texts.extend(text.map(|text| (text, self.locate(entry.span()))));
-        }
-        if !any {
-            self.fault(format!("`{}` needs {what}", self.name()));
         }
         texts
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kdl::KdlDocument;
 
+use super::as_of::AsOf;
 use super::fault::{Fault, Faults, Location, SourceFile};
 use super::layer::{Layer, Recipe};
 use super::merge::merge;
@@ -28,14 +29,6 @@ pub struct Project {
     pub layers: BTreeMap<LayerName, Layer>,
     /// Every file that was read, relative to the root.
     pub files: Vec<PathBuf>,
-}
-
-/// The newest release that resolvers may see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AsOf {
-    /// `2026-11-20`.
-    pub date: String,
-    pub ecosystems: Vec<String>,
 }
 
 impl Project {
@@ -95,19 +88,13 @@ impl Project {
         order
     }
 
-    /// The newest day whose releases an ecosystem's resolver may see.
-    pub fn as_of(&self, ecosystem: &str) -> Option<&str> {
-        let named = |as_of: &&AsOf| as_of.ecosystems.iter().any(|name| name == ecosystem);
-        self.as_of.iter().find(named).map(|as_of| as_of.date.as_str())
-    }
-
-    /// The newest day whose releases the resolver of a recipe may see: its own, or the project's.
-    pub fn as_of_recipe<'a>(&'a self, recipe: &'a Recipe) -> Option<&'a str> {
-        let own = match recipe {
-            Recipe::Venv(venv) => venv.as_of.as_deref(),
-            _ => None,
-        };
-        own.or_else(|| recipe.ecosystem().and_then(|ecosystem| self.as_of(ecosystem)))
+    /// The newest day whose releases the resolver of a recipe may see: its own, its layer's, or the
+    /// project's.
+    pub fn as_of<'a>(&'a self, layer: &'a Layer, recipe: &'a Recipe) -> Option<&'a str> {
+        let ecosystem = recipe.ecosystem()?;
+        let of = |list: &'a [AsOf]| list.iter().find(|as_of| as_of.is_for(ecosystem));
+        let around = || of(&layer.as_of).or_else(|| of(&self.as_of));
+        recipe.as_of().or_else(|| around().map(|as_of| as_of.date.as_str()))
     }
 
     /// Where a sandbox's image is pushed to, without a tag.
@@ -295,7 +282,7 @@ impl Reading<'_> {
                             .map(|(value, _)| value),
                     );
                 }
-                "as-of" => header.as_of.extend(read_as_of(&child)),
+                "as-of" => header.as_of.extend(AsOf::read(&child)),
                 _ => {
                     child.unknown("`project`", CHILDREN);
                     continue;
@@ -370,24 +357,6 @@ fn default_name(root: &Path) -> ProjectName {
     let name =
         root.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     name.parse().or_else(|_| "project".parse()).expect("`project` is a name")
-}
-
-fn read_as_of(node: &Node<'_>) -> Option<AsOf> {
-    let date = node.parse::<jiff::civil::Date>("a date")?;
-    let ecosystems = node.texts("names of ecosystems");
-    for (name, at) in &ecosystems {
-        if !["npm", "pypi"].contains(&name.as_str()) {
-            let fault = Fault::new(
-                at,
-                format!("`{name}` is no ecosystem with dates: known are `npm` and `pypi`"),
-            );
-            node.sink.push(fault.nearest(name, ["npm", "pypi"]));
-        }
-    }
-    Some(AsOf {
-        date: date.to_string(),
-        ecosystems: ecosystems.into_iter().map(|(name, _)| name).collect(),
-    })
 }
 
 fn check_names(project: &Project, raws: &BTreeMap<SandboxName, RawSandbox>, sink: &Sink) {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::as_of::read_day;
 use super::fault::{Fault, Location};
 use super::layer::checked;
 use super::node::Node;
@@ -133,10 +134,4 @@ impl Venv {
         let files = self.requirements.iter().chain(&self.constraints);
         files.chain(&self.pyproject).chain(&self.lock).map(String::as_str).collect()
     }
-}
-
-/// `as-of="2026-11-20"`.
-pub(super) fn read_day(node: &Node<'_>) -> Option<String> {
-    let day = node.find_parsed_property::<jiff::civil::Date>("as-of")?;
-    Some(day.to_string())
 }

@@ -1,10 +1,11 @@
 //! What changed between two locks, in the terms of a reviewer: packages, versions, bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{DebPin, Lock};
+use super::{Lock, Pin, Source};
+use crate::digest::Integrity;
 use crate::platform::Platform;
 
 /// One package of one layer that is not what it was.
@@ -27,40 +28,72 @@ pub struct LockDiff {
     pub changes: Vec<Change>,
 }
 
-type Pins<'a> = BTreeMap<(&'a str, Platform, &'a str, &'a str), &'a DebPin>;
+/// Layer, platform, kind of source, package, and what else tells two of them apart.
+type Place<'a> = (&'a str, Platform, &'static str, &'a str, &'a str);
+
+/// One version of a package; environments of one layer may hold several.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Held<'a> {
+    version: &'a str,
+    integrity: Integrity,
+    size: u64,
+}
+
+type Pins<'a> = BTreeMap<Place<'a>, BTreeSet<Held<'a>>>;
 
 fn pins(lock: &Lock) -> Pins<'_> {
-    lock.layers
-        .iter()
-        .flat_map(|((layer, platform), locked)| {
-            locked.debs.iter().map(|pin| ((layer.as_str(), *platform, &*pin.name, &*pin.arch), pin))
-        })
-        .collect()
+    let debs = lock.layers.iter().flat_map(|((layer, platform), locked)| {
+        locked.debs.iter().map(|pin| (layer.as_str(), *platform, Source::Deb(pin)))
+    });
+    let answers = lock.recipes.iter().flat_map(|((layer, platform), uses)| {
+        let pins = uses.keys().filter_map(|request| lock.answer(request)).flatten();
+        pins.filter_map(Pin::source).map(|source| (layer.as_str(), *platform, source))
+    });
+    let mut pins = Pins::new();
+    for (layer, platform, source) in debs.chain(answers) {
+        let (name, version, arch) = source.package();
+        let held =
+            Held { version, integrity: source.integrity(), size: source.size().unwrap_or(0) };
+        pins.entry((layer, platform, source.kind(), name, arch)).or_default().insert(held);
+    }
+    pins
+}
+
+/// What is there before and not after, beside what is there after and not before.
+fn pairs<'a>(
+    before: Option<&BTreeSet<Held<'a>>>,
+    after: Option<&BTreeSet<Held<'a>>>,
+) -> Vec<(Option<Held<'a>>, Option<Held<'a>>)> {
+    let less = |one: Option<&BTreeSet<Held<'a>>>, two: Option<&BTreeSet<Held<'a>>>| {
+        let held = one.into_iter().flatten().copied();
+        held.filter(|held| two.is_none_or(|two| !two.contains(held))).collect::<Vec<_>>()
+    };
+    let (gone, new) = (less(before, after), less(after, before));
+    let count = gone.len().max(new.len());
+    (0..count).map(|at| (gone.get(at).copied(), new.get(at).copied())).collect()
 }
 
 impl LockDiff {
     pub fn between(before: &Lock, after: &Lock) -> Self {
         let (before, after) = (pins(before), pins(after));
-        let mut keys: Vec<_> = before.keys().chain(after.keys()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let size = |pin: Option<&&DebPin>| {
-            pin.map_or(0, |pin| i64::try_from(pin.size).unwrap_or(i64::MAX))
-        };
-        let change = |key: &&(&str, Platform, &str, &str)| {
-            let (old, new) = (before.get(*key), after.get(*key));
-            let same = old.map(|pin| (&pin.version, pin.digest))
-                == new.map(|pin| (&pin.version, pin.digest));
-            (!same).then(|| Change {
-                layer: key.0.to_owned(),
-                platform: key.1,
-                package: key.2.to_owned(),
-                from: old.map(|pin| pin.version.to_string()),
-                to: new.map(|pin| pin.version.to_string()),
-                bytes: size(new).saturating_sub(size(old)),
-            })
-        };
-        LockDiff { changes: keys.iter().filter_map(change).collect() }
+        let places: BTreeSet<&Place<'_>> = before.keys().chain(after.keys()).collect();
+        let mut changes = Vec::new();
+        for place in places {
+            for (old, new) in pairs(before.get(place), after.get(place)) {
+                let size = |held: Option<Held<'_>>| {
+                    held.map_or(0, |held| i64::try_from(held.size).unwrap_or(i64::MAX))
+                };
+                changes.push(Change {
+                    layer: place.0.to_owned(),
+                    platform: place.1,
+                    package: place.3.to_owned(),
+                    from: old.map(|held| held.version.to_owned()),
+                    to: new.map(|held| held.version.to_owned()),
+                    bytes: size(new).saturating_sub(size(old)),
+                });
+            }
+        }
+        LockDiff { changes }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -76,6 +109,7 @@ impl LockDiff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
     use std::path::Path;
 
     #[test]
@@ -104,5 +138,31 @@ mod tests {
             [("a", Some("1"), Some("2")), ("b", Some("1"), None), ("d", None, Some("1"))]
         );
         assert_eq!(diff.bytes(), 2);
+    }
+
+    #[test]
+    fn wheels_of_several_environments_are_told_apart() {
+        let lock = |wheels: &[(u8, &str, &str)]| {
+            let mut text = "sbx-lock 1\n".to_owned();
+            for (request, name, version) in wheels {
+                let (request, hex) = (format!("{request:016x}"), Digest::of(version.as_bytes()));
+                text += &format!(
+                    "recipe l linux/amd64 venv {request}\n\
+                     wheel {request} {name} {version} {name}-{version}-py3-none-any.whl 10 {hex} p\n"
+                );
+            }
+            Lock::parse(Path::new("l"), &text).unwrap()
+        };
+        let before = lock(&[(1, "a", "1"), (2, "a", "2"), (2, "b", "1")]);
+        let after = lock(&[(1, "a", "1"), (2, "a", "3"), (3, "c", "1")]);
+        let diff = LockDiff::between(&before, &after);
+        let seen: Vec<_> = diff
+            .changes
+            .iter()
+            .map(|c| (c.package.as_str(), c.from.as_deref(), c.to.as_deref()))
+            .collect();
+        let expected =
+            [("a", Some("2"), Some("3")), ("b", Some("1"), None), ("c", None, Some("1"))];
+        assert_eq!(seen, expected);
     }
 }

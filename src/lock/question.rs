@@ -122,7 +122,7 @@ pub fn recipe_request(
             .into_iter()
             .map(|path| (path, local.files.get(path).copied()))
             .collect(),
-        as_of: project.as_of_recipe(recipe),
+        as_of: project.as_of(layer, recipe),
         before: (0..at)
             .filter_map(|before| recipe_request(project, layer, before, platform, local))
             .collect(),

@@ -140,7 +140,25 @@ impl Pin {
     }
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Its ecosystem's word for it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Source::Deb(_) => "package",
+            Source::Archive(_) => "archive",
+            Source::Wheel(_) => "wheel",
+        }
+    }
+
+    /// Name and version, and the architecture where one version has several.
+    pub fn package(&self) -> (&'a str, &'a str, &'a str) {
+        match self {
+            Source::Deb(pin) => (&pin.name, &pin.version, &pin.arch),
+            Source::Archive(pin) => (&pin.name, "", ""),
+            Source::Wheel(pin) => (&pin.name, &pin.version, ""),
+        }
+    }
+
     pub fn label(&self) -> String {
         match self {
             Source::Deb(pin) => pin.label(),

@@ -25,13 +25,13 @@ impl Places<'_> {
     /// What to fetch for a source.
     pub fn want(&self, source: &Source<'_>) -> Want {
         let digest = source.integrity();
-        let (kind, urls) = match source {
-            Source::Deb(pin) => ("package", deb_urls(self.project, self.mirrors, pin)),
-            Source::Archive(_) => ("archive", Vec::new()),
-            Source::Wheel(pin) => ("wheel", wheel_urls(self.mirrors, pin)),
+        let urls = match source {
+            Source::Deb(pin) => deb_urls(self.project, self.mirrors, pin),
+            Source::Archive(_) => Vec::new(),
+            Source::Wheel(pin) => wheel_urls(self.mirrors, pin),
         };
         Want {
-            label: format!("{kind} `{}`", source.label()),
+            label: format!("{} `{}`", source.kind(), source.label()),
             urls,
             size: source.size(),
             digest,
@@ -64,7 +64,10 @@ impl Places<'_> {
     ) -> Result<(usize, BTreeMap<Integrity, FetchError>), FetchError> {
         let gone = |source: &&Source<'_>| {
             let failure = failures.get(&source.integrity());
-            failure.is_some_and(FetchError::is_gone)
+            // a lock of Python's need not say where a wheel is
+            failure.is_some_and(|failure| {
+                failure.is_gone() || matches!(failure, FetchError::NoUrl { .. })
+            })
         };
         let mut wants = Vec::new();
         for source in sources.iter().filter(gone) {
@@ -113,6 +116,9 @@ fn deb_urls(project: &Project, mirrors: &MirrorMap, pin: &DebPin) -> Vec<Url> {
 /// usual place beside the index.
 fn wheel_urls(mirrors: &MirrorMap, pin: &WheelPin) -> Vec<Url> {
     let mut urls = Vec::new();
+    if pin.path.is_empty() {
+        return urls;
+    }
     for index in mirrors.python_indexes() {
         let file = pin.path.find("packages/").map(|at| &pin.path[at..]);
         let found = match (index.url.as_str() == defaults::PYPI, file) {

@@ -240,7 +240,7 @@ impl Solver<'_> {
         flag("--python", &interpreter.program.to_string());
         flag("--python-version", &interpreter.short());
         flag("--python-platform", &uv_platform(interpreter));
-        if let Some(day) = self.project.as_of_recipe(ask.recipe) {
+        if let Some(day) = self.project.as_of(ask.layer, ask.recipe) {
             flag("--exclude-newer", day);
         }
         let indexes = self.indexes(inputs);
