@@ -25,8 +25,10 @@ pub struct Release {
     pub by_hash: bool,
     pub components: Vec<String>,
     pub architectures: Vec<String>,
-    /// Whether an architecture's `Packages` hold the packages of `all` too.
-    pub all_in_each: bool,
+    /// Whether packages of `all` have a `Packages` of their own, as apt decides it: the Release names
+    /// `all` among its architectures, and no `No-Support-for-Architecture-all`. An index that is only
+    /// listed is no promise: mirrors may keep a stale one.
+    pub all_apart: bool,
     /// `NotAutomatic` and `ButAutomaticUpgrades` lower a suite's priority (apt_preferences(5)).
     pub not_automatic: bool,
     pub but_automatic_upgrades: bool,
@@ -102,7 +104,8 @@ impl Release {
             by_hash: yes("Acquire-By-Hash"),
             components: words("Components"),
             architectures: words("Architectures"),
-            all_in_each: words("No-Support-for-Architecture-all").iter().any(|w| w == "Packages"),
+            all_apart: words("Architectures").iter().any(|word| word == "all")
+                && words("No-Support-for-Architecture-all").iter().all(|word| word != "Packages"),
             not_automatic: yes("NotAutomatic"),
             but_automatic_upgrades: yes("ButAutomaticUpgrades"),
             files: parse_files(text)?,
@@ -142,7 +145,7 @@ impl Release {
     /// The `Packages` that have all a component's packages for an architecture: its own, and that of
     /// `all` where the archive keeps one apart. Empty where the suite has neither.
     pub fn packages(&self, component: &str, arch: &str) -> Vec<PackagesFile<'_>> {
-        let all = (!self.all_in_each && !component.is_empty()).then_some("all");
+        let all = (self.all_apart && !component.is_empty()).then_some("all");
         let files = [Some(arch), all].into_iter().flatten();
         files.filter_map(|arch| self.find_packages(component, arch)).collect()
     }
@@ -222,6 +225,22 @@ mod tests {
         assert_eq!(packages.by_hash(), by_hash);
         assert_eq!((release.priority(), release.packages("main", "s390x").len()), (1, 0));
         assert!(release.by_hash && release.not_automatic);
+    }
+
+    #[test]
+    fn packages_of_all_lie_apart_where_the_release_says_so() {
+        let with = |fields: &str| {
+            let listed = ["all", "amd64"]
+                .map(|arch| format!(" {} 1 main/binary-{arch}/Packages\n", "0".repeat(64)));
+            let date = "Date: Sat, 21 Nov 2026 09:15:44 UTC";
+            let text = format!("{date}\n{fields}\nSHA256:\n{}", listed.concat());
+            Release::parse(&text).unwrap().packages("main", "amd64").len()
+        };
+        assert_eq!(with("Architectures: all amd64"), 2);
+        // as the archive of security updates does, whose mirrors do not keep it up to date
+        assert_eq!(with("Architectures: amd64"), 1);
+        let nowhere = "Architectures: all amd64\nNo-Support-for-Architecture-all: Packages";
+        assert_eq!(with(nowhere), 1);
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Store {
     /// Opens the store at `root`, making what is missing.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Store { root: root.to_owned(), session: OnceLock::new() };
-        if !root.join("oci-layout").exists() {
+        if DIRS.iter().chain(&["oci-layout"]).any(|name| !root.join(name).exists()) {
             store.create().map_err(|error| match error.source.kind() {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     StoreError::ReadOnly { path: root.to_owned(), source: error.source }
@@ -309,6 +309,17 @@ mod tests {
             (0..8).for_each(|thread| drop(scope.spawn(move || open_and_sweep(thread))));
         });
         Store::open(&root).unwrap().sweep().unwrap();
+    }
+
+    #[test]
+    fn a_store_that_lost_a_directory_is_mended() {
+        let home = tempfile::tempdir().unwrap();
+        Store::open(home.path()).unwrap();
+        for dir in DIRS {
+            drop(fs::remove_dir_all(home.path().join(dir)));
+            Store::open(home.path()).unwrap();
+            assert!(home.path().join(dir).is_dir(), "{dir}");
+        }
     }
 
     #[test]
