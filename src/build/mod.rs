@@ -6,7 +6,6 @@ mod bytecode;
 pub mod capture;
 pub mod compose;
 pub mod content;
-pub mod deflate;
 mod environments;
 pub mod files;
 pub mod listing;

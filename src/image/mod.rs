@@ -5,13 +5,16 @@
 //! keeps labels and annotations in hash maps.
 
 mod config;
+mod deflate;
 mod twin;
 
 pub use config::ImageLayer;
 pub use twin::{Twin, gzip_twin};
 
+use self::deflate::Level;
 use crate::blame::Blame;
 use crate::digest::Digest;
+use crate::fsx::PathIo;
 use crate::plan::ImageSpec;
 use crate::store::{ImageRecord, Store, StoreError};
 
@@ -20,12 +23,18 @@ use crate::store::{ImageRecord, Store, StoreError};
 pub enum ImageError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error("the compressed form of layer {layer}: {source}")]
+    Twin { layer: Digest, source: deflate::DeflateError },
 }
 
 impl ImageError {
     pub fn blame(&self) -> Blame {
         match self {
             ImageError::Store(error) => error.blame(),
+            ImageError::Io(_) => Blame::World,
+            ImageError::Twin { source, .. } => source.blame(),
         }
     }
 }
@@ -48,9 +57,6 @@ pub fn write_image(
     Ok(record)
 }
 
-/// The level that twins are compressed at.
-pub const GZIP_LEVEL: i32 = 6;
-
 /// Makes the compressed twins of an image's layers, bottom first, and answers the digest of the
 /// manifest that lists them: what a registry gets.
 pub fn write_compressed(
@@ -59,8 +65,10 @@ pub fn write_compressed(
     image: Digest,
     layers: &[Digest],
 ) -> Result<Digest, ImageError> {
-    let twins: Vec<Twin> =
-        layers.iter().map(|layer| gzip_twin(store, layer, GZIP_LEVEL)).collect::<Result<_, _>>()?;
+    let twins: Vec<Twin> = layers
+        .iter()
+        .map(|layer| gzip_twin(store, layer, Level::default()))
+        .collect::<Result<_, _>>()?;
     let size = store.find_blob(&image).unwrap_or_default();
     Ok(store.put_blob(&config::compressed_manifest(spec, &twins, image, size))?)
 }
