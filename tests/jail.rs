@@ -460,6 +460,7 @@ fn runs_on_an_overlay() {
         work: home.join("on/work"),
         root: home.join("root"),
         binds: Vec::new(),
+        renames: Vec::new(),
         argv: vec!["/bin/true".into()],
         env: Vec::new(),
         cwd: "/".into(),

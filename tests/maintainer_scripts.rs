@@ -47,6 +47,9 @@ fn lower() -> Vec<Deb> {
             .dir("/var/lib/odd", 0o3730)
             .owned(6, 8, 0o3730)
             .member(Member::fifo("./usr/share/odd/fifo")),
+        // notes whatever ends in `.hook`, also what dpkg has yet to put in place
+        Deb::new("hook-runner", "1.0-1").script("postinst", "mkdir -p /var/lib/notes; touch /etc/hooks/own.hook; ls /etc/hooks/*.hook > /var/lib/notes/hooks").dir("/etc/hooks", 0o755),
+        Deb::new("hook", "1.0-1").depends("hook-runner").conffile("/etc/hooks/late.hook", "x\n"),
         Deb::new("circle-a", "1.0-1").depends("circle-b").script("postinst", NOTE),
         Deb::new("circle-b", "1.0-1").depends("circle-a").script("postinst", NOTE),
     ]
@@ -189,6 +192,15 @@ fn configuration_files_upgrade_without_a_question() {
         let read = |name: &str| fs::read_to_string(root.join("etc/settings").join(name)).unwrap();
         assert_eq!(read("untouched"), "new\n", "nobody had edited it");
         assert_eq!(read("edited"), "mine\n", "the package has nothing new for it");
+    }
+}
+
+#[test]
+fn hooks_of_packages_that_are_not_configured_are_not_in_place() {
+    for root in roots() {
+        assert_eq!(note(root, "hooks"), "/etc/hooks/own.hook\n");
+        assert_eq!(fs::read_to_string(root.join("etc/hooks/late.hook")).unwrap(), "x\n");
+        assert!(!root.join("etc/hooks/late.hook.dpkg-new").exists());
     }
 }
 

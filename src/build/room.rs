@@ -134,6 +134,7 @@ impl Room<'_> {
             work: self.scratch.join("work"),
             root: self.scratch.join("root"),
             binds: visit.binds.clone(),
+            renames: Vec::new(),
             argv: visit.argv.clone(),
             env,
             cwd: visit.cwd.clone(),

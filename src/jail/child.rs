@@ -97,6 +97,9 @@ fn init(spec: &Spec, outer: &impl std::os::fd::AsFd) -> Setup<()> {
         return Err(fault("look for the parent", "it is gone"));
     }
     mounts::enter(spec)?;
+    for (from, to) in &spec.renames {
+        rustix::fs::rename(from, to).step(format!("move {from}"))?;
+    }
     rustix::system::sethostname(b"sbx").step("set the host name")?;
     rustix::system::setdomainname(b"(none)").step("set the domain name")?;
     network::raise_loopback()?;

@@ -15,6 +15,8 @@ pub struct Spec {
     /// An empty directory that the overlay is mounted on.
     pub root: PathBuf,
     pub binds: Vec<Bind>,
+    /// Files of the overlay that are moved before the program starts: from, to.
+    pub renames: Vec<(String, String)>,
     /// Program and arguments, found in the sandbox.
     pub argv: Vec<String>,
     /// The whole environment.

@@ -26,6 +26,7 @@ pub fn spec(home: &Path, argv: &[&str]) -> Spec {
         work: home.join("work"),
         root: home.join("root"),
         binds: vec![Bind { from: "/usr".into(), to: "/usr".into(), read_only: true }],
+        renames: Vec::new(),
         argv: argv.iter().map(|word| word.to_string()).collect(),
         env: vec![("PATH".into(), "/usr/bin:/usr/sbin".into()), ("GREETING".into(), "hi".into())],
         cwd: "/".into(),

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use md5::{Digest as _, Md5};
 
+use super::conffiles::Waiting;
 use super::script::ScriptPackage;
 use super::{NewPackage, Settle, SettleError};
 use crate::build::content::merged;
 use crate::build::view::View;
+use crate::debian::archive::Control;
 use crate::debian::database::{
     Activations, Triggers, extended_states, find_field, info_name, parse_diversions, stanzas,
     unpacked_stanza,
@@ -37,6 +39,19 @@ impl<'a> SettlePackage<'a> {
 
     pub(super) fn blob(&self) -> &Path {
         &self.package.blob
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn control(&self) -> &Control {
+        &self.package.control
+    }
+
+    /// Whether its content lies in the topmost tree.
+    pub(super) fn is_laid(&self) -> bool {
+        !self.package.diverts
     }
 
     /// The name of its `.deb` among the files of the settle, where dpkg unpacks it.
@@ -74,6 +89,7 @@ impl<'a> SettlePackage<'a> {
 pub(super) fn write(
     job: &Settle<'_>,
     packages: &[SettlePackage<'_>],
+    waiting: &Waiting,
     below: &View,
     upper: &Path,
 ) -> Result<(), SettleError> {
@@ -83,11 +99,11 @@ pub(super) fn write(
         fs::create_dir_all(&path).at("create", &path)?;
     }
     let laid: Vec<&SettlePackage<'_>> =
-        packages.iter().filter(|package| !package.package.diverts).collect();
+        packages.iter().filter(|package| package.is_laid()).collect();
     resolve_paths(job, &laid, below, upper)?;
     restore_diverted(job, &laid, below, upper)?;
     let before = read_triggers(below)?;
-    let status = new_status(&laid, below)?;
+    let status = new_status(&laid, waiting, below)?;
     let status = activations(&laid, &before, below)?.apply(&status);
     put(&admin.join("status"), &status)?;
     write_triggers(&laid, before, &admin)?;
@@ -109,7 +125,11 @@ fn put(path: &Path, text: &str) -> Result<(), SettleError> {
     Ok(fs::write(path, text).at("write", path)?)
 }
 
-fn new_status(laid: &[&SettlePackage<'_>], below: &View) -> Result<String, SettleError> {
+fn new_status(
+    laid: &[&SettlePackage<'_>],
+    waiting: &Waiting,
+    below: &View,
+) -> Result<String, SettleError> {
     let mut status = below.read_text("/var/lib/dpkg/status")?;
     if !status.is_empty() && !status.ends_with("\n\n") {
         status.push('\n');
@@ -121,6 +141,10 @@ fn new_status(laid: &[&SettlePackage<'_>], below: &View) -> Result<String, Settl
             if leaving {
                 // as dpkg keeps it: there is nothing to ask about a file that is not shipped
                 conffiles.push((path.to_owned(), "newconffile remove-on-upgrade".to_owned()));
+                continue;
+            }
+            if waiting.contains(path) {
+                conffiles.push((path.to_owned(), "newconffile".to_owned()));
                 continue;
             }
             // what the package does not ship after all, dpkg forgets, too
@@ -367,12 +391,16 @@ fn write_extended_states(
     put(&upper.join("var/lib/apt/extended_states"), &text)
 }
 
-/// After the scripts every package must be installed.
+/// After the scripts every package must be installed, with its configuration files in place.
 pub(super) fn check_finished(upper: &Path) -> Result<(), SettleError> {
     let path = upper.join(ADMIN).join("status");
     let status = fs::read_to_string(&path).at("read", &path)?;
     let unfinished: Vec<String> = stanzas(&status)
-        .filter(|stanza| !crate::debian::database::is_configured(stanza))
+        .filter(|stanza| {
+            // a file that stayed aside would make the next upgrade ask
+            let waits = |line: &str| line.ends_with(" newconffile");
+            !crate::debian::database::is_configured(stanza) || stanza.lines().any(waits)
+        })
         .map(|stanza| {
             let field = |name| find_field(stanza, name).unwrap_or_default();
             format!("`{}` ({})", field("Package"), field("Status"))

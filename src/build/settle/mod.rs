@@ -7,6 +7,7 @@
 //! that lies below it, so sandboxes share their settles as far as they share their layers.
 
 pub mod accounts;
+mod conffiles;
 mod database;
 mod later;
 mod order;
@@ -132,10 +133,11 @@ pub fn settle(
         packages.push(SettlePackage::new(package));
     }
     let fresh = below.read_text("/var/lib/dpkg/status")?.is_empty();
-    database::write(job, &packages, &below, &upper)?;
+    let waiting = conffiles::find_waiting(job.content, &packages, &below, fresh)?;
+    database::write(job, &packages, &waiting, &below, &upper)?;
     sources::write(job.sources, job.keyrings, &upper)?;
     let guard = lay_guards(&below, &upper)?;
-    run_scripts(job, &packages, fresh, &below, progress)?;
+    run_scripts(job, &packages, conffiles::moves(&waiting), fresh, &below, progress)?;
     guard.remove(&upper)?;
     database::check_finished(&upper)?;
     scrub::scrub(&upper)?;
@@ -145,6 +147,7 @@ pub fn settle(
 fn run_scripts(
     job: &Settle<'_>,
     packages: &[SettlePackage<'_>],
+    mut moves: Vec<(String, String)>,
     fresh: bool,
     below: &View,
     progress: &mut dyn FnMut(&str),
@@ -162,7 +165,9 @@ fn run_scripts(
                 progress(package.trim_end_matches(" ..."));
             }
         };
-        let outcome = job.jail.run(&spec(job, packages), &mut line)?;
+        // once: before the first script
+        let spec = spec(job, packages, std::mem::take(&mut moves));
+        let outcome = job.jail.run(&spec, &mut line)?;
         judge(&outcome, job.log)
     };
     if fresh {
@@ -194,7 +199,7 @@ fn write_mount(mount: &Path, script: &str, job: &Settle<'_>) -> Result<(), PathI
     put("debconf", job.debconf)
 }
 
-fn spec(job: &Settle<'_>, packages: &[SettlePackage<'_>]) -> Spec {
+fn spec(job: &Settle<'_>, packages: &[SettlePackage<'_>], renames: Vec<(String, String)>) -> Spec {
     let bind = |from: PathBuf, to: String| Bind { from, to, read_only: true };
     let debs = packages
         .iter()
@@ -222,6 +227,7 @@ fn spec(job: &Settle<'_>, packages: &[SettlePackage<'_>]) -> Spec {
         work: job.scratch.join("work"),
         root: job.scratch.join("root"),
         binds: std::iter::once(mount).chain(debs).collect(),
+        renames,
         argv: vec!["/bin/sh".to_owned(), format!("{}/script", script::MOUNT)],
         env,
         cwd: "/".to_owned(),
