@@ -181,6 +181,7 @@ impl Set {
             prefix: LayerPath::parse_absolute(self.prefix().to_str().unwrap()).unwrap(),
             interpreter: self.interpreter.clone(),
             wheels: self.chosen.iter().map(pin).collect(),
+            programs: Vec::new(),
         }
     }
 

@@ -97,6 +97,7 @@ impl BuildError {
             BuildError::Settle { source, .. } => source.help().map(str::to_owned),
             BuildError::Compose(error) => error.help().map(str::to_owned),
             BuildError::Run { source, .. } => source.help(),
+            BuildError::Wheels { source, .. } => source.help(),
             BuildError::Gone { pins } => {
                 let names: Vec<&str> = pins.iter().map(|pin| &*pin.name).collect();
                 Some(format!("run `sbx lock --update {}`", names.join(" ")))

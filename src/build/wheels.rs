@@ -26,7 +26,7 @@ use crate::fsx::PathIo;
 use crate::jail::Jail;
 use crate::path::{LayerPath, PathError};
 use crate::plan::{BytecodeWork, WheelsWork};
-use crate::python::{Installed, ItemKind, Place, Wheel, WheelError, venv};
+use crate::python::{Installed, ItemKind, Place, ProjectName, Wheel, WheelError, WheelName, venv};
 use crate::serve::Closed;
 
 /// Files of a wheel that one thread takes at a time.
@@ -49,6 +49,8 @@ pub enum WheelsError {
     Wheel { file: String, source: WheelError },
     #[error("wheel `{file}`: {source}")]
     Layout { file: String, source: AssemblyError },
+    #[error("the environment at {prefix} has no program `{program}`: {}", there(found))]
+    Program { prefix: LayerPath, program: String, found: Vec<String> },
     #[error(transparent)]
     Path(#[from] PathError),
     #[error(transparent)]
@@ -63,9 +65,28 @@ pub enum WheelsError {
     Compile { prefix: LayerPath, reason: String, tail: String },
 }
 
+fn there(found: &[String]) -> String {
+    if found.is_empty() {
+        return "it has none".to_owned();
+    }
+    let names: Vec<String> = found.iter().map(|name| format!("`{name}`")).collect();
+    format!("it has {}", names.join(", "))
+}
+
 impl WheelsError {
+    /// The next step.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            WheelsError::Program { found, .. } => {
+                found.first().map(|name| format!("say `program=\"{name}\"`"))
+            }
+            _ => None,
+        }
+    }
+
     pub fn blame(&self) -> Blame {
         match self {
+            WheelsError::Program { .. } => Blame::Input,
             WheelsError::Wheel { source: WheelError::Corrupt { .. }, .. } => Blame::World,
             WheelsError::Wheel { .. } | WheelsError::Layout { .. } => Blame::Input,
             WheelsError::Compile { .. } => Blame::Input,
@@ -122,6 +143,7 @@ pub fn lay(
             open().map_err(|source| WheelsError::Wheel { file: wheel.file_name.clone(), source })
         })
         .collect::<Result<_, _>>()?;
+    check_programs(work, &order, &opened)?;
     let chunks: Vec<(u32, &Wheel, &[Installed])> = (1..)
         .zip(&opened)
         .flat_map(|(origin, (wheel, files))| {
@@ -146,6 +168,36 @@ pub fn lay(
         }
     }
     assembly.finish(|_, one, two| Ok(one.max(two)), tar)
+}
+
+/// Of what is there instead, the programs of the package that is called like the missing one come
+/// first.
+fn check_programs(
+    work: &WheelsWork,
+    order: &[&WheelFile],
+    opened: &[(Wheel, Vec<Installed>)],
+) -> Result<(), WheelsError> {
+    let bin = work.prefix.join(b"bin")?;
+    let name = |file: &Installed| {
+        let program = file.path.parent().as_ref() == Some(&bin);
+        program.then(|| String::from_utf8_lossy(file.path.file_name()).into_owned())
+    };
+    for program in &work.programs {
+        let wanted = program.parse::<ProjectName>().ok();
+        let mut found: Vec<(bool, String)> = Vec::new();
+        for (wheel, (_, files)) in order.iter().zip(opened) {
+            let project = wheel.file_name.parse::<WheelName>().ok().map(|name| name.project);
+            let other = project.is_none() || project != wanted;
+            found.extend(files.iter().filter_map(name).map(|name| (other, name)));
+        }
+        if !found.iter().any(|(_, name)| name == program) {
+            found.sort();
+            let found = found.into_iter().map(|(_, name)| name).take(12).collect();
+            let (prefix, program) = (work.prefix.clone(), program.clone());
+            return Err(WheelsError::Program { prefix, program, found });
+        }
+    }
+    Ok(())
 }
 
 /// Whether wheels that share a path bring the same there, as parts of one namespace do.

@@ -29,6 +29,8 @@ struct Answer {
     /// The image's id, if it is built.
     image: Option<Digest>,
     config: ImageSpec,
+    /// Variables of the host's that it takes at launch.
+    env_from_host: Vec<String>,
     layers: Vec<ShownLayer>,
 }
 
@@ -68,11 +70,13 @@ pub fn run(global: &Global, arguments: &ShowArguments, ui: &Ui) -> Outcome {
                 size: record.map(|record| record.size),
             });
         }
+        let host_vars = workspace.project.host_vars(target.sandbox, target.platform);
         let answer = Answer {
             sandbox: target.sandbox.name.to_string(),
             reference: workspace.project.reference_of(target.sandbox),
             image: image.map(|record| record.image),
             config: plan.spec,
+            env_from_host: host_vars.into_iter().map(|var| var.name).collect(),
             layers,
         };
         ui.answer(&answer, || text(&answer));
@@ -92,6 +96,7 @@ fn text(answer: &Answer) -> String {
     ];
     lines
         .extend(answer.config.env.iter().map(|(name, value)| format!("env        {name}={value}")));
+    lines.extend(answer.env_from_host.iter().map(|name| format!("env        {name} of the host")));
     lines.extend(
         answer
             .config

@@ -1,12 +1,13 @@
 //! Layers and their recipes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::as_of::AsOf;
 use super::debian::Debian;
 use super::fault::{Fault, Location};
+use super::mcp::Mcp;
 use super::node::Node;
 use super::place::{Dir, GitInit, Link, Own, User};
 use super::python::Venv;
@@ -52,6 +53,7 @@ pub enum Recipe {
     GitInit(GitInit),
     Run(Run),
     Venv(Venv),
+    Mcp(Mcp),
 }
 
 impl Recipe {
@@ -68,6 +70,7 @@ impl Recipe {
             Recipe::GitInit(_) => "git-init",
             Recipe::Run(_) => "run",
             Recipe::Venv(_) => "venv",
+            Recipe::Mcp(_) => "mcp",
         }
     }
 
@@ -83,7 +86,8 @@ impl Recipe {
             | Recipe::Link(_)
             | Recipe::Own(_)
             | Recipe::GitInit(_)
-            | Recipe::Run(_) => false,
+            | Recipe::Run(_)
+            | Recipe::Mcp(_) => false,
             Recipe::Venv(_) => true,
         }
     }
@@ -101,7 +105,8 @@ impl Recipe {
             | Recipe::Link(_)
             | Recipe::Own(_)
             | Recipe::GitInit(_)
-            | Recipe::Run(_) => Vec::new(),
+            | Recipe::Run(_)
+            | Recipe::Mcp(_) => Vec::new(),
             Recipe::Venv(venv) => venv.reads(),
         }
     }
@@ -117,8 +122,26 @@ impl Recipe {
             | Recipe::Link(_)
             | Recipe::Own(_)
             | Recipe::GitInit(_)
-            | Recipe::Run(_) => None,
+            | Recipe::Run(_)
+            | Recipe::Mcp(_) => None,
             Recipe::Venv(_) => Some("pypi"),
+        }
+    }
+
+    /// Whether what the recipes before it in its layer are answered is part of its question.
+    pub const fn builds_on(&self) -> bool {
+        match self {
+            Recipe::Debian(_)
+            | Recipe::Files(_)
+            | Recipe::File(_)
+            | Recipe::User(_)
+            | Recipe::Dir(_)
+            | Recipe::Link(_)
+            | Recipe::Own(_)
+            | Recipe::GitInit(_)
+            | Recipe::Venv(_)
+            | Recipe::Mcp(_) => false,
+            Recipe::Run(_) => true,
         }
     }
 
@@ -133,7 +156,8 @@ impl Recipe {
             | Recipe::Link(_)
             | Recipe::Own(_)
             | Recipe::GitInit(_)
-            | Recipe::Run(_) => None,
+            | Recipe::Run(_)
+            | Recipe::Mcp(_) => None,
             Recipe::Venv(venv) => venv.as_of.as_deref(),
         }
     }
@@ -151,7 +175,8 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_)
-            | Recipe::Venv(_) => false,
+            | Recipe::Venv(_)
+            | Recipe::Mcp(_) => false,
         }
     }
 
@@ -167,7 +192,8 @@ impl Recipe {
             | Recipe::Link(_)
             | Recipe::Own(_)
             | Recipe::Run(_)
-            | Recipe::Venv(_) => None,
+            | Recipe::Venv(_)
+            | Recipe::Mcp(_) => None,
             Recipe::GitInit(git) => Some(&git.path),
         }
     }
@@ -184,6 +210,7 @@ impl Recipe {
             Recipe::GitInit(recipe) => &recipe.at,
             Recipe::Run(recipe) => &recipe.at,
             Recipe::Venv(recipe) => &recipe.at,
+            Recipe::Mcp(recipe) => &recipe.at,
         }
     }
 }
@@ -236,7 +263,7 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["archive", "from", "git", "mcp", "node", "npm", "npm-tools"];
+const LATER: &[&str] = &["archive", "from", "git", "node", "npm", "npm-tools"];
 
 const CHILDREN: &[&str] = &[
     "as-of",
@@ -247,6 +274,7 @@ const CHILDREN: &[&str] = &[
     "files",
     "git-init",
     "link",
+    "mcp",
     "needs",
     "only",
     "own",
@@ -261,7 +289,7 @@ impl Layer {
         self.only.is_empty() || self.only.contains(&platform)
     }
 
-    pub(super) fn read(node: &Node<'_>) -> Option<Self> {
+    pub(super) fn read(node: &Node<'_>, root: &Path) -> Option<Self> {
         let name = node.parse::<LayerName>("a name");
         let mut layer = Layer {
             name: name.clone().or_else(|| "unnamed".parse().ok())?,
@@ -281,7 +309,7 @@ impl Layer {
         layer.only.extend(node.find_parsed_property::<Platform>("only"));
         node.finish();
         for child in node.children() {
-            layer.read_child(&child);
+            layer.read_child(&child, root);
         }
         let debians =
             layer.recipes.iter().filter(|recipe| matches!(recipe, Recipe::Debian(_))).count();
@@ -298,7 +326,7 @@ impl Layer {
         }
     }
 
-    fn read_child(&mut self, child: &Node<'_>) {
+    fn read_child(&mut self, child: &Node<'_>, root: &Path) {
         let recipe = match child.name() {
             "needs" => {
                 child
@@ -336,6 +364,7 @@ impl Layer {
             "git-init" => GitInit::read(child).map(Recipe::GitInit),
             "run" => Run::read(child).map(Recipe::Run),
             "venv" => Venv::read(child).map(Recipe::Venv),
+            "mcp" => return Mcp::read(child, root, &mut self.recipes),
             name if LATER.contains(&name) => {
                 let fault = Fault::new(
                     &child.at(),

@@ -10,6 +10,7 @@ mod debian;
 mod fault;
 mod init;
 mod layer;
+mod mcp;
 mod merge;
 mod node;
 mod place;
@@ -24,6 +25,7 @@ pub use debian::{Base, Debconf, Debian, PackageRequest, PinRule, Repository, Ver
 pub use fault::{Fault, Faults, Location, SourceFile, nearest};
 pub use init::{InitFile, init_files};
 pub use layer::{Files, InlineFile, Layer, Owner, Recipe};
+pub use mcp::{KeyVar, Mcp, Server, Start};
 pub use place::{Dir, GitInit, Link, Own, User};
 pub use project::{Project, read_project};
 pub use python::Venv;

@@ -223,12 +223,12 @@ impl Reading<'_> {
                     node.finish_leaf();
                 }
                 "sandbox" => {
-                    if let Some(sandbox) = RawSandbox::read(&node) {
+                    if let Some(sandbox) = RawSandbox::read(&node, root) {
                         self.add_sandbox(sandbox);
                     }
                 }
                 "layer" => {
-                    if let Some(layer) = Layer::read(&node) {
+                    if let Some(layer) = Layer::read(&node, root) {
                         self.add_layer(layer);
                     }
                 }

@@ -32,6 +32,9 @@ pub struct Venv {
     /// Whether the image's Python compiles it.
     #[serde(skip)]
     pub bytecode: bool,
+    /// Programs that it must have.
+    #[serde(skip)]
+    pub programs: Vec<String>,
     #[serde(skip)]
     pub at: Location,
 }
@@ -40,7 +43,7 @@ const CHILDREN: &[&str] =
     &["constraints", "extras", "groups", "packages", "pyproject", "requirements"];
 
 impl Venv {
-    fn empty(at: Location) -> Self {
+    pub(super) fn empty(at: Location) -> Self {
         Venv {
             prefix: LayerPath::root(),
             packages: Vec::new(),
@@ -53,13 +56,26 @@ impl Venv {
             python: None,
             as_of: None,
             bytecode: true,
+            programs: Vec::new(),
             at,
         }
     }
 
     pub(super) fn read(node: &Node<'_>) -> Option<Self> {
         let place = node.text("a path in the image");
+        let venv = Venv::read_into(node, LayerPath::root());
+        let prefix = checked(node, &place?)?;
+        if prefix.is_root() {
+            node.fault("an environment needs a directory of its own");
+            return None;
+        }
+        Some(Venv { prefix, ..venv? })
+    }
+
+    /// Reads what it holds, once its place is known.
+    pub(super) fn read_into(node: &Node<'_>, prefix: LayerPath) -> Option<Self> {
         let mut venv = Venv {
+            prefix,
             requirements: node.find_text_property("requirements").into_iter().collect(),
             pyproject: node.find_text_property("pyproject"),
             lock: node.find_text_property("lock"),
@@ -73,11 +89,6 @@ impl Venv {
             venv.read_child(&child);
         }
         venv.check(node);
-        venv.prefix = checked(node, &place?)?;
-        if venv.prefix.is_root() {
-            node.fault("an environment needs a directory of its own");
-            return None;
-        }
         Some(venv)
     }
 

@@ -1,6 +1,7 @@
 //! Sandboxes: an image's layers and how it is launched.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::fault::{Fault, Location};
 use super::layer::{Layer, read_env};
@@ -142,7 +143,7 @@ const CHILDREN: &[&str] = &[
 ];
 
 impl RawSandbox {
-    pub(super) fn read(node: &Node<'_>) -> Option<Self> {
+    pub(super) fn read(node: &Node<'_>, root: &Path) -> Option<Self> {
         let name = node.parse::<SandboxName>("a name");
         let extends = node.find_parsed_property::<SandboxName>("extends");
         let extends = extends.map(|name| (name, node.property_at("extends")));
@@ -173,19 +174,19 @@ impl RawSandbox {
             at: node.at(),
         };
         for child in node.children() {
-            raw.read_child(&child);
+            raw.read_child(&child, root);
         }
         name.is_some().then_some(raw)
     }
 
-    fn read_child(&mut self, child: &Node<'_>) {
+    fn read_child(&mut self, child: &Node<'_>, root: &Path) {
         match child.name() {
             "description" => self.description = child.text("a text"),
             "layers" => self.layers.extend(child.parse_all("names of layers")),
             "without" => self.without.extend(child.parse_all("names of layers")),
             "replace" => self.replace.extend(read_replace(child)),
             "layer" => {
-                if let Some(layer) = Layer::read(child) {
+                if let Some(layer) = Layer::read(child, root) {
                     self.layers.push((layer.name.clone(), child.at()));
                     self.inline.push(layer);
                 }

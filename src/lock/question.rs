@@ -123,7 +123,7 @@ pub fn recipe_request(
             .map(|path| (path, local.files.get(path).copied()))
             .collect(),
         as_of: project.as_of(layer, recipe),
-        before: (0..at)
+        before: (0..if recipe.builds_on() { at } else { 0 })
             .filter_map(|before| recipe_request(project, layer, before, platform, local))
             .collect(),
     };

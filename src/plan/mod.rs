@@ -5,6 +5,7 @@
 //! sandboxes share chains as far as they share debian layers. A chain step's Key covers the whole
 //! chain before it, because dpkg's database is one; a content's Key covers its packages only.
 
+mod mcp;
 mod owner;
 mod python;
 mod run;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use self::mcp::Configs;
 use self::owner::Owners;
 use self::run::Views;
 use crate::decl::{Fault, Faults, Layer, Project, Recipe, Sandbox};
@@ -128,6 +130,8 @@ struct Planner<'a> {
     aside: Vec<Step>,
     /// By name: version and the layer that brought it.
     shipped: BTreeMap<String, (String, LayerName)>,
+    /// Lists of MCP servers, by where they are.
+    configs: Configs,
     faults: Vec<Fault>,
 }
 
@@ -140,6 +144,7 @@ impl<'a> Planner<'a> {
             rest: Vec::new(),
             aside: Vec::new(),
             shipped: BTreeMap::new(),
+            configs: Configs::default(),
             faults: Vec::new(),
         }
     }
@@ -161,6 +166,7 @@ impl Plan {
         for layer in &layers {
             planner.add(layer, usize::MAX)?;
         }
+        planner.add_configs();
         Faults::check(planner.faults)?;
         let steps: Vec<Step> = planner.chain.into_iter().chain(planner.rest).collect();
         let mut aside = planner.aside;
@@ -381,6 +387,12 @@ impl<'a> Planner<'a> {
             if let Recipe::Venv(venv) = recipe {
                 self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
                 self.add_venv(layer, at, venv)?;
+                continue;
+            }
+            if let Recipe::Mcp(mcp) = recipe {
+                let (wrappers, title) = self.add_servers(layer, mcp);
+                titles.extend(title.filter(|_| !wrappers.is_empty()));
+                works.extend(wrappers);
                 continue;
             }
             match owners.work(recipe, at, || {

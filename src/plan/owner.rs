@@ -108,9 +108,11 @@ impl Owners {
         content: impl Fn() -> Option<Digest>,
     ) -> Result<Option<(FileWork, String)>, OwnerError> {
         Ok(Some(match recipe {
-            Recipe::Debian(_) | Recipe::User(_) | Recipe::Run(_) | Recipe::Venv(_) => {
-                return Ok(None);
-            }
+            Recipe::Debian(_)
+            | Recipe::User(_)
+            | Recipe::Run(_)
+            | Recipe::Venv(_)
+            | Recipe::Mcp(_) => return Ok(None),
             Recipe::Files(files) => {
                 let work = FileWork::Local {
                     recipe: at,

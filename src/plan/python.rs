@@ -19,6 +19,8 @@ pub struct WheelsWork {
     pub prefix: LayerPath,
     pub interpreter: Interpreter,
     pub wheels: Vec<WheelPin>,
+    /// What it must have in its `bin`.
+    pub programs: Vec<String>,
 }
 
 /// An environment to compile.
@@ -54,7 +56,11 @@ impl<'a> Planner<'a> {
         let identity: Vec<_> = wheels.iter().map(|pin| (&pin.file_name, &pin.digest)).collect();
         let prefix = venv.prefix.to_string();
         let program = interpreter.program.to_string();
-        let key = key_of("wheels", &(&prefix, &*interpreter.full_version, &program, &identity));
+        let facts = (&prefix, &*interpreter.full_version, &program, &identity);
+        let key = match venv.programs.as_slice() {
+            [] => key_of("wheels", &facts),
+            programs => key_of("wheels", &(facts, programs)),
+        };
         let count = wheels.len();
         self.rest.push(Step {
             layer: layer.name.clone(),
@@ -65,6 +71,7 @@ impl<'a> Planner<'a> {
                 prefix: venv.prefix.clone(),
                 interpreter: interpreter.clone(),
                 wheels,
+                programs: venv.programs.clone(),
             }),
         });
         if !venv.bytecode {

@@ -11,6 +11,7 @@ pub mod repo;
 pub mod server;
 pub mod sets;
 pub mod survey;
+pub mod trixie;
 pub mod user;
 
 use std::process::Command;

@@ -52,6 +52,12 @@ impl Project {
         self
     }
 
+    /// Sets a variable for every run.
+    pub fn var(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     pub fn server(&self) -> &Server {
         self.server.as_ref().unwrap()
     }

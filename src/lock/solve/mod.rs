@@ -120,7 +120,8 @@ impl Solver<'_> {
             | Recipe::Link(_)
             | Recipe::Own(_)
             | Recipe::GitInit(_)
-            | Recipe::Run(_) => Ok(Vec::new()),
+            | Recipe::Run(_)
+            | Recipe::Mcp(_) => Ok(Vec::new()),
             Recipe::Venv(venv) => python::solve(self, ask, venv),
         }
     }

@@ -1,0 +1,221 @@
+//! Environments from an index of the tests' own: what is chosen, what the lock says, who sees which
+//! credential, and what a failure says. Debian's Python is the public archive's.
+
+mod support;
+
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/http.rs"]
+mod http;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/pypi.rs"]
+mod pypi;
+
+use std::fs;
+
+use pypi::{Form, Index, Package};
+use support::project::{Outcome, Project, root};
+use support::trixie::{declared, over_python, patiently};
+
+/// The versions that `sbx lock` has chosen, as `name version`, sorted.
+fn wheels(project: &Project) -> Vec<String> {
+    let text = project.read("sbx.lock");
+    let words = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mut wheels: Vec<String> = words
+        .filter(|words| words[0] == "wheel")
+        .map(|words| format!("{} {}", words[2], words[3]))
+        .collect();
+    wheels.sort();
+    wheels
+}
+
+fn locked(project: &Project) -> Outcome {
+    patiently(|| project.sbx(&["lock"]))
+}
+
+fn at(index: &Index, nodes: &str) -> Project {
+    over_python(nodes).var("UV_DEFAULT_INDEX", &index.url())
+}
+
+#[test]
+fn both_forms_of_an_index_give_the_same_environment() {
+    let project = |form| {
+        let mut index = Index::start(form);
+        index.add(
+            Package::new("Top_Level", "1.0")
+                .requires("under.neath>=1,<3")
+                .script("top", "top_level:main"),
+        );
+        for version in ["1.0", "2.5", "3.0"] {
+            index.add(Package::new("under-neath", version));
+        }
+        let project = at(&index, "venv \"/opt/venv\" { packages \"top-level\"; }");
+        locked(&project).success();
+        assert_eq!(wheels(&project), ["top-level 1.0", "under-neath 2.5"]);
+        let image = project.build();
+        let downloads = index.downloads("top-level");
+        index.server.forget_requests();
+        assert_eq!(project.build(), image);
+        assert_eq!(index.server.total_hits(), 0, "what is locked and stored asks nobody");
+        (project, image, downloads)
+    };
+    let ((json, image, downloads), (html, other, _)) = (project(Form::Json), project(Form::Html));
+    assert_eq!(image, other);
+    // without metadata beside it, the resolver looks into the wheel
+    assert_eq!(downloads, 1, "each wheel is fetched once");
+    let lock = json.read("sbx.lock");
+    // an HTML page says no sizes
+    assert_eq!(wheels(&html), wheels(&json));
+    assert!(!lock.contains("127.0.0.1"), "{lock}");
+    let dir = json.unpack();
+    let packages = root(&dir).join("opt/venv/lib/python3.13/site-packages");
+    assert!(fs::read_to_string(packages.join("under_neath/__init__.py")).unwrap().contains("2.5"));
+    assert!(root(&dir).join("opt/venv/bin/top").exists());
+}
+
+#[test]
+fn the_nearest_as_of_counts() {
+    let index = Index::of([
+        Package::new("a", "1").uploaded("2025-01-01"),
+        Package::new("a", "2").uploaded("2025-02-01"),
+        Package::new("a", "3").uploaded("2025-03-01"),
+        Package::new("a", "4").uploaded("2025-04-01"),
+    ]);
+    let chosen = |project: &str, layer: &str, recipe: &str| {
+        let project = declared(&format!(
+            "project \"p\" {{ {project} }}\nlayer \"l\" needs=\"debian\" {{ {layer}\nvenv \"/v\" {recipe} {{ packages \"a\"; }}; }}\n\
+             sandbox \"s\" {{ layers \"l\"; }}\n"
+        ));
+        let project = project.var("UV_DEFAULT_INDEX", &index.url());
+        locked(&project).success();
+        wheels(&project).concat()
+    };
+    let project = "as-of \"2025-03-15\" \"pypi\";";
+    assert_eq!(chosen("", "", ""), "a 4");
+    assert_eq!(chosen(project, "", ""), "a 3");
+    assert_eq!(chosen(project, "as-of \"2025-02-15\"", ""), "a 2");
+    assert_eq!(chosen(project, "as-of \"2025-02-15\" \"npm\"", ""), "a 3");
+    assert_eq!(chosen(project, "as-of \"2025-02-15\"", "as-of=\"2025-01-15\""), "a 1");
+}
+
+#[test]
+fn a_withdrawn_version_comes_only_where_it_is_meant() {
+    let index = Index::of([Package::new("a", "1"), Package::new("a", "2").yanked("it is broken")]);
+    let chosen = |package: &str| {
+        let project = at(&index, &format!("venv \"/v\" {{ packages \"{package}\"; }}"));
+        locked(&project).success();
+        wheels(&project).concat()
+    };
+    assert_eq!(chosen("a"), "a 1");
+    assert_eq!(chosen("a==2"), "a 2");
+}
+
+#[test]
+fn what_cannot_be_had_is_said_with_what_can() {
+    let index = Index::of([
+        Package::new("a", "1"),
+        Package::new("a", "1.5").yanked("bad"),
+        Package::new("a", "2"),
+        Package::new("s", "1").source_only(),
+    ]);
+    let refused =
+        |package: &str| locked(&at(&index, &format!("venv \"/v\" {{ packages \"{package}\"; }}")));
+    refused("a==3")
+        .fails(1, &["there is no `a` ==3: the index has 2, 1", "declare one that is left: `a==2`"]);
+    refused("absent").fails(1, &["no index has a project `absent`"]);
+    refused("s")
+        .fails(1, &["`s` 1 has a source archive only, no wheel", "sbx installs wheels only"]);
+}
+
+#[test]
+fn a_credential_goes_to_its_own_host_and_nowhere_else() {
+    let (mut index, elsewhere) = (Index::start(Form::Json), Index::of([Package::new("b", "1")]));
+    index.add(Package::new("a", "1"));
+    // the page of `b` leads to another server's file
+    let page = elsewhere.page("b");
+    let files = elsewhere.server.url("/files/").to_string();
+    index.server.put("/simple/b/", page.replace("../../files/", &files));
+    let basic = "Basic dXNlcjpzM2NyZXQ=";
+    let check = |project: Project| {
+        index.server.forget_requests();
+        let said = locked(&project).success();
+        assert_eq!(wheels(&project), ["a 1", "b 1"]);
+        let store = project.dir.path().join("own-store");
+        let built =
+            project.run(&["build", "s"]).env("SBX_CACHE", store.to_str().unwrap()).outcome();
+        for text in [&said.stderr, &project.read("sbx.lock"), &built.stderr] {
+            assert!(!text.contains("s3cret") && !text.contains("dXNlcjpzM2NyZXQ"), "{text}");
+        }
+        let asked = index.server.requests();
+        let known = |path: &str| {
+            asked
+                .iter()
+                .filter(|one| one.path().starts_with(path))
+                .all(|one| one.header("authorization") == Some(basic))
+        };
+        assert!(asked.len() >= 2 && known("/simple/") && known("/files/"));
+    };
+    let nodes = "venv \"/v\" bytecode=#false { packages \"a\" \"b\"; }";
+    check(over_python(nodes).var("UV_DEFAULT_INDEX", &index.url_as("user", "s3cret")));
+    let netrc = over_python(nodes)
+        .file(".netrc", "machine 127.0.0.1 login user password s3cret\n")
+        .var("PIP_INDEX_URL", &index.url());
+    check(netrc);
+    let others = elsewhere.server.requests();
+    assert!(others.iter().any(|one| one.path().starts_with("/files/b-1")));
+    assert!(
+        others.iter().all(|one| one.header("authorization").is_none()),
+        "another port is another origin"
+    );
+}
+
+#[test]
+fn a_lock_without_addresses_is_answered_by_name_and_digest() {
+    let index = Index::of([Package::new("a", "1")]);
+    let page: serde_json::Value = serde_json::from_str(&index.page("a")).unwrap();
+    let hex = page["files"][0]["hashes"]["sha256"].as_str().unwrap();
+    let lock = format!(
+        "lock-version = \"1.0\"\ncreated-by = \"t\"\n[[packages]]\nname = \"a\"\nversion = \"1\"\n\
+         wheels = [{{ name = \"a-1-py3-none-any.whl\", hashes = {{ sha256 = \"{hex}\" }} }}]\n"
+    );
+    let project = at(&index, "venv \"/opt/venv\" lock=\"pylock.toml\"").file("pylock.toml", &lock);
+    locked(&project).success();
+    project.build();
+    assert_eq!(index.downloads("a"), 1);
+    let wrong = lock.replace(hex, &"0".repeat(64));
+    let project = at(&index, "venv \"/opt/venv\" lock=\"pylock.toml\"").file("pylock.toml", &wrong);
+    project.sbx(&["build", "s"]).fails(3, &["wheel `a 1`: nowhere to fetch it from"]);
+}
+
+#[test]
+fn a_wheel_that_has_moved_is_found_by_its_digest() {
+    let mut index = Index::of([Package::new("a", "1")]);
+    let project = at(&index, "venv \"/opt/venv\" { packages \"a\"; }");
+    locked(&project).success();
+    let lock = project.read("sbx.lock");
+    project.write("sbx.lock", &lock.replace(" files/a-1", " gone/a-1"));
+    index.add(Package::new("a", "2"));
+    let store = project.dir.path().join("own-store");
+    let fetched =
+        || project.run(&["fetch", "s"]).env("SBX_CACHE", store.to_str().unwrap()).outcome();
+    patiently(fetched).success();
+    assert_eq!(index.downloads("a"), 1);
+}
+
+#[test]
+fn an_update_changes_what_it_names_and_the_difference_is_shown() {
+    let mut index = Index::of([Package::new("a", "1"), Package::new("b", "1")]);
+    let project = at(&index, "venv \"/v\" { packages \"a\" \"b\"; }");
+    locked(&project).success();
+    index.add(Package::new("a", "2"));
+    index.add(Package::new("b", "2"));
+    let before = project.read("sbx.lock");
+    let shown = project.sbx(&["lock", "--update", "a", "--diff"]).success();
+    assert!(
+        shown.stdout.contains("~ a 1 → 2") && !shown.stdout.contains(" b "),
+        "{}",
+        shown.stdout
+    );
+    assert_eq!(project.read("sbx.lock"), before, "a difference changes nothing");
+    project.sbx(&["lock", "--update", "a"]).success();
+    assert_eq!(wheels(&project), ["a 2", "b 1"]);
+}
