@@ -29,6 +29,7 @@ pub mod store;
 pub mod debian;
 pub mod fetch;
 pub mod lock;
+pub mod npm;
 pub mod python;
 pub mod serve;
 

@@ -13,6 +13,7 @@ use super::compose::{ComposeError, Delta, Origin, compose, restate};
 use super::content::{self, ContentError};
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
+use super::npm::NpmError;
 use super::run::{self, OnFailure, RunError, RunJob, Vault};
 use super::settle::accounts::Account;
 use super::settle::sources::{AptSource, AptStanza};
@@ -53,6 +54,8 @@ pub enum BuildError {
     #[error("layer `{layer}`: {source}")]
     Wheels { layer: String, source: WheelsError },
     #[error("layer `{layer}`: {source}")]
+    Npm { layer: String, source: Box<NpmError> },
+    #[error("layer `{layer}`: {source}")]
     Files { layer: String, source: FilesError },
     #[error("layer `{layer}`: {source}")]
     Run { layer: String, source: Box<RunError> },
@@ -81,6 +84,7 @@ impl BuildError {
             BuildError::Settle { source, .. } => source.blame(),
             BuildError::Files { source, .. } => source.blame(),
             BuildError::Wheels { source, .. } => source.blame(),
+            BuildError::Npm { source, .. } => source.blame(),
             BuildError::Run { source, .. } => source.blame(),
             BuildError::Compose(error) => error.blame(),
             _ => Blame::World,
@@ -250,6 +254,7 @@ impl Builder<'_> {
                 })
             }
             Work::Files(works) => self.once(step, || self.make_files(step, works)),
+            Work::Npm(work) => self.make_packages(step, work),
             Work::Wheels(work) => self.make_environment(step, work),
             Work::Settle(_) | Work::Accounts(_) | Work::Run(_) | Work::Bytecode(_) => {
                 unreachable!("only steps that see nothing are free")
@@ -477,7 +482,9 @@ impl Builder<'_> {
                     Work::Content { .. } => Origin::Content,
                     Work::Settle(_) | Work::Accounts(_) => Origin::Step,
                     Work::Run(_) => Origin::Run,
-                    Work::Files(_) | Work::Wheels(_) | Work::Bytecode(_) => Origin::Files,
+                    Work::Files(_) | Work::Npm(_) | Work::Wheels(_) | Work::Bytecode(_) => {
+                        Origin::Files
+                    }
                 },
                 listing: &listings[at],
                 tree: &trees[at],

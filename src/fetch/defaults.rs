@@ -7,6 +7,9 @@ pub const DEBIAN: &str = "http://deb.debian.org/debian";
 /// Debian's security archive, likewise.
 pub const DEBIAN_SECURITY: &str = "http://deb.debian.org/debian-security";
 
+/// The registry of npm's packages.
+pub const NPM: &str = "https://registry.npmjs.org/";
+
 /// The index of Python packages.
 pub const PYPI: &str = "https://pypi.org/simple/";
 

@@ -84,6 +84,12 @@ impl MirrorMap {
         self.indexes.all(&self.base("pypi", &public))
     }
 
+    /// The registry of npm's packages; a mirror of it is called `npm`.
+    pub fn npm_registry(&self) -> Url {
+        let public = Url::parse(defaults::NPM).expect("the public registry has an address");
+        self.base("npm", &public)
+    }
+
     /// The base URL of an archive: its mirror, or the mirror of its host with the same path, or what
     /// is given. Ends in `/`.
     pub fn base(&self, name: &str, public: &Url) -> Url {

@@ -26,7 +26,8 @@ pub mod toolroom;
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
 pub use pin::{
-    ArchiveName, ArchivePin, DebPin, Mark, Pin, PythonPin, RequestId, Source, WheelPin, Words,
+    ArchiveName, ArchivePin, DebPin, Mark, NpmPart, NpmPin, Pin, PythonPin, RequestId, Source,
+    WheelPin, Words,
 };
 
 use std::collections::{BTreeMap, BTreeSet};

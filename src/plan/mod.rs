@@ -6,12 +6,14 @@
 //! chain before it, because dpkg's database is one; a content's Key covers its packages only.
 
 mod mcp;
+mod npm;
 mod owner;
 mod python;
 mod run;
 mod spec;
 mod step;
 
+pub use npm::NpmWork;
 pub use python::{BytecodeWork, WheelsWork};
 pub use spec::{ImageSpec, Port};
 pub use step::{AccountWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work};

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::npm::NpmWork;
 use super::python::{BytecodeWork, WheelsWork};
 use crate::decl::{Debconf, Leftover, Secret};
 use crate::digest::Digest;
@@ -35,6 +36,8 @@ pub enum Work {
     Files(Vec<FileWork>),
     /// A command, over what its layer needs and what its layer has brought before.
     Run(RunWork),
+    /// A tree of npm's packages.
+    Npm(NpmWork),
     /// A virtual environment of wheels.
     Wheels(WheelsWork),
     /// Bytecode of such an environment, over the Python below it.
@@ -45,7 +48,7 @@ impl Work {
     /// Whether it sees nothing below, so that it can be made at any time.
     pub fn is_free(&self) -> bool {
         match self {
-            Work::Content { .. } | Work::Files(_) | Work::Wheels(_) => true,
+            Work::Content { .. } | Work::Files(_) | Work::Npm(_) | Work::Wheels(_) => true,
             Work::Settle(_) | Work::Accounts(_) | Work::Run(_) | Work::Bytecode(_) => false,
         }
     }
@@ -58,6 +61,7 @@ impl Work {
             Work::Content { pins, .. } => pins.iter().map(Source::Deb).collect(),
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Run(work) => work.shelf.iter().filter_map(Pin::source).collect(),
+            Work::Npm(work) => work.packages.iter().map(Source::Npm).collect(),
             Work::Wheels(work) => work.wheels.iter().map(Source::Wheel).collect(),
             Work::Accounts(_) | Work::Files(_) | Work::Bytecode(_) => Vec::new(),
         }

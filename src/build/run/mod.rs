@@ -328,7 +328,15 @@ impl RunJob<'_> {
 /// A pin as a step finds it on its shelf; `None` for what no registry has.
 pub(super) fn shelve(pin: &Pin, store: &Store) -> Option<Shelved> {
     match pin {
-        Pin::Archive(_) | Pin::Python(_) => None,
+        Pin::Archive(_) | Pin::NpmPart(_) | Pin::Python(_) => None,
+        Pin::Npm(pin) => Some(Shelved {
+            kind: Shelving::Npm,
+            name: pin.name.to_string(),
+            version: pin.version.to_string(),
+            integrity: pin.integrity,
+            file_name: String::new(),
+            path: store.source_path(&pin.integrity),
+        }),
         Pin::Wheel(pin) => Some(Shelved {
             kind: Shelving::Wheel,
             name: pin.name.to_string(),

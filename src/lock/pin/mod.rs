@@ -6,12 +6,14 @@
 
 mod archive;
 mod deb;
+mod npm;
 mod python;
 mod wheel;
 mod words;
 
 pub use archive::ArchivePin;
 pub use deb::{ArchiveName, DebPin, Mark};
+pub use npm::{NpmPart, NpmPin};
 pub use python::PythonPin;
 pub use wheel::WheelPin;
 pub use words::Words;
@@ -62,15 +64,23 @@ impl Serialize for RequestId {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Pin {
     Archive(ArchivePin),
+    Npm(NpmPin),
+    NpmPart(NpmPart),
     Python(PythonPin),
     Wheel(WheelPin),
 }
+
+/// First words of pins' lines.
+const KINDS: &[&str] =
+    &["archive", "npm", "npm-bundled", "npm-link", "npm-script", "python", "wheel"];
 
 impl Pin {
     /// The first word of its line.
     pub const fn kind(&self) -> &'static str {
         match self {
             Pin::Archive(_) => "archive",
+            Pin::Npm(_) => "npm",
+            Pin::NpmPart(part) => part.kind(),
             Pin::Python(_) => "python",
             Pin::Wheel(_) => "wheel",
         }
@@ -80,6 +90,8 @@ impl Pin {
     pub fn label(&self) -> String {
         match self {
             Pin::Archive(pin) => pin.label(),
+            Pin::Npm(pin) => pin.label(),
+            Pin::NpmPart(part) => part.place().to_owned(),
             Pin::Python(pin) => pin.label(),
             Pin::Wheel(pin) => pin.label(),
         }
@@ -89,6 +101,8 @@ impl Pin {
     pub fn name(&self) -> &str {
         match self {
             Pin::Archive(pin) => &pin.name,
+            Pin::Npm(pin) => &pin.name,
+            Pin::NpmPart(part) => part.place(),
             Pin::Python(_) => "python",
             Pin::Wheel(pin) => &pin.name,
         }
@@ -98,6 +112,8 @@ impl Pin {
     pub(super) fn write(&self, words: &mut Words) {
         match self {
             Pin::Archive(pin) => pin.write(words),
+            Pin::Npm(pin) => pin.write(words),
+            Pin::NpmPart(part) => part.write(words),
             Pin::Python(pin) => pin.write(words),
             Pin::Wheel(pin) => pin.write(words),
         }
@@ -105,7 +121,7 @@ impl Pin {
 
     /// Whether `kind` begins the line of a pin.
     pub(super) fn is_kind(kind: &str) -> bool {
-        ["archive", "python", "wheel"].contains(&kind)
+        KINDS.contains(&kind)
     }
 
     pub(super) fn parse<'a>(
@@ -114,6 +130,10 @@ impl Pin {
     ) -> Result<Self, String> {
         match kind {
             "archive" => ArchivePin::parse(words).map(Pin::Archive),
+            "npm" => NpmPin::parse(words).map(Pin::Npm),
+            "npm-bundled" | "npm-link" | "npm-script" => {
+                NpmPart::parse(kind, words).map(Pin::NpmPart)
+            }
             "python" => PythonPin::parse(words).map(Pin::Python),
             "wheel" => WheelPin::parse(words).map(Pin::Wheel),
             _ => Err(format!("unknown kind of pin `{kind}`")),
@@ -126,6 +146,7 @@ impl Pin {
 pub enum Source<'a> {
     Deb(&'a DebPin),
     Archive(&'a ArchivePin),
+    Npm(&'a NpmPin),
     Wheel(&'a WheelPin),
 }
 
@@ -134,7 +155,8 @@ impl Pin {
     pub fn source(&self) -> Option<Source<'_>> {
         match self {
             Pin::Archive(pin) => Some(Source::Archive(pin)),
-            Pin::Python(_) => None,
+            Pin::Npm(pin) => Some(Source::Npm(pin)),
+            Pin::NpmPart(_) | Pin::Python(_) => None,
             Pin::Wheel(pin) => Some(Source::Wheel(pin)),
         }
     }
@@ -146,6 +168,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(_) => "package",
             Source::Archive(_) => "archive",
+            Source::Npm(_) => "npm package",
             Source::Wheel(_) => "wheel",
         }
     }
@@ -155,6 +178,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => (&pin.name, &pin.version, &pin.arch),
             Source::Archive(pin) => (&pin.name, "", ""),
+            Source::Npm(pin) => (&pin.name, &pin.version, ""),
             Source::Wheel(pin) => (&pin.name, &pin.version, ""),
         }
     }
@@ -163,6 +187,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => pin.label(),
             Source::Archive(pin) => pin.label(),
+            Source::Npm(pin) => pin.label(),
             Source::Wheel(pin) => pin.label(),
         }
     }
@@ -171,6 +196,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => pin.digest.into(),
             Source::Archive(pin) => pin.digest.into(),
+            Source::Npm(pin) => pin.integrity,
             Source::Wheel(pin) => pin.digest.into(),
         }
     }
@@ -180,6 +206,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => Some(pin.size),
             Source::Archive(pin) => Some(pin.size),
+            Source::Npm(_) => None,
             Source::Wheel(pin) => pin.size,
         }
     }

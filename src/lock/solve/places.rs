@@ -10,7 +10,8 @@ use crate::decl::Project;
 use crate::digest::Integrity;
 use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults};
 use crate::lock::question::debian_of;
-use crate::lock::{DebPin, Source, WheelPin};
+use crate::lock::{DebPin, NpmPin, Source, WheelPin};
+use crate::npm::PackageName;
 use crate::store::Store;
 
 /// What says where sources are, and where they go.
@@ -28,6 +29,7 @@ impl Places<'_> {
         let urls = match source {
             Source::Deb(pin) => deb_urls(self.project, self.mirrors, pin),
             Source::Archive(_) => Vec::new(),
+            Source::Npm(pin) => npm_urls(self.mirrors, pin),
             Source::Wheel(pin) => wheel_urls(self.mirrors, pin),
         };
         Want {
@@ -136,6 +138,18 @@ fn wheel_urls(mirrors: &MirrorMap, pin: &WheelPin) -> Vec<Url> {
     }
     urls.dedup();
     urls
+}
+
+/// Where the tarball of a pin may be: at the usual path of its registry, at the one that it had, or at
+/// an address of its own.
+fn npm_urls(mirrors: &MirrorMap, pin: &NpmPin) -> Vec<Url> {
+    if pin.path.starts_with("https://") || pin.path.starts_with("http://") {
+        return Url::parse(&pin.path).into_iter().collect();
+    }
+    let registry = mirrors.npm_registry();
+    let usual = pin.name.parse().ok().map(|name: PackageName| name.tarball_path(&pin.version));
+    let known = Some(pin.path.to_string()).filter(|path| !path.is_empty());
+    usual.into_iter().chain(known).filter_map(|path| below(registry.clone(), &path)).collect()
 }
 
 /// Where the indexes say that a wheel is: the file of its digest.

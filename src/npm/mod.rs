@@ -1,0 +1,13 @@
+//! What npm's packages are made of: names, tarballs, locks, trees.
+//!
+//! Pure knowledge: what a `package-lock.json` says is laid where, what of a tarball an installation
+//! keeps, which commands are linked. Resolving is left to the real, pinned npm; nothing here asks a
+//! registry, and nothing runs a package's own code.
+
+mod commands;
+mod name;
+mod tarball;
+
+pub use commands::{Bringer, Command, commands};
+pub use name::{PackageName, PackageNameError};
+pub use tarball::{Item, ItemKind, Tarball, TarballError};
