@@ -57,7 +57,7 @@ impl Package {
             scripts: Vec::new(),
             files: vec![(
                 format!("{}/__init__.py", in_files(name)),
-                format!("version = {version:?}\n# {}\n", stamp()),
+                format!("version = {version:?}\n"),
             )],
             uploaded: "2025-01-01T00:00:00Z".to_owned(),
             yanked: None,
@@ -149,13 +149,6 @@ impl Package {
         let stem = format!("{}-{}", in_files(&self.name), self.version);
         if self.sdist { format!("{stem}.tar.gz") } else { format!("{stem}-py3-none-any.whl") }
     }
-}
-
-/// The store is kept from one run of the tests to the next: each makes bytes of its own.
-fn stamp() -> u128 {
-    static STAMP: std::sync::OnceLock<u128> = std::sync::OnceLock::new();
-    let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
-    *STAMP.get_or_init(now)
 }
 
 fn in_files(name: &str) -> String {

@@ -22,14 +22,17 @@ pub fn patiently(run: impl Fn() -> Outcome) -> Outcome {
     outcome
 }
 
-/// A store with that Debian, in the directory that Cargo keeps for tests, and its lock.
+/// A store with that Debian, in the directory that Cargo keeps for tests, and its lock. Nothing else
+/// is ever built in it.
 fn base() -> &'static (PathBuf, String) {
     static BUILT: OnceLock<(PathBuf, String)> = OnceLock::new();
     BUILT.get_or_init(|| {
         let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("trixie-store");
         fs::create_dir_all(&store).unwrap();
         let kept = store.join("tests.lock");
-        let declared = format!("{DEBIAN}sandbox \"below\" {{ layers \"debian\"; }}\n");
+        // what resolves comes with it
+        let environment = "layer \"six\" needs=\"debian\" { venv \"/six\" bytecode=#false { packages \"six\"; }; }";
+        let declared = format!("{DEBIAN}{environment}\nsandbox \"below\" {{ layers \"six\"; }}\n");
         let project = Project::new().file("sandboxes.kdl", &declared).store(&store);
         if let Ok(lock) = fs::read_to_string(&kept) {
             project.write("sbx.lock", &lock);
@@ -50,6 +53,7 @@ pub fn over_python(nodes: &str) -> Project {
 /// Whatever is declared, over that Debian.
 pub fn declared(text: &str) -> Project {
     let (store, lock) = base();
-    let project = Project::new().store(store).file("sbx.lock", lock);
+    let project = Project::new().file("sbx.lock", lock);
+    super::tool("cp", &["-a", store.to_str().unwrap(), project.cache().to_str().unwrap()]);
     project.file("sandboxes.kdl", &format!("{DEBIAN}{text}"))
 }

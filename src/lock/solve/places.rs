@@ -42,16 +42,24 @@ impl Places<'_> {
         }
     }
 
-    /// Fetches wheels; one that is not where it was is looked for at the indexes, by its digest.
-    pub fn fetch_wheels(
+    /// Fetches a program of sbx's own. It is sought where everything is, and then at the public
+    /// index: one of somebody's own need not have it.
+    pub fn fetch_tool(
         &self,
         client: &Client,
-        sources: &[Source<'_>],
+        pin: &WheelPin,
         progress: &dyn Progress,
     ) -> Result<(), FetchError> {
-        let wants = sources.iter().filter(|one| !self.has(one)).map(|one| self.want(one)).collect();
-        let failures = client.fetch_all(wants, progress)?;
-        let (_, mut failures) = self.fetch_moved(client, sources, failures, progress)?;
+        let source = Source::Wheel(pin);
+        if self.has(&source) {
+            return Ok(());
+        }
+        let mut want = self.want(&source);
+        let public = Url::parse(defaults::PYPI_FILES).ok();
+        want.urls.extend(public.and_then(|base| base.join(&pin.path).ok()));
+        want.urls.dedup();
+        let failures = client.fetch_all(vec![want], progress)?;
+        let (_, mut failures) = self.fetch_moved(client, &[source], failures, progress)?;
         failures.pop_first().map_or(Ok(()), |(_, error)| Err(error))
     }
 
