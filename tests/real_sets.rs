@@ -145,9 +145,13 @@ const MEANT: [&str; 6] = [
 
 /// What `root` holds; ids that adduser gave out by name, and lists without an order in order.
 fn survey(root: &Path) -> Survey {
-    for (path, lines) in
-        [("etc/shells", 1), ("var/lib/dpkg/diversions", 3), ("var/lib/dpkg/triggers/File", 1)]
-    {
+    for (path, lines) in [
+        ("etc/shells", 1),
+        ("var/lib/dpkg/diversions", 3),
+        ("var/lib/dpkg/triggers/File", 1),
+        ("var/lib/ucf/hashfile", 1),
+        ("var/lib/ucf/registry", 1),
+    ] {
         edit(root, path, |text| sorted(text, lines));
     }
     let names = Names::read(root);
@@ -157,7 +161,12 @@ fn survey(root: &Path) -> Survey {
     }
     let accounts = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
     let edited = Survey::of(&root.join("etc")).within("/etc").only(&accounts);
-    survey.without(&TRACES).without(&MEANT).without(&accounts).with(edited)
+    // what the files were before each call, in the order of the calls
+    let older: Vec<String> = (0..10)
+        .flat_map(|n| ["hashfile", "registry"].map(|name| format!("/var/lib/ucf/{name}.{n}")))
+        .collect();
+    let older: Vec<&str> = older.iter().map(String::as_str).collect();
+    survey.without(&older).without(&TRACES).without(&MEANT).without(&accounts).with(edited)
 }
 
 fn edit(root: &Path, path: &str, change: impl FnOnce(&str) -> String) {

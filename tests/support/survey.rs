@@ -11,6 +11,23 @@ use sbx::digest::Digest;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey(BTreeMap<String, String>);
 
+/// Where a target lies in a system of merged directories: who makes a link to a unit of systemd's,
+/// and so by which name, depends on whether systemd was configured before.
+fn merged(target: &Path) -> PathBuf {
+    match target.starts_with("/lib") {
+        true => Path::new("/usr").join(target.strip_prefix("/").unwrap()),
+        false => target.to_owned(),
+    }
+}
+
+/// Bytecode without its source's time (PEP 552), which is a time like any other.
+fn untimed(path: &Path, mut bytes: Vec<u8>) -> Vec<u8> {
+    if path.extension().is_some_and(|extension| extension == "pyc") && bytes.len() > 16 {
+        bytes[8..12].fill(0);
+    }
+    bytes
+}
+
 impl Survey {
     /// Looks at everything below `root`.
     pub fn of(root: &Path) -> Self {
@@ -32,9 +49,9 @@ impl Survey {
         let what = if kind.is_dir() {
             "directory".to_owned()
         } else if kind.is_symlink() {
-            format!("link to {}", fs::read_link(path).unwrap().display())
+            format!("link to {}", merged(&fs::read_link(path).unwrap()).display())
         } else if kind.is_file() {
-            format!("file {}", Digest::of(&fs::read(path).unwrap()).hex())
+            format!("file {}", Digest::of(&untimed(path, fs::read(path).unwrap())).hex())
         } else if kind.is_char_device() {
             format!("device {}", meta.rdev())
         } else {

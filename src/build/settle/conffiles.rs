@@ -9,15 +9,14 @@
 //! The essential packages of a layer that starts from nothing keep theirs: no bootstrap works
 //! without, and debootstrap and mmdebstrap extract these packages whole as well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use super::database::SettlePackage;
-use super::script::ScriptPackage;
 use crate::build::content::merged;
 use crate::build::view::View;
-use crate::debian::database::{find_field, parse_diversions};
+use crate::debian::database::parse_diversions;
 use crate::fsx::PathIo;
 use crate::path::LayerPath;
 use crate::tarball::MemberKind;
@@ -25,18 +24,17 @@ use crate::tarball::MemberKind;
 /// Absolute paths of the configuration files that wait.
 pub(super) type Waiting = BTreeSet<String>;
 
-/// Which wait, of packages whose content lies in the tree `content`. `fresh`: nothing lies below.
+/// Which wait, of packages whose content lies in the tree `content`; those of `essential` do not.
 pub(super) fn find_waiting(
     content: Option<&Path>,
     packages: &[SettlePackage<'_>],
+    essential: &BTreeSet<String>,
     below: &View,
-    fresh: bool,
 ) -> Result<Waiting, PathIo> {
     let Some(content) = content else { return Ok(Waiting::new()) };
     let diversions = parse_diversions(&below.read_text("/var/lib/dpkg/diversions")?);
     let diverted: BTreeSet<&str> =
         diversions.iter().map(|diversion| diversion.from.as_str()).collect();
-    let bootstrap = if fresh { essential(packages) } else { BTreeSet::new() };
     let is_laid = |path: &str| {
         let place = LayerPath::parse_absolute(path).map(|path| merged(path, MemberKind::File));
         let found = place.ok().map(|place| fs::symlink_metadata(content.join(place.as_path())));
@@ -44,39 +42,11 @@ pub(super) fn find_waiting(
     };
     Ok(packages
         .iter()
-        .filter(|package| package.is_laid() && !bootstrap.contains(package.name()))
+        .filter(|package| package.is_laid() && !essential.contains(package.name()))
         .flat_map(|package| package.control().conffiles())
         .filter(|path| !diverted.contains(path) && is_laid(path))
         .map(str::to_owned)
         .collect())
-}
-
-/// The essential packages and all that they need.
-fn essential(packages: &[SettlePackage<'_>]) -> BTreeSet<String> {
-    let scripts: Vec<ScriptPackage> = packages.iter().map(SettlePackage::for_script).collect();
-    let mut providers: BTreeMap<&str, Vec<&ScriptPackage>> = BTreeMap::new();
-    for package in &scripts {
-        for name in std::iter::once(&package.name).chain(&package.provides) {
-            providers.entry(name).or_default().push(package);
-        }
-    }
-    let is_essential = |package: &SettlePackage<'_>| {
-        find_field(&package.control().text, "Essential") == Some("yes")
-    };
-    let mut found = BTreeSet::new();
-    let mut next: Vec<&ScriptPackage> = packages
-        .iter()
-        .zip(&scripts)
-        .filter(|(package, _)| is_essential(package))
-        .map(|(_, script)| script)
-        .collect();
-    while let Some(package) = next.pop() {
-        if found.insert(package.name.clone()) {
-            let needs = package.pre_depends.iter().chain(&package.depends);
-            next.extend(needs.filter_map(|name| providers.get(name.as_str())).flatten());
-        }
-    }
-    found
 }
 
 /// From where to where they are moved.

@@ -70,6 +70,7 @@ impl<'a> SettlePackage<'a> {
             name: self.name.clone(),
             info_name: self.info_name.clone(),
             arch: field("Architecture"),
+            essential: field("Essential") == "yes",
             provides: names("Provides"),
             pre_depends: names("Pre-Depends"),
             depends: names("Depends"),

@@ -15,6 +15,7 @@ mod script;
 pub(in crate::build) mod scrub;
 pub mod sources;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use self::accounts::{Account, AccountError};
 use self::database::SettlePackage;
 pub(in crate::build) use self::database::replaces;
+use self::script::ScriptPackage;
 use self::sources::AptSource;
 use super::capture::{CaptureError, capture};
 use super::listing::Listing;
@@ -133,27 +135,37 @@ pub fn settle(
         packages.push(SettlePackage::new(package));
     }
     let fresh = below.read_text("/var/lib/dpkg/status")?.is_empty();
-    let waiting = conffiles::find_waiting(job.content, &packages, &below, fresh)?;
+    let scripts: Vec<ScriptPackage> = packages.iter().map(SettlePackage::for_script).collect();
+    let essential = if fresh { script::essential(&scripts) } else { BTreeSet::new() };
+    let waiting = conffiles::find_waiting(job.content, &packages, &essential, &below)?;
     database::write(job, &packages, &waiting, &below, &upper)?;
     sources::write(job.sources, job.keyrings, &upper)?;
     let guard = lay_guards(&below, &upper)?;
-    run_scripts(job, &packages, conffiles::moves(&waiting), fresh, &below, progress)?;
+    let order = Order { packages: &packages, scripts, essential, fresh };
+    run_scripts(job, &order, conffiles::moves(&waiting), &below, progress)?;
     guard.remove(&upper)?;
     database::check_finished(&upper)?;
     scrub::scrub(&upper)?;
     Ok(capture(&upper, &below, tar)?)
 }
 
+/// Whose scripts run, and who comes first.
+struct Order<'a> {
+    packages: &'a [SettlePackage<'a>],
+    scripts: Vec<ScriptPackage>,
+    /// Empty unless `fresh`.
+    essential: BTreeSet<String>,
+    /// Nothing lies below.
+    fresh: bool,
+}
+
 fn run_scripts(
     job: &Settle<'_>,
-    packages: &[SettlePackage<'_>],
+    order: &Order<'_>,
     mut moves: Vec<(String, String)>,
-    fresh: bool,
     below: &View,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), SettleError> {
-    let scripts: Vec<script::ScriptPackage> =
-        packages.iter().map(SettlePackage::for_script).collect();
     let mut log = fs::File::create(job.log).at("create", job.log)?;
     let mut run = |text: String| -> Result<(), SettleError> {
         let mount = job.scratch.join("mount");
@@ -166,16 +178,16 @@ fn run_scripts(
             }
         };
         // once: before the first script
-        let spec = spec(job, packages, std::mem::take(&mut moves));
+        let spec = spec(job, order.packages, std::mem::take(&mut moves));
         let outcome = job.jail.run(&spec, &mut line)?;
         judge(&outcome, job.log)
     };
-    if fresh {
-        run(script::bootstrap(&scripts))?;
+    if order.fresh {
+        run(script::bootstrap(&order.scripts))?;
     }
     add_accounts(job, below)?;
     later::lay(below, &job.scratch.join("mount"))?;
-    run(script::configure(&scripts, fresh))
+    run(script::configure(&order.scripts, order.fresh, &order.essential))
 }
 
 fn judge(outcome: &Outcome, log: &Path) -> Result<(), SettleError> {

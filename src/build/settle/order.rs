@@ -87,6 +87,7 @@ mod tests {
             arch: "all".to_owned(),
             preinst,
             unpack: None,
+            essential: false,
             provides: Vec::new(),
             pre_depends: names(pre_depends),
             depends: names(depends),

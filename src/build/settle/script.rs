@@ -5,6 +5,7 @@
 //! diverts with `--rename` are unpacked by dpkg itself: laid down beforehand, their own file would
 //! be the one that is renamed away.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::later;
@@ -31,6 +32,7 @@ pub(super) struct ScriptPackage {
     pub unpack: Option<String>,
     /// Other names that it goes by.
     pub provides: Vec<String>,
+    pub essential: bool,
     /// Names in its relationship fields, alternatives included.
     pub pre_depends: Vec<String>,
     pub depends: Vec<String>,
@@ -40,6 +42,26 @@ impl ScriptPackage {
     fn is_first(&self) -> bool {
         FIRST.contains(&self.name.as_str())
     }
+}
+
+/// The essential packages among others and all that they need.
+pub(super) fn essential(packages: &[ScriptPackage]) -> BTreeSet<String> {
+    let mut providers: BTreeMap<&str, Vec<&ScriptPackage>> = BTreeMap::new();
+    for package in packages {
+        for name in std::iter::once(&package.name).chain(&package.provides) {
+            providers.entry(name).or_default().push(package);
+        }
+    }
+    let mut found = BTreeSet::new();
+    let mut next: Vec<&ScriptPackage> =
+        packages.iter().filter(|package| package.essential).collect();
+    while let Some(package) = next.pop() {
+        if found.insert(package.name.clone()) {
+            let needs = package.pre_depends.iter().chain(&package.depends);
+            next.extend(needs.filter_map(|name| providers.get(name.as_str())).flatten());
+        }
+    }
+    found
 }
 
 /// Runs the preinsts of the first packages and configures them.
@@ -57,20 +79,25 @@ pub(super) fn bootstrap(packages: &[ScriptPackage]) -> String {
     script
 }
 
-/// Runs the remaining preinsts, unpacks what dpkg must unpack, and configures everything.
-pub(super) fn configure(packages: &[ScriptPackage], bootstrapped: bool) -> String {
+/// Runs the remaining preinsts, unpacks what dpkg must unpack, and configures everything; the packages
+/// of `essential` before all others, as any bootstrap does: scripts call what they bring (`which`,
+/// which is an alternative) without a word in their dependencies (Debian Policy 3.8).
+pub(super) fn configure(
+    packages: &[ScriptPackage],
+    bootstrapped: bool,
+    essential: &BTreeSet<String>,
+) -> String {
     let mut script = String::from("set -e\n");
-    let rest: Vec<&ScriptPackage> =
-        packages.iter().filter(|package| !(bootstrapped && package.is_first())).collect();
-    for turn in turns(&rest) {
-        match turn {
-            Turn::Preinst(at) => preinst(&mut script, rest[at]),
-            Turn::Configure(all) => {
-                let names: Vec<&str> = all.into_iter().map(|at| &*rest[at].info_name).collect();
-                line(&mut script, format_args!("{DPKG} --configure {}", names.join(" ")));
-            }
-        }
+    let rest = packages.iter().filter(|package| !(bootstrapped && package.is_first()));
+    let (before, rest): (Vec<&ScriptPackage>, Vec<&ScriptPackage>) =
+        rest.partition(|package| essential.contains(&package.name) && package.unpack.is_none());
+    let done = run_preinsts(&mut script, &before);
+    let due = before.iter().enumerate().filter(|(at, _)| !done.contains(at));
+    let names: Vec<&str> = due.map(|(_, package)| &*package.info_name).collect();
+    if !names.is_empty() {
+        line(&mut script, format_args!("{DPKG} --configure {}", names.join(" ")));
     }
+    run_preinsts(&mut script, &rest);
     let unpack: Vec<String> = packages
         .iter()
         .filter_map(|package| package.unpack.as_ref())
@@ -87,6 +114,22 @@ pub(super) fn configure(packages: &[ScriptPackage], bootstrapped: bool) -> Strin
     line(&mut script, format_args!("{DPKG} --configure --pending"));
     script.push_str(&later::wait());
     script
+}
+
+/// Runs preinsts, each once what its package pre-depends on is configured; answers which were.
+fn run_preinsts(script: &mut String, packages: &[&ScriptPackage]) -> BTreeSet<usize> {
+    let mut configured = BTreeSet::new();
+    for turn in turns(packages) {
+        match turn {
+            Turn::Preinst(at) => preinst(script, packages[at]),
+            Turn::Configure(all) => {
+                let names: Vec<&str> = all.iter().map(|at| &*packages[*at].info_name).collect();
+                line(script, format_args!("{DPKG} --configure {}", names.join(" ")));
+                configured.extend(all);
+            }
+        }
+    }
+    configured
 }
 
 fn line(script: &mut String, text: std::fmt::Arguments<'_>) {
@@ -125,6 +168,7 @@ mod tests {
             preinst: false,
             unpack: None,
             provides: Vec::new(),
+            essential: false,
             pre_depends: Vec::new(),
             depends: Vec::new(),
         }
@@ -140,11 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn essential_packages_and_what_they_need_go_before_all_others() {
+        let essential_one =
+            ScriptPackage { essential: true, depends: vec!["lib".into()], ..package("tools") };
+        let packages = [package("app"), essential_one, package("lib")];
+        let found = essential(&packages);
+        assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), ["lib", "tools"]);
+        let script = configure(&packages, true, &found);
+        let order: Vec<_> =
+            script.lines().filter_map(|line| line.split("--configure ").nth(1)).collect();
+        assert_eq!(order, ["tools lib", "--pending"]);
+    }
+
+    #[test]
     fn a_diverting_package_is_unpacked_by_dpkg_after_the_preinsts() {
         let diverting =
             ScriptPackage { preinst: true, unpack: Some("1.deb".into()), ..package("vim") };
         let plain = ScriptPackage { preinst: true, ..package("git") };
-        let script = configure(&[diverting, plain], true);
+        let script = configure(&[diverting, plain], true, &BTreeSet::new());
         assert!(!script.contains("vim.preinst"), "dpkg runs it");
         let at = |text: &str| script.find(text).unwrap_or_else(|| panic!("{text} is missing"));
         assert!(at("git.preinst") < at("--unpack /run/sbx/1.deb"));
