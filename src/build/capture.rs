@@ -248,13 +248,14 @@ impl Capture<'_> {
                     }
                     _ => own.mtime,
                 };
-                Some(bytecode::SourceTime { observed: meta.mtime(), kept })
+                Some(bytecode::Source { path: changed, observed: meta.mtime(), kept })
             }
-            _ => found
-                .and_then(|found| fs::symlink_metadata(found).ok())
-                .map(|meta| bytecode::SourceTime { observed: meta.mtime(), kept: meta.mtime() }),
+            _ => found.and_then(|path| {
+                let time = fs::symlink_metadata(&path).ok()?.mtime();
+                Some(bytecode::Source { path, observed: time, kept: time })
+            }),
         };
-        Ok(bytecode::stamp(full, source)?)
+        Ok(bytecode::stamp(full, source.as_ref())?)
     }
 }
 
