@@ -277,7 +277,8 @@ fn an_image_is_what_mmdebstrap_makes_of_the_same_packages() {
 #[test]
 fn three_layers_hold_what_one_holds() {
     for set in compared() {
-        let packages: Vec<&str> = set.packages.split_whitespace().collect();
+        // the special first: a layer that knows less would choose other packages for what they provide
+        let packages: Vec<&str> = set.packages.split_whitespace().rev().collect();
         let thirds: Vec<String> =
             packages.chunks(packages.len().div_ceil(3)).map(|third| third.join(" ")).collect();
         let whole = [set.packages.to_owned()];
