@@ -64,6 +64,8 @@ impl CaptureError {
 struct Capture<'a> {
     upper: &'a Path,
     below: &'a View,
+    /// With the upper directory on top.
+    whole: View,
     entries: BTreeMap<LayerPath, Entry>,
     inodes: BTreeMap<u64, LayerPath>,
 }
@@ -71,7 +73,9 @@ struct Capture<'a> {
 /// Normalises `upper` in place and writes it as a delta over `below`. The directory can then be the
 /// delta's tree.
 pub fn capture(upper: &Path, below: &View, tar: &mut dyn Write) -> Result<Listing, CaptureError> {
-    let mut capture = Capture { upper, below, entries: BTreeMap::new(), inodes: BTreeMap::new() };
+    let whole = below.with(upper);
+    let mut capture =
+        Capture { upper, below, whole, entries: BTreeMap::new(), inodes: BTreeMap::new() };
     capture.walk(&LayerPath::root(), Below::Seen)?;
     let listing = complete(capture.entries)?;
     set_dir(upper, &Meta::root(0o755))?;
@@ -237,25 +241,27 @@ impl Capture<'_> {
         below: Below,
     ) -> Result<(), CaptureError> {
         let Some(source) = bytecode::source_of(path) else { return Ok(()) };
-        let changed = self.upper.join(source.as_path());
-        let found = self.find_below(&source, below);
-        let source = match fs::symlink_metadata(&changed) {
-            Ok(meta) if meta.is_file() => {
-                let own = observed(&changed, &meta)?;
-                let kept = match &found {
-                    Some(below) if self.is_unchanged(found.clone(), &changed, &meta, &own)? => {
+        let found = self.whole.resolve(&source).filter(|source| source.is_file());
+        let Some(source) = found else {
+            return Ok(bytecode::stamp(full, None)?);
+        };
+        let meta = fs::symlink_metadata(&source).at("stat", &source)?;
+        let kept = match source.strip_prefix(self.upper) {
+            Err(_) => meta.mtime(),
+            Ok(inner) => {
+                let own = observed(&source, &meta)?;
+                let found =
+                    self.find_below(&LayerPath::parse_member(inner.as_os_str().as_bytes())?, below);
+                match &found {
+                    Some(below) if self.is_unchanged(found.clone(), &source, &meta, &own)? => {
                         fs::symlink_metadata(below).at("stat", below)?.mtime()
                     }
                     _ => own.mtime,
-                };
-                Some(bytecode::Source { path: changed, observed: meta.mtime(), kept })
+                }
             }
-            _ => found.and_then(|path| {
-                let time = fs::symlink_metadata(&path).ok()?.mtime();
-                Some(bytecode::Source { path, observed: time, kept: time })
-            }),
         };
-        Ok(bytecode::stamp(full, source.as_ref())?)
+        let source = bytecode::Source { path: source, observed: meta.mtime(), kept };
+        Ok(bytecode::stamp(full, Some(&source))?)
     }
 }
 
