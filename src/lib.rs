@@ -17,6 +17,7 @@ pub mod name;
 pub mod path;
 pub mod platform;
 pub mod tarball;
+pub mod zipfile;
 
 // machine: what the kernel does for a build
 pub mod jail;

@@ -15,7 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["fetch"],
     &["decl", "store"],
     &["jail"],
-    &["blame", "digest", "entry", "fsx", "name", "path", "platform", "tarball"],
+    &["blame", "digest", "entry", "fsx", "name", "path", "platform", "tarball", "zipfile"],
 ];
 
 /// The binary, top to bottom. `main` knows all of it, and nothing knows `main`.

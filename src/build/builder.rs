@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::compose::{ComposeError, Delta, Origin, compose, restate};
 use super::content::{self, ContentError};
+use super::extract::ExtractError;
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
 use super::npm::NpmError;
@@ -56,6 +57,8 @@ pub enum BuildError {
     #[error("layer `{layer}`: {source}")]
     Npm { layer: String, source: Box<NpmError> },
     #[error("layer `{layer}`: {source}")]
+    Extract { layer: String, source: ExtractError },
+    #[error("layer `{layer}`: {source}")]
     Files { layer: String, source: FilesError },
     #[error("layer `{layer}`: {source}")]
     Run { layer: String, source: Box<RunError> },
@@ -85,6 +88,7 @@ impl BuildError {
             BuildError::Files { source, .. } => source.blame(),
             BuildError::Wheels { source, .. } => source.blame(),
             BuildError::Npm { source, .. } => source.blame(),
+            BuildError::Extract { source, .. } => source.blame(),
             BuildError::Run { source, .. } => source.blame(),
             BuildError::Compose(error) => error.blame(),
             _ => Blame::World,
@@ -179,6 +183,8 @@ impl Builder<'_> {
     /// Fetches sources.
     pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
         let places = self.places();
+        let sources = places.take_local(sources)?;
+        let sources = sources.as_slice();
         let wants = sources.iter().map(|source| places.want(source)).collect();
         let failures = self.client.fetch_all(wants, self.events)?;
         let (_, failures) = places.fetch_moved(self.client, sources, failures, self.events)?;
@@ -256,6 +262,7 @@ impl Builder<'_> {
             Work::Files(works) => self.once(step, || self.make_files(step, works)),
             Work::Npm(work) => self.make_packages(step, work),
             Work::Wheels(work) => self.make_environment(step, work),
+            Work::Unpack(work) => self.make_unpacked(step, work),
             Work::Settle(_) | Work::Accounts(_) | Work::Run(_) | Work::Bytecode(_) => {
                 unreachable!("only steps that see nothing are free")
             }
@@ -482,9 +489,11 @@ impl Builder<'_> {
                     Work::Content { .. } => Origin::Content,
                     Work::Settle(_) | Work::Accounts(_) => Origin::Step,
                     Work::Run(_) => Origin::Run,
-                    Work::Files(_) | Work::Npm(_) | Work::Wheels(_) | Work::Bytecode(_) => {
-                        Origin::Files
-                    }
+                    Work::Files(_)
+                    | Work::Npm(_)
+                    | Work::Wheels(_)
+                    | Work::Bytecode(_)
+                    | Work::Unpack(_) => Origin::Files,
                 },
                 listing: &listings[at],
                 tree: &trees[at],
@@ -510,6 +519,9 @@ impl Builder<'_> {
 
 /// Paths that a step may lay over what is below.
 fn replaces(step: &Step) -> Vec<LayerPath> {
+    if let Work::Unpack(work) = &step.work {
+        return work.take.replace.then(|| work.take.into.clone()).into_iter().collect();
+    }
     let Work::Files(works) = &step.work else { return Vec::new() };
     let path = |work: &FileWork| match work {
         FileWork::Local { into, replace: true, .. } => Some(into.clone()),

@@ -7,6 +7,8 @@ pub mod capture;
 pub mod compose;
 pub mod content;
 mod environments;
+pub mod extract;
+mod extraction;
 pub mod files;
 pub mod listing;
 pub mod local;

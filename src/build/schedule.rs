@@ -68,9 +68,11 @@ impl Builder<'_> {
 
     fn make_step(&self, plan: &Plan, step: &Step) -> Result<LayerRecord, BuildError> {
         match &step.work {
-            Work::Content { .. } | Work::Files(_) | Work::Npm(_) | Work::Wheels(_) => {
-                self.make_free(step)
-            }
+            Work::Content { .. }
+            | Work::Files(_)
+            | Work::Npm(_)
+            | Work::Wheels(_)
+            | Work::Unpack(_) => self.make_free(step),
             Work::Bytecode(work) => self.make_bytecode(step, work),
             Work::Settle(work) => self.make_settle(plan, step, work),
             Work::Accounts(work) => self.make_accounts(step, work),

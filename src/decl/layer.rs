@@ -12,6 +12,7 @@ use super::node::Node;
 use super::place::{Dir, GitInit, Link, Own, User};
 use super::python::Venv;
 use super::run::Run;
+use super::take::{Archive, PackageFiles};
 use super::units::is_variable;
 use crate::name::LayerName;
 use crate::path::LayerPath;
@@ -54,6 +55,8 @@ pub enum Recipe {
     Run(Run),
     Venv(Venv),
     Mcp(Mcp),
+    Archive(Archive),
+    PackageFiles(PackageFiles),
 }
 
 impl Recipe {
@@ -71,6 +74,8 @@ impl Recipe {
             Recipe::Run(_) => "run",
             Recipe::Venv(_) => "venv",
             Recipe::Mcp(_) => "mcp",
+            Recipe::Archive(_) => "archive",
+            Recipe::PackageFiles(_) => "files",
         }
     }
 
@@ -88,7 +93,7 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Run(_)
             | Recipe::Mcp(_) => false,
-            Recipe::Venv(_) => true,
+            Recipe::Venv(_) | Recipe::Archive(_) | Recipe::PackageFiles(_) => true,
         }
     }
 
@@ -108,6 +113,8 @@ impl Recipe {
             | Recipe::Run(_)
             | Recipe::Mcp(_) => Vec::new(),
             Recipe::Venv(venv) => venv.reads(),
+            Recipe::Archive(archive) => archive.local().into_iter().collect(),
+            Recipe::PackageFiles(_) => Vec::new(),
         }
     }
 
@@ -123,7 +130,10 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_)
-            | Recipe::Mcp(_) => None,
+            | Recipe::Mcp(_)
+            // a digest or a version is named: no day changes what they are
+            | Recipe::Archive(_)
+            | Recipe::PackageFiles(_) => None,
             Recipe::Venv(_) => Some("pypi"),
         }
     }
@@ -140,7 +150,9 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Venv(_)
-            | Recipe::Mcp(_) => false,
+            | Recipe::Mcp(_)
+            | Recipe::Archive(_)
+            | Recipe::PackageFiles(_) => false,
             Recipe::Run(_) => true,
         }
     }
@@ -157,7 +169,9 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_)
-            | Recipe::Mcp(_) => None,
+            | Recipe::Mcp(_)
+            | Recipe::Archive(_)
+            | Recipe::PackageFiles(_) => None,
             Recipe::Venv(venv) => venv.as_of.as_deref(),
         }
     }
@@ -176,7 +190,9 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)
-            | Recipe::Mcp(_) => false,
+            | Recipe::Mcp(_)
+            | Recipe::Archive(_)
+            | Recipe::PackageFiles(_) => false,
         }
     }
 
@@ -193,8 +209,10 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)
-            | Recipe::Mcp(_) => None,
+            | Recipe::Mcp(_)
+            | Recipe::PackageFiles(_) => None,
             Recipe::GitInit(git) => Some(&git.path),
+            Recipe::Archive(archive) => Some(&archive.take.into),
         }
     }
 
@@ -211,6 +229,8 @@ impl Recipe {
             Recipe::Run(recipe) => &recipe.at,
             Recipe::Venv(recipe) => &recipe.at,
             Recipe::Mcp(recipe) => &recipe.at,
+            Recipe::Archive(recipe) => &recipe.at,
+            Recipe::PackageFiles(recipe) => &recipe.at,
         }
     }
 }
@@ -263,9 +283,10 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["archive", "from", "git", "node", "npm", "npm-tools"];
+const LATER: &[&str] = &["from", "git", "node", "npm", "npm-tools"];
 
 const CHILDREN: &[&str] = &[
+    "archive",
     "as-of",
     "debian",
     "dir",
@@ -355,7 +376,11 @@ impl Layer {
                 return child.finish_leaf();
             }
             "debian" => Some(Recipe::Debian(Debian::read(child))),
+            "files" if PackageFiles::is_meant(child) => {
+                PackageFiles::read(child).map(Recipe::PackageFiles)
+            }
             "files" => Files::read(child).map(Recipe::Files),
+            "archive" => Archive::read(child).map(Recipe::Archive),
             "file" => InlineFile::read(child).map(Recipe::File),
             "user" => User::read(child).map(Recipe::User),
             "dir" => Dir::read(child).map(Recipe::Dir),

@@ -18,6 +18,7 @@ mod project;
 mod python;
 mod run;
 mod sandbox;
+mod take;
 mod units;
 
 pub use as_of::AsOf;
@@ -31,3 +32,4 @@ pub use project::{Project, read_project};
 pub use python::Venv;
 pub use run::{Leftover, Run, Secret, SecretSource};
 pub use sandbox::{Egress, HostVar, Limits, PortDecl, Ready, Sandbox, SecurityLevel};
+pub use take::{Archive, PackageFiles, Take};

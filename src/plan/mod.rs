@@ -12,11 +12,13 @@ mod python;
 mod run;
 mod spec;
 mod step;
+mod unpack;
 
 pub use npm::NpmWork;
 pub use python::{BytecodeWork, WheelsWork};
 pub use spec::{ImageSpec, Port};
 pub use step::{AccountWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work};
+pub use unpack::{TakeWork, UnpackWork};
 
 use std::collections::BTreeMap;
 
@@ -25,7 +27,7 @@ use serde::Serialize;
 use self::mcp::Configs;
 use self::owner::Owners;
 use self::run::Views;
-use crate::decl::{Fault, Faults, Layer, Project, Recipe, Sandbox};
+use crate::decl::{Fault, Faults, Layer, Location, Project, Recipe, Sandbox, Take};
 use crate::digest::Digest;
 use crate::fetch::defaults;
 use crate::lock::interpreter::InterpreterError;
@@ -397,6 +399,11 @@ impl<'a> Planner<'a> {
                 works.extend(wrappers);
                 continue;
             }
+            if let Some((take, place)) = taken(recipe) {
+                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
+                self.add_unpack(layer, at, take, place)?;
+                continue;
+            }
             match owners.work(recipe, at, || {
                 self.given.local.recipes.get(&(layer.name.clone(), at)).copied()
             }) {
@@ -426,6 +433,15 @@ impl<'a> Planner<'a> {
             below: Vec::new(),
             work: Work::Files(works),
         });
+    }
+}
+
+/// What a recipe takes out of a source that is unpacked.
+fn taken(recipe: &Recipe) -> Option<(&Take, &Location)> {
+    match recipe {
+        Recipe::Archive(archive) => Some((&archive.take, &archive.at)),
+        Recipe::PackageFiles(files) => Some((&files.take, &files.at)),
+        _ => None,
     }
 }
 

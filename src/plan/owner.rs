@@ -68,7 +68,7 @@ impl Owners {
         owners
     }
 
-    fn ids(&self, owner: Option<&Owner>, at: &Location) -> Result<Ids, OwnerError> {
+    pub(super) fn ids(&self, owner: Option<&Owner>, at: &Location) -> Result<Ids, OwnerError> {
         let Some(owner) = owner else { return Ok(Ids::default()) };
         let declared = self.users.iter().map(|(name, uid, gid)| (name.as_str(), *uid, *gid));
         let users = declared.chain(STATIC.iter().copied());
@@ -112,7 +112,9 @@ impl Owners {
             | Recipe::User(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)
-            | Recipe::Mcp(_) => return Ok(None),
+            | Recipe::Mcp(_)
+            | Recipe::Archive(_)
+            | Recipe::PackageFiles(_) => return Ok(None),
             Recipe::Files(files) => {
                 let work = FileWork::Local {
                     recipe: at,

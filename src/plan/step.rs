@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::npm::NpmWork;
 use super::python::{BytecodeWork, WheelsWork};
+use super::unpack::UnpackWork;
 use crate::decl::{Debconf, Leftover, Secret};
 use crate::digest::Digest;
 use crate::lock::{DebPin, Pin, Source};
@@ -38,6 +39,8 @@ pub enum Work {
     Run(RunWork),
     /// A tree of npm's packages.
     Npm(NpmWork),
+    /// Files of an archive or a package.
+    Unpack(UnpackWork),
     /// A virtual environment of wheels.
     Wheels(WheelsWork),
     /// Bytecode of such an environment, over the Python below it.
@@ -48,7 +51,11 @@ impl Work {
     /// Whether it sees nothing below, so that it can be made at any time.
     pub fn is_free(&self) -> bool {
         match self {
-            Work::Content { .. } | Work::Files(_) | Work::Npm(_) | Work::Wheels(_) => true,
+            Work::Content { .. }
+            | Work::Files(_)
+            | Work::Npm(_)
+            | Work::Wheels(_)
+            | Work::Unpack(_) => true,
             Work::Settle(_) | Work::Accounts(_) | Work::Run(_) | Work::Bytecode(_) => false,
         }
     }
@@ -62,6 +69,7 @@ impl Work {
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Run(work) => work.shelf.iter().filter_map(Pin::source).collect(),
             Work::Npm(work) => work.packages.iter().map(Source::Npm).collect(),
+            Work::Unpack(work) => work.source().into_iter().collect(),
             Work::Wheels(work) => work.wheels.iter().map(Source::Wheel).collect(),
             Work::Accounts(_) | Work::Files(_) | Work::Bytecode(_) => Vec::new(),
         }

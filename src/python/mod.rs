@@ -4,7 +4,6 @@
 //! holds and where an installation puts it (the binary distribution format, PEP 427), what a lock of
 //! Python's says (PEP 751). Resolving is left to the pinned `uv`; nothing here asks a registry.
 
-mod archive;
 mod entry_points;
 mod interpreter;
 mod layout;
@@ -17,7 +16,6 @@ mod tag;
 mod version;
 mod wheel;
 
-pub use archive::ArchiveError;
 pub use interpreter::Interpreter;
 pub use layout::{Item, ItemKind, venv};
 pub use marker::{Environment, MarkerError};

@@ -10,6 +10,11 @@ pub struct Tag {
 }
 
 impl Tag {
+    /// Whether any Python 3 on any machine can use it.
+    pub fn is_pure(&self) -> bool {
+        self.python.starts_with("py3") && &*self.abi == "none" && &*self.platform == "any"
+    }
+
     pub fn new(python: &str, abi: &str, platform: &str) -> Self {
         Tag { python: python.into(), abi: abi.into(), platform: platform.into() }
     }

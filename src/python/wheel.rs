@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 
-use super::archive::{Archive, ArchiveError, Member};
 use super::entry_points::{self, shebang};
 use super::interpreter::Interpreter;
 use super::name::WheelName;
 use super::record::{self, Line, hash_text};
 use crate::digest::{Digest, Hasher};
 use crate::path::{LayerPath, PathError};
+use crate::zipfile::{Member, ZipFile, ZipFileError};
 
 /// Who installed it, as pip and others ask.
 const INSTALLER: &str = "sbx";
@@ -25,7 +25,7 @@ const INSTALLER: &str = "sbx";
 #[derive(Debug, thiserror::Error)]
 pub enum WheelError {
     #[error(transparent)]
-    Archive(#[from] ArchiveError),
+    Archive(#[from] ZipFileError),
     #[error(transparent)]
     Path(#[from] PathError),
     #[error("its bytes are damaged: expected {expected}, found {found}")]
@@ -85,7 +85,7 @@ impl Place {
 /// An open wheel.
 #[derive(Clone, Debug)]
 pub struct Wheel {
-    archive: Archive,
+    archive: ZipFile,
     members: Vec<Member>,
     /// `NAME-VERSION.dist-info`, as the wheel spells it.
     info: String,
@@ -117,12 +117,12 @@ impl Wheel {
     /// Opens a wheel and checks what can be checked without unpacking it.
     pub fn open(path: &Path, file_name: &str, expected: Digest) -> Result<Self, WheelError> {
         let mut hasher = Hasher::new();
-        let opened = Archive::open(path, |bytes| hasher.update(bytes));
+        let opened = ZipFile::open(path, |bytes| hasher.update(bytes));
         let found = hasher.finish();
         // the store's fault before the wheel's
         if found != expected {
             match opened {
-                Err(ArchiveError::Io(error)) => return Err(ArchiveError::Io(error).into()),
+                Err(ZipFileError::Io(error)) => return Err(ZipFileError::Io(error).into()),
                 _ => return Err(WheelError::Corrupt { expected, found }),
             }
         }
@@ -264,7 +264,7 @@ impl Wheel {
     /// A script that is to be started by the environment's Python, with its first line.
     fn rewritten(&mut self, at: usize, place: &Place) -> Result<Option<String>, WheelError> {
         const MARK: &[u8] = b"#!python";
-        let begins = self.archive.read::<_, ArchiveError>(&self.members[at], |stream, whole| {
+        let begins = self.archive.read::<_, ZipFileError>(&self.members[at], |stream, whole| {
             let mut bytes = Vec::new();
             let read = match whole {
                 Some(whole) => return Ok(whole.starts_with(MARK)),
@@ -332,8 +332,8 @@ impl Wheel {
 /// An error of whoever takes the bytes, or of the archive.
 struct Raised<E>(E);
 
-impl<E: From<WheelError>> From<ArchiveError> for Raised<E> {
-    fn from(error: ArchiveError) -> Self {
+impl<E: From<WheelError>> From<ZipFileError> for Raised<E> {
+    fn from(error: ZipFileError) -> Self {
         Raised(WheelError::from(error).into())
     }
 }
@@ -420,7 +420,7 @@ fn find_info(members: &[Member], name: &WheelName) -> Result<String, WheelError>
 
 /// RECORD by path, once it is sure that it lists every file and no other.
 fn read_record(
-    archive: &mut Archive,
+    archive: &mut ZipFile,
     members: &[Member],
     info: &str,
 ) -> Result<BTreeMap<String, Line>, WheelError> {

@@ -211,6 +211,14 @@ impl Store {
         Ok(digest)
     }
 
+    /// Copies a file in as the blob that it is.
+    pub fn import(&self, path: &Path) -> Result<(), StoreError> {
+        let mut file = File::open(path).at("open", path)?;
+        let mut draft = self.draft()?;
+        io::copy(&mut file, &mut draft).at("copy", path)?;
+        draft.commit().map(drop)
+    }
+
     /// A new blob's draft.
     pub fn draft(&self) -> Result<Draft, StoreError> {
         let (path, lease) = self.session()?.next(&self.root)?;

@@ -19,6 +19,11 @@ pub use writer::Writer;
 
 const BLOCK: usize = 512;
 
+/// Whether bytes begin with a sound header.
+pub fn is_header(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(member::is_intact)
+}
+
 /// Sum of a header's bytes with its own checksum field taken as spaces.
 fn checksum(header: &[u8; BLOCK]) -> u32 {
     let sum = |bytes: &[u8]| bytes.iter().copied().map(u32::from).sum::<u32>();

@@ -6,6 +6,7 @@ mod error;
 mod index;
 mod places;
 mod python;
+mod source;
 mod uv;
 
 pub use error::SolveError;
@@ -123,6 +124,8 @@ impl Solver<'_> {
             | Recipe::Run(_)
             | Recipe::Mcp(_) => Ok(Vec::new()),
             Recipe::Venv(venv) => python::solve(self, ask, venv),
+            Recipe::Archive(archive) => source::archive(self, ask, archive),
+            Recipe::PackageFiles(files) => source::package(self, ask, files),
         }
     }
 }

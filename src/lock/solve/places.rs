@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::index::{IndexFile, read_page};
-use crate::decl::Project;
+use crate::decl::{Archive, Project, Recipe};
 use crate::digest::Integrity;
 use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults};
 use crate::lock::question::debian_of;
-use crate::lock::{DebPin, NpmPin, Source, WheelPin};
+use crate::lock::{ArchivePin, DebPin, NpmPin, Source, WheelPin};
 use crate::npm::PackageName;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// What says where sources are, and where they go.
 #[derive(Clone, Copy)]
@@ -23,12 +23,33 @@ pub struct Places<'a> {
 }
 
 impl Places<'_> {
+    /// Copies archives that are files of the project's into the store; answers the other sources.
+    pub fn take_local<'s>(&self, sources: &[Source<'s>]) -> Result<Vec<Source<'s>>, StoreError> {
+        let mut rest = Vec::new();
+        for source in sources {
+            let recipes = self.project.layers.values().flat_map(|layer| &layer.recipes);
+            let local = recipes.filter_map(|recipe| match (recipe, source) {
+                (Recipe::Archive(archive), Source::Archive(pin))
+                    if archive.digest == pin.digest =>
+                {
+                    archive.local()
+                }
+                _ => None,
+            });
+            match local.map(|path| self.project.root.join(path)).find(|path| path.is_file()) {
+                Some(path) => self.store.import(&path)?,
+                None => rest.push(*source),
+            }
+        }
+        Ok(rest)
+    }
+
     /// What to fetch for a source.
     pub fn want(&self, source: &Source<'_>) -> Want {
         let digest = source.integrity();
         let urls = match source {
             Source::Deb(pin) => deb_urls(self.project, self.mirrors, pin),
-            Source::Archive(_) => Vec::new(),
+            Source::Archive(pin) => archive_urls(self.project, pin),
             Source::Npm(pin) => npm_urls(self.mirrors, pin),
             Source::Wheel(pin) => wheel_urls(self.mirrors, pin),
         };
@@ -101,6 +122,31 @@ impl Places<'_> {
         let found = self.store.find_source(&source.integrity());
         found.is_some_and(|found| source.size().is_none_or(|size| size == found))
     }
+}
+
+/// What to fetch for an archive that is not locked yet.
+pub(super) fn archive_wants(store: &Store, archive: &Archive) -> Want {
+    let digest = Integrity::from(archive.digest);
+    Want {
+        label: format!("archive `{}`", archive.name()),
+        urls: Url::parse(&archive.source).into_iter().collect(),
+        size: None,
+        digest,
+        part: store.source_part_path(&digest),
+        into: store.source_path(&digest),
+    }
+}
+
+/// Where the archive of a pin is: every address that is declared for its digest.
+fn archive_urls(project: &Project, pin: &ArchivePin) -> Vec<Url> {
+    let recipes = project.layers.values().flat_map(|layer| &layer.recipes);
+    let urls = recipes.filter_map(|recipe| match recipe {
+        Recipe::Archive(archive) if archive.digest == pin.digest => {
+            Url::parse(&archive.source).ok()
+        }
+        _ => None,
+    });
+    urls.collect()
 }
 
 /// Where the package of a pin may be: its path below its archive's address.

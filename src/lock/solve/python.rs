@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::index::{read_page, releases};
+use super::index::{IndexFile, read_page, releases};
 use super::{Ask, SolveError, Solver, Update};
 use crate::decl::{Layer, Venv};
 use crate::digest::Digest;
@@ -36,6 +36,8 @@ pub enum VenvError {
     Project { package: String },
     #[error("`{package}` {version} has a source archive only, no wheel")]
     SourceOnly { package: String, version: String },
+    #[error("wheel `{file}` is for one kind of Python or machine; files are taken from pure ones")]
+    Bound { file: String },
     #[error("wheel `{file}` has digest {found}, and the requirements ask for another")]
     Hash { file: String, found: Digest },
     #[error("the requirements ask for digests, and have none of `{package}`, which is drawn in")]
@@ -56,6 +58,23 @@ fn there(found: &[String]) -> String {
 }
 
 impl VenvError {
+    /// A version that the index does not have, or has no wheel of.
+    pub(super) fn missing(
+        package: &str,
+        version: &str,
+        files: &[IndexFile],
+        project: &ProjectName,
+    ) -> Self {
+        let all = releases(files, project);
+        let package = package.to_owned();
+        if all.values().any(|(text, one)| text == version && !one.wheel) {
+            return VenvError::SourceOnly { package, version: version.to_owned() };
+        }
+        let installable = all.values().filter(|(_, one)| one.wheel && !one.yanked);
+        let found = installable.map(|(text, _)| text.clone()).collect();
+        VenvError::Version { package, wanted: format!("=={version}"), found }
+    }
+
     /// The next step.
     pub fn help(&self) -> Option<String> {
         match self {
@@ -119,7 +138,7 @@ pub(super) fn solve(
 }
 
 /// The path of an address, without its first slash.
-fn hint(url: &str) -> Option<String> {
+pub(super) fn hint(url: &str) -> Option<String> {
     let url = url::Url::parse(url).ok()?;
     Some(url.path().trim_start_matches('/').to_owned())
 }

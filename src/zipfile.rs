@@ -1,6 +1,6 @@
-//! Zip archives, read for what wheels need: whole members, in any order, from many threads.
+//! Zip archives, wheels among them: whole members, in any order, from many threads.
 //!
-//! What a wheel may try is refused here, before a byte of it is unpacked: two members of one name,
+//! What an archive may try is refused here, before a byte of it is unpacked: two members of one name,
 //! members that share bytes or unpack to far more than they weigh, links, encryption, names that lead
 //! out. Members of common size are inflated at once, which is twice as fast as piece by piece.
 
@@ -29,7 +29,7 @@ const PLENTY: u64 = 512 << 20;
 
 /// Why an archive is refused.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub enum ZipFileError {
     #[error(transparent)]
     Io(#[from] PathIo),
     #[error("it is no zip archive: {0}")]
@@ -48,7 +48,7 @@ pub enum ArchiveError {
 
 /// One file of an archive.
 #[derive(Clone, Debug)]
-pub(super) struct Member {
+pub struct Member {
     pub name: String,
     pub size: u64,
     /// Whether anybody may execute it.
@@ -95,17 +95,17 @@ impl Seek for Bytes {
 
 /// A zip archive; cheap to clone for another thread.
 #[derive(Clone, Debug)]
-pub(super) struct Archive {
+pub struct ZipFile {
     zip: ZipArchive<Bytes>,
 }
 
-fn format(error: ZipError) -> ArchiveError {
-    ArchiveError::Format(error.to_string())
+fn format(error: ZipError) -> ZipFileError {
+    ZipFileError::Format(error.to_string())
 }
 
-impl Archive {
+impl ZipFile {
     /// Opens an archive; `hear` gets all of its bytes once.
-    pub(super) fn open(path: &Path, mut hear: impl FnMut(&[u8])) -> Result<Self, ArchiveError> {
+    pub fn open(path: &Path, mut hear: impl FnMut(&[u8])) -> Result<Self, ZipFileError> {
         let mut file = File::open(path).at("open", path)?;
         let len = file.metadata().at("stat", path)?.len();
         let bytes = if len <= IN_MEMORY {
@@ -126,13 +126,13 @@ impl Archive {
         };
         let mut zip = ZipArchive::new(bytes).map_err(format)?;
         if zip.has_duplicate_names() {
-            return Err(ArchiveError::Duplicate);
+            return Err(ZipFileError::Duplicate);
         }
         if zip.len() > MOST_MEMBERS {
-            return Err(ArchiveError::Many(zip.len()));
+            return Err(ZipFileError::Many(zip.len()));
         }
         if zip.has_overlapping_entries().map_err(format)? {
-            return Err(ArchiveError::Overlap);
+            return Err(ZipFileError::Overlap);
         }
         let unpacked = (0..zip.len()).try_fold(0, |sum: u64, index| {
             zip.by_index_data(index).map(|entry| sum.saturating_add(entry.size()))
@@ -140,19 +140,19 @@ impl Archive {
         let unpacked = unpacked.map_err(format)?;
         let grown = unpacked > PLENTY && unpacked / MOST_GROWTH > len;
         if unpacked > MOST_BYTES || grown {
-            return Err(ArchiveError::Bomb { packed: len, unpacked });
+            return Err(ZipFileError::Bomb { packed: len, unpacked });
         }
-        Ok(Archive { zip })
+        Ok(ZipFile { zip })
     }
 
     /// Its files, in its order. Directories say nothing.
-    pub(super) fn members(&self) -> Result<Vec<Member>, ArchiveError> {
+    pub fn members(&self) -> Result<Vec<Member>, ZipFileError> {
         let mut members = Vec::with_capacity(self.zip.len());
         for index in 0..self.zip.len() {
             let entry = self.zip.by_index_data(index).map_err(format)?;
             let shown = String::from_utf8_lossy(entry.name_raw()).into_owned();
             let fail =
-                |reason: &str| ArchiveError::Member { name: shown.clone(), reason: reason.into() };
+                |reason: &str| ZipFileError::Member { name: shown.clone(), reason: reason.into() };
             let name = std::str::from_utf8(entry.name_raw())
                 .map_err(|_| fail("has a name that is not UTF-8"))?;
             check_name(name).map_err(fail)?;
@@ -181,12 +181,12 @@ impl Archive {
     }
 
     /// Hands on the bytes of a member: as one piece where that is wise.
-    pub(super) fn read<T, E: From<ArchiveError>>(
+    pub fn read<T, E: From<ZipFileError>>(
         &mut self,
         member: &Member,
         take: impl FnOnce(&mut dyn Read, Option<&[u8]>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let fail = |reason: String| ArchiveError::Member { name: member.name.clone(), reason };
+        let fail = |reason: String| ZipFileError::Member { name: member.name.clone(), reason };
         if member.size <= AT_ONCE {
             let bytes = self.inflate(member).map_err(|reason| E::from(fail(reason)))?;
             return take(&mut io::empty(), Some(&bytes));
@@ -197,8 +197,8 @@ impl Archive {
     }
 
     /// All bytes of a small member.
-    pub(super) fn text(&mut self, member: &Member) -> Result<String, ArchiveError> {
-        let fail = |reason: &str| ArchiveError::Member {
+    pub fn text(&mut self, member: &Member) -> Result<String, ZipFileError> {
+        let fail = |reason: &str| ZipFileError::Member {
             name: member.name.clone(),
             reason: reason.to_owned(),
         };
@@ -224,7 +224,7 @@ impl Archive {
                 bytes.truncate(found.map_err(|error| format!("is damaged: {error}"))?);
                 bytes
             }
-            other => return Err(format!("is packed by {other:?}, which wheels do not use")),
+            other => return Err(format!("is packed by {other:?}, which is not supported")),
         };
         if bytes.len() != size {
             return Err(format!("unpacks to {} bytes, expected {size}", bytes.len()));

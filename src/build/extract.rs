@@ -1,0 +1,362 @@
+//! Files of an archive or of a package become a delta.
+//!
+//! Pure: what comes out depends on the source's bytes and on what is taken of it. Nothing of a source
+//! is believed: names that lead out, links that lead out of what is taken, devices, a path that comes
+//! twice and archives that unpack to more than they may are refused. Modes are those of files that
+//! anybody may read and nobody but the owner writes; set-id bits are left out.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use super::assembly::{Assembly, AssemblyError};
+use super::listing::Listing;
+use crate::blame::Blame;
+use crate::digest::{Integrity, IntegrityHasher};
+use crate::entry::{Claim, Entry, Kind, Meta};
+use crate::fsx::{IoAt, PathIo};
+use crate::path::LayerPath;
+use crate::plan::TakeWork;
+use crate::tarball::{Member, MemberKind, Reader, TarError, is_header};
+use crate::zipfile::{ZipFile, ZipFileError};
+
+/// Most bytes that one source may unpack to.
+const LARGEST: u64 = 16 << 30;
+/// Largest window of a decoder, in bytes.
+const LARGEST_WINDOW: u64 = 1 << 30;
+
+/// Why a source is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error("`{label}`: the store's bytes are damaged: expected {expected}, found {found}")]
+    Corrupt { label: String, expected: Integrity, found: Integrity },
+    #[error("`{label}`: {source}")]
+    Tar { label: String, source: TarError },
+    #[error("`{label}`: {source}")]
+    Zip { label: String, source: ZipFileError },
+    #[error("`{label}`: {source}")]
+    Layout { label: String, source: AssemblyError },
+    #[error(
+        "`{label}` is no archive: neither tar, as it is or packed by gzip, xz, zstd or bzip2, nor zip"
+    )]
+    Format { label: String },
+    #[error("`{label}`: link `{path}` leads out of what is taken: to `{target}`")]
+    Link { label: String, path: String, target: String },
+    #[error("`{label}`: `{path}` {reason}")]
+    Member { label: String, path: String, reason: &'static str },
+    #[error("`{label}` has nothing of what is meant")]
+    Nothing { label: String },
+    #[error("`{pattern}` is no pattern: {reason}")]
+    Pattern { pattern: String, reason: String },
+}
+
+impl ExtractError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            ExtractError::Io(_) | ExtractError::Corrupt { .. } => Blame::World,
+            _ => Blame::Input,
+        }
+    }
+}
+
+/// A source in the store.
+pub struct Blob<'a> {
+    /// For messages.
+    pub label: String,
+    pub path: &'a Path,
+    pub digest: Integrity,
+}
+
+/// Lays what is taken of a source into the empty directory `tree` and writes the tar.
+pub fn lay(
+    blob: &Blob<'_>,
+    take: &TakeWork,
+    tree: &Path,
+    tar: &mut dyn Write,
+) -> Result<Listing, ExtractError> {
+    let assembly = Assembly::new(tree)?;
+    let taking = Taking { label: &blob.label, take, picks: Picks::new(take)?, assembly: &assembly };
+    let laid = taking.lay(blob);
+    // of bytes that are not what was locked, nothing that they say counts
+    let found = hash(blob)?;
+    if found != blob.digest {
+        let (label, expected) = (blob.label.clone(), blob.digest);
+        return Err(ExtractError::Corrupt { label, expected, found });
+    }
+    if laid? == 0 {
+        return Err(ExtractError::Nothing { label: blob.label.clone() });
+    }
+    let label = blob.label.clone();
+    if let Some((path, _)) = assembly.contested().into_iter().next() {
+        let path = path.to_string();
+        return Err(ExtractError::Member { label, path, reason: "is in it twice" });
+    }
+    assembly
+        .finish(|_, one, two| Ok(one.max(two)), tar)
+        .map_err(|source: AssemblyError| ExtractError::Layout { label, source })
+}
+
+impl From<AssemblyError> for ExtractError {
+    fn from(source: AssemblyError) -> Self {
+        ExtractError::Layout { label: "the layer".to_owned(), source }
+    }
+}
+
+fn hash(blob: &Blob<'_>) -> Result<Integrity, PathIo> {
+    let mut file = File::open(blob.path).at("open", blob.path)?;
+    let mut hasher: IntegrityHasher = blob.digest.hasher();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).at("read", blob.path)? {
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Which members are meant.
+struct Picks {
+    include: Option<Gitignore>,
+    exclude: Gitignore,
+}
+
+impl Picks {
+    fn new(take: &TakeWork) -> Result<Self, ExtractError> {
+        let build = |patterns: &[String]| {
+            let mut builder = GitignoreBuilder::new("");
+            for pattern in patterns {
+                builder.add_line(None, pattern).map_err(|error| ExtractError::Pattern {
+                    pattern: pattern.clone(),
+                    reason: error.to_string(),
+                })?;
+            }
+            builder.build().map_err(|error| ExtractError::Pattern {
+                pattern: patterns.join(" "),
+                reason: error.to_string(),
+            })
+        };
+        let include = match take.include.is_empty() {
+            true => None,
+            false => Some(build(&take.include)?),
+        };
+        Ok(Picks { include, exclude: build(&take.exclude)? })
+    }
+
+    fn has(&self, path: &Path, is_dir: bool) -> bool {
+        let hit = |list: &Gitignore| list.matched_path_or_any_parents(path, is_dir).is_ignore();
+        !hit(&self.exclude) && self.include.as_ref().is_none_or(hit)
+    }
+}
+
+struct Taking<'a> {
+    label: &'a str,
+    take: &'a TakeWork,
+    picks: Picks,
+    assembly: &'a Assembly,
+}
+
+impl Taking<'_> {
+    /// Answers how many files and links were laid.
+    fn lay(&self, blob: &Blob<'_>) -> Result<u64, ExtractError> {
+        let mut file =
+            BufReader::with_capacity(1 << 20, File::open(blob.path).at("open", blob.path)?);
+        let head = file.fill_buf().at("read", blob.path)?;
+        if head.starts_with(b"PK\x03\x04") {
+            return self.lay_zip(blob.path);
+        }
+        self.lay_tar(decoder(file).map_err(|error| self.tar(error.into()))?)
+    }
+
+    fn tar(&self, source: TarError) -> ExtractError {
+        ExtractError::Tar { label: self.label.to_owned(), source }
+    }
+
+    fn layout(&self, source: AssemblyError) -> ExtractError {
+        ExtractError::Layout { label: self.label.to_owned(), source }
+    }
+
+    fn refuse(&self, path: &[u8], reason: &'static str) -> ExtractError {
+        let path = String::from_utf8_lossy(path).into_owned();
+        ExtractError::Member { label: self.label.to_owned(), path, reason }
+    }
+
+    fn lay_tar(&self, decoded: Box<dyn Read>) -> Result<u64, ExtractError> {
+        let mut decoded = BufReader::with_capacity(1 << 18, decoded);
+        let head = decoded.fill_buf().map_err(|error| self.tar(error.into()))?;
+        if !is_tar(head) {
+            return Err(ExtractError::Format { label: self.label.to_owned() });
+        }
+        let mut reader = Reader::new(decoded, LARGEST);
+        let mut count = 0;
+        while let Some(member) = reader.next_member().map_err(|error| self.tar(error))? {
+            let Some(entry) = self.entry(&member)? else { continue };
+            count += u64::from(!matches!(entry.kind, Kind::Dir(_)));
+            self.assembly.put(0, entry, &mut reader).map_err(|error| self.layout(error))?;
+        }
+        reader.finish().map_err(|error| self.tar(error))?;
+        Ok(count)
+    }
+
+    fn lay_zip(&self, path: &Path) -> Result<u64, ExtractError> {
+        let failed = |source| ExtractError::Zip { label: self.label.to_owned(), source };
+        let mut zip = ZipFile::open(path, |_| {}).map_err(failed)?;
+        let mut count = 0;
+        for member in zip.members().map_err(failed)? {
+            let Some(path) = self.place(member.name.as_bytes(), false)? else { continue };
+            let mode = self.mode(if member.executable { 0o755 } else { 0o644 });
+            let entry = Entry { path, meta: self.meta(mode), kind: Kind::File(member.size) };
+            count += 1;
+            zip.read(&member, |stream, whole| {
+                let put = match whole {
+                    Some(mut bytes) => self.assembly.put(0, entry, &mut bytes),
+                    None => self.assembly.put(0, entry, stream),
+                };
+                put.map_err(Raised::Layout)
+            })
+            .map_err(|raised| match raised {
+                Raised::Layout(source) => self.layout(source),
+                Raised::Zip(source) => failed(source),
+            })?;
+        }
+        Ok(count)
+    }
+
+    fn meta(&self, mode: u32) -> Meta {
+        Meta { uid: self.take.ids.uid, gid: self.take.ids.gid, ..Meta::root(mode) }
+    }
+
+    fn mode(&self, found: u32) -> u32 {
+        let usual = if found & 0o111 != 0 { 0o755 } else { 0o644 };
+        self.take.mode.unwrap_or(usual)
+    }
+
+    /// What a member becomes; `None` for one that is not meant.
+    fn entry(&self, member: &Member) -> Result<Option<Entry>, ExtractError> {
+        let is_dir = member.kind == MemberKind::Dir;
+        let Some(path) = self.place(&member.path, is_dir)? else { return Ok(None) };
+        let kind = match member.kind {
+            // what holds the files exists already, or is implied by them
+            MemberKind::Dir if path == self.take.into => return Ok(None),
+            MemberKind::Dir => Kind::Dir(Claim::Shipped),
+            MemberKind::File => Kind::File(member.size),
+            MemberKind::Symlink => {
+                self.check_link(&path, &member.link)?;
+                Kind::Symlink(member.link.clone().into())
+            }
+            MemberKind::Hardlink => match self.place(&member.link, false)? {
+                Some(target) => Kind::Hardlink(target),
+                None => {
+                    let reason = "is a hard link to a file that is not taken";
+                    return Err(self.refuse(&member.path, reason));
+                }
+            },
+            MemberKind::Char | MemberKind::Block | MemberKind::Fifo => {
+                return Err(self.refuse(&member.path, "is a device or a pipe"));
+            }
+        };
+        let mode = match kind {
+            Kind::Dir(_) => 0o755,
+            Kind::Symlink(_) => 0o777,
+            _ => self.mode(member.mode),
+        };
+        Ok(Some(Entry { path, meta: self.meta(mode), kind }))
+    }
+
+    /// Where a member lies in the image; `None` for one that is not meant.
+    fn place(&self, name: &[u8], is_dir: bool) -> Result<Option<LayerPath>, ExtractError> {
+        let path = LayerPath::parse_member(name).map_err(|error| self.refuse(name, error.1))?;
+        let mut parts: Vec<&[u8]> =
+            path.as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
+        let strip = self.take.strip as usize;
+        if parts.len() < strip || parts.len() == strip && !is_dir {
+            return Ok(None);
+        }
+        parts.drain(..strip);
+        let inner: Vec<&[u8]> = self
+            .take
+            .subdirectory
+            .split('/')
+            .map(str::as_bytes)
+            .filter(|part| !part.is_empty())
+            .collect();
+        // a file that is meant itself gets the name it is to have
+        if !is_dir && !inner.is_empty() && parts == inner {
+            return Ok(Some(self.take.into.clone()));
+        }
+        if !parts.starts_with(&inner) {
+            return Ok(None);
+        }
+        let rest = parts[inner.len()..].join(&b'/');
+        let shown = Path::new(std::ffi::OsStr::from_bytes(&rest));
+        if rest.is_empty() {
+            return Ok(is_dir.then(|| self.take.into.clone()));
+        }
+        if !self.picks.has(shown, is_dir) {
+            return Ok(None);
+        }
+        self.take.into.join(&rest).map(Some).map_err(|error| self.refuse(name, error.1))
+    }
+
+    /// A link may lead to what is taken, and nowhere else.
+    fn check_link(&self, path: &LayerPath, target: &[u8]) -> Result<(), ExtractError> {
+        let within = path.strip_prefix(&self.take.into).unwrap_or_default();
+        let mut depth = within.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).count();
+        depth = depth.saturating_sub(1);
+        let mut leads_out = target.starts_with(b"/") || target.is_empty();
+        for part in target.split(|byte| *byte == b'/') {
+            match part {
+                b"" | b"." => {}
+                b".." if depth == 0 => leads_out = true,
+                b".." => depth -= 1,
+                _ => depth += 1,
+            }
+        }
+        if !leads_out {
+            return Ok(());
+        }
+        let target = String::from_utf8_lossy(target).into_owned();
+        Err(ExtractError::Link { label: self.label.to_owned(), path: path.to_string(), target })
+    }
+}
+
+/// Raised while a member streams.
+enum Raised {
+    Layout(AssemblyError),
+    Zip(ZipFileError),
+}
+
+impl From<ZipFileError> for Raised {
+    fn from(error: ZipFileError) -> Self {
+        Raised::Zip(error)
+    }
+}
+
+/// A header of ustar, pax or GNU tar; the old ones without a magic are told by their checksum.
+fn is_tar(head: &[u8]) -> bool {
+    head.get(257..).is_some_and(|rest| rest.starts_with(b"ustar")) || is_header(head)
+}
+
+/// Undoes a compression, which the first bytes tell.
+fn decoder(mut input: BufReader<File>) -> io::Result<Box<dyn Read>> {
+    let head: Vec<u8> = input.fill_buf()?.iter().copied().take(6).collect();
+    Ok(match head.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            let flags = liblzma::stream::CONCATENATED;
+            let stream = liblzma::stream::Stream::new_stream_decoder(LARGEST_WINDOW, flags)?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+            decoder.window_log_max(LARGEST_WINDOW.ilog2())?;
+            Box::new(decoder)
+        }
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
+        _ => Box::new(input),
+    })
+}

@@ -1,0 +1,85 @@
+//! Sources that are unpacked into a layer: a step that sees nothing.
+
+use serde::{Serialize, Serializer};
+
+use super::owner::{OwnerError, Owners};
+use super::step::{Ids, Step, Work};
+use super::{PlanError, Planner, key_of};
+use crate::decl::{Layer, Location, Take};
+use crate::lock::question::recipe_request;
+use crate::lock::{Pin, Source};
+use crate::path::LayerPath;
+
+/// A source, and what of it comes where.
+#[derive(Clone, Debug)]
+pub struct UnpackWork {
+    pub pin: Pin,
+    pub take: TakeWork,
+}
+
+/// Which files, and how they are laid.
+#[derive(Clone, Debug, Serialize)]
+pub struct TakeWork {
+    #[serde(serialize_with = "shown")]
+    pub into: LayerPath,
+    pub subdirectory: String,
+    pub strip: u32,
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+    pub ids: Ids,
+    pub mode: Option<u32>,
+    pub replace: bool,
+}
+
+fn shown<S: Serializer>(path: &LayerPath, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(path)
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn add_unpack(
+        &mut self,
+        layer: &'a Layer,
+        at: usize,
+        take: &Take,
+        place: &Location,
+    ) -> Result<(), PlanError> {
+        let super::Given { project, platform, lock, local, .. } = self.given;
+        let not_locked = || PlanError::NotLocked { layer: layer.name.clone(), platform };
+        let request = recipe_request(project, layer, at, platform, local).ok_or_else(not_locked)?;
+        let pins = lock.answer(&request).ok_or_else(not_locked)?;
+        let pin = pins.iter().find(|pin| pin.source().is_some()).ok_or_else(not_locked)?;
+        let ids = match Owners::new(project, layer).ids(take.owner.as_ref(), place) {
+            Ok(ids) => ids,
+            Err(OwnerError::Fault(fault)) => {
+                self.faults.push(*fault);
+                return Ok(());
+            }
+            Err(OwnerError::NotScanned) => return Err(PlanError::NotScanned(layer.name.clone())),
+        };
+        let take = TakeWork {
+            into: take.into.clone(),
+            subdirectory: take.subdirectory.clone(),
+            strip: take.strip,
+            include: take.include.clone(),
+            exclude: take.exclude.clone(),
+            ids,
+            mode: take.mode,
+            replace: take.replace,
+        };
+        let key = key_of("unpack", &(pin.source().map(|source| source.integrity()), &take));
+        self.rest.push(Step {
+            layer: layer.name.clone(),
+            key,
+            title: format!("{} {}", pin.label(), take.into),
+            below: Vec::new(),
+            work: Work::Unpack(UnpackWork { pin: pin.clone(), take }),
+        });
+        Ok(())
+    }
+}
+
+impl UnpackWork {
+    pub fn source(&self) -> Option<Source<'_>> {
+        self.pin.source()
+    }
+}
