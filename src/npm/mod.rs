@@ -5,9 +5,15 @@
 //! registry, and nothing runs a package's own code.
 
 mod commands;
+mod lock;
+mod manifest;
 mod name;
 mod tarball;
+mod tree;
 
 pub use commands::{Bringer, Command, commands};
+pub use lock::{LockFault, Locked, PackageLock};
+pub use manifest::{Manifest, ManifestError, Specs, bins};
 pub use name::{PackageName, PackageNameError};
 pub use tarball::{Item, ItemKind, Tarball, TarballError};
+pub use tree::{Omit, Origin, Placed, Tree};

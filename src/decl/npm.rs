@@ -1,0 +1,139 @@
+//! `npm`: the packages that a project's `package-lock.json` says.
+
+use serde::Serialize;
+
+use super::fault::{Fault, Location};
+use super::layer::{Recipe, checked};
+use super::node::Node;
+use crate::path::LayerPath;
+
+/// Packages of a project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Npm {
+    /// The project's directory, below this one's; empty for this one's itself.
+    pub project: String,
+    /// Where its `node_modules` goes in the image. Not part of what is asked: the same packages lie
+    /// anywhere.
+    #[serde(skip)]
+    pub into: LayerPath,
+    pub omit: Vec<Kind>,
+    /// Packages whose install scripts run.
+    pub scripts: Vec<String>,
+    /// The newest day whose releases are seen; goes before the project's.
+    pub as_of: Option<String>,
+    #[serde(skip)]
+    pub at: Location,
+}
+
+/// A kind of dependencies that may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Dev,
+    Optional,
+    Peer,
+}
+
+impl std::str::FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "dev" => Ok(Kind::Dev),
+            "optional" => Ok(Kind::Optional),
+            "peer" => Ok(Kind::Peer),
+            _ => Err(format!(
+                "`{text}` cannot be left out: known are `dev`, `optional` and `peer`"
+            )),
+        }
+    }
+}
+
+/// Files of a project that say what is installed; the first of each kind counts.
+const READS: &[&str] = &["package.json", "npm-shrinkwrap.json", "package-lock.json"];
+
+impl Npm {
+    /// Reads a recipe that comes after others in its layer: without a project of its own it is for
+    /// the one that `files` laid last.
+    pub(super) fn read(node: &Node<'_>, before: &[Recipe]) -> Option<Self> {
+        let local = before.iter().rev().find_map(|recipe| match recipe {
+            Recipe::Files(files) => Some((files.from.display().to_string(), files.into.clone())),
+            _ => None,
+        });
+        let named = node.find_text("the directory of a project");
+        let into = node.find_text_property("at").and_then(|text| checked(node, &text));
+        let mut npm = Npm {
+            project: String::new(),
+            into: LayerPath::root(),
+            omit: node.find_parsed_property("omit").into_iter().collect(),
+            scripts: node.find_text_property("scripts").into_iter().collect(),
+            as_of: super::as_of::read_as_of(node),
+            at: node.at(),
+        };
+        node.finish();
+        let mut at = into;
+        for child in node.children() {
+            match child.name() {
+                "at" => {
+                    at = child.text("a path in the image").and_then(|text| checked(&child, &text));
+                }
+                "omit" => {
+                    let kinds = child.parse_all::<Kind>("kinds of dependencies").into_iter();
+                    npm.omit.extend(kinds.map(|(kind, _)| kind));
+                }
+                "scripts" => {
+                    let names = child.texts("names of packages").into_iter();
+                    npm.scripts.extend(names.map(|(name, _)| name));
+                }
+                _ => {
+                    child.unknown("`npm`", &["at", "omit", "scripts"]);
+                    continue;
+                }
+            }
+            child.finish_leaf();
+        }
+        npm.omit.sort();
+        npm.omit.dedup();
+        let same = |project: &str| local.as_ref().filter(|(from, _)| from == project);
+        let laid = named.as_deref().map_or(local.as_ref(), same);
+        let Some(project) = named.or(local.as_ref().map(|(from, _)| from.clone())) else {
+            let fault = Fault::new(&node.at(), "`npm` has no project");
+            let help = "name its directory, or lay it by a `files` before";
+            node.sink.push(fault.help(help));
+            return None;
+        };
+        let Some(into) = at.or(laid.map(|(_, into)| into.clone())) else {
+            let fault = Fault::new(&node.at(), format!("`npm` does not say where `{project}` goes"));
+            node.sink.push(fault.help("say `at=\"/opt/app\"`, or lay it by a `files` before"));
+            return None;
+        };
+        let clean = clean(&project);
+        if clean.is_none() {
+            node.fault(format!("`{project}` leaves the project"));
+        }
+        Some(Npm { project: clean?, into, ..npm })
+    }
+
+    /// A file of the project, below this one's directory.
+    pub fn file(&self, name: &str) -> String {
+        if self.project.is_empty() { name.to_owned() } else { format!("{}/{name}", self.project) }
+    }
+
+    /// Files that it reads where they are there; its `package.json` must be.
+    pub fn reads(&self) -> Vec<String> {
+        READS.iter().map(|name| self.file(name)).collect()
+    }
+}
+
+/// A path below the project's directory; `None` for one that leaves it.
+fn clean(path: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in path.split('/').filter(|_| !path.starts_with('/')) {
+        match part {
+            "" | "." => {}
+            ".." => return None,
+            part => parts.push(part),
+        }
+    }
+    (!path.starts_with('/')).then(|| parts.join("/"))
+}
