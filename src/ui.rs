@@ -180,6 +180,10 @@ impl Progress for Ui {
         }
     }
 
+    fn noted(&self, text: &str) {
+        self.say(&format!("note: {text}"));
+    }
+
     fn retried(&self, label: &str, reason: &str) {
         self.say(&format!("again: {label}: {reason}"));
     }

@@ -183,11 +183,7 @@ impl Builder<'_> {
     /// Fetches sources.
     pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
         let places = self.places();
-        let sources = places.take_local(sources)?;
-        let sources = sources.as_slice();
-        let wants = sources.iter().map(|source| places.want(source)).collect();
-        let failures = self.client.fetch_all(wants, self.events)?;
-        let (_, failures) = places.fetch_moved(self.client, sources, failures, self.events)?;
+        let failures = places.fetch(self.client, sources, self.events)?;
         if failures.is_empty() {
             return Ok(());
         }

@@ -19,6 +19,7 @@ use crate::decl::{Fault, Faults, Files, Layer, Recipe};
 use crate::digest::{Digest, Hasher};
 use crate::fsx::{self, IoAt, PathIo};
 use crate::lock::question::LocalDigests;
+use crate::npm::{Manifest, bins};
 use crate::python::beside;
 use crate::store::{Stamp, Store};
 
@@ -103,8 +104,11 @@ pub fn scan(
                     {
                         digest = scan.with_included(digest, path)?;
                     }
+                    if let Recipe::Npm(npm) = recipe {
+                        digest = scan.with_links(digest, &npm.project, path)?;
+                    }
                     digests.files.insert(path.to_owned(), digest);
-                } else {
+                } else if recipe.needs(path) {
                     let fault = Fault::new(recipe.at(), format!("file `{path}` does not exist"));
                     faults.push(nearest_file(fault, root, Path::new(path)));
                 }
@@ -231,6 +235,31 @@ impl Scan<'_> {
         }
         let lines: String = all.iter().map(|(path, digest)| format!("{path} {digest}\n")).collect();
         Ok(Digest::of(lines.as_bytes()))
+    }
+
+    /// The digest of a lock of npm's and of what counts about the directories that it links to: what
+    /// they say of themselves, and which of their commands are there.
+    fn with_links(&mut self, own: Digest, dir: &str, path: &str) -> Result<Digest, LocalError> {
+        if path.ends_with("package.json") {
+            return Ok(own);
+        }
+        let text = fs::read_to_string(self.root.join(path)).unwrap_or_default();
+        let mut lines = format!("{own}\n");
+        for target in crate::npm::link_targets(&text) {
+            let full = self.root.join(dir).join(&target);
+            let manifest = full.join("package.json");
+            if !manifest.is_file() {
+                continue;
+            }
+            let digest = self.file(&manifest)?;
+            let bytes = fs::read(&manifest).at("read", &manifest)?;
+            // what is wrong with one is said when it is locked
+            let read = Manifest::parse(&bytes).unwrap_or_default();
+            let there = bins(&target, &read.bin).into_iter().map(|(_, file)| file);
+            let there: Vec<_> = there.filter(|file| full.join(&**file).exists()).collect();
+            lines += &format!("{target} {digest} {there:?}\n");
+        }
+        if lines.lines().count() == 1 { Ok(own) } else { Ok(Digest::of(lines.as_bytes())) }
     }
 
     /// Digest over what counts of a list of files.

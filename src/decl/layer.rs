@@ -9,6 +9,7 @@ use super::debian::Debian;
 use super::fault::{Fault, Location};
 use super::mcp::Mcp;
 use super::node::Node;
+use super::npm::Npm;
 use super::place::{Dir, GitInit, Link, Own, User};
 use super::python::Venv;
 use super::run::Run;
@@ -54,6 +55,7 @@ pub enum Recipe {
     GitInit(GitInit),
     Run(Run),
     Venv(Venv),
+    Npm(Npm),
     Mcp(Mcp),
     Archive(Archive),
     PackageFiles(PackageFiles),
@@ -73,6 +75,7 @@ impl Recipe {
             Recipe::GitInit(_) => "git-init",
             Recipe::Run(_) => "run",
             Recipe::Venv(_) => "venv",
+            Recipe::Npm(_) => "npm",
             Recipe::Mcp(_) => "mcp",
             Recipe::Archive(_) => "archive",
             Recipe::PackageFiles(_) => "files",
@@ -93,7 +96,7 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Run(_)
             | Recipe::Mcp(_) => false,
-            Recipe::Venv(_) | Recipe::Archive(_) | Recipe::PackageFiles(_) => true,
+            Recipe::Venv(_) | Recipe::Npm(_) | Recipe::Archive(_) | Recipe::PackageFiles(_) => true,
         }
     }
 
@@ -113,8 +116,17 @@ impl Recipe {
             | Recipe::Run(_)
             | Recipe::Mcp(_) => Vec::new(),
             Recipe::Venv(venv) => venv.reads(),
+            Recipe::Npm(npm) => npm.files.iter().map(String::as_str).collect(),
             Recipe::Archive(archive) => archive.local().into_iter().collect(),
             Recipe::PackageFiles(_) => Vec::new(),
+        }
+    }
+
+    /// Whether a file that it reads has to be there.
+    pub fn needs(&self, path: &str) -> bool {
+        match self {
+            Recipe::Npm(_) => path.ends_with("package.json"),
+            _ => true,
         }
     }
 
@@ -135,6 +147,7 @@ impl Recipe {
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => None,
             Recipe::Venv(_) => Some("pypi"),
+            Recipe::Npm(_) => Some("npm"),
         }
     }
 
@@ -150,6 +163,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Venv(_)
+            | Recipe::Npm(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => false,
@@ -173,6 +187,7 @@ impl Recipe {
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => None,
             Recipe::Venv(venv) => venv.as_of.as_deref(),
+            Recipe::Npm(npm) => npm.as_of.as_deref(),
         }
     }
 
@@ -190,6 +205,7 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)
+            | Recipe::Npm(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => false,
@@ -213,6 +229,7 @@ impl Recipe {
             | Recipe::PackageFiles(_) => None,
             Recipe::GitInit(git) => Some(&git.path),
             Recipe::Archive(archive) => Some(&archive.take.into),
+            Recipe::Npm(npm) => Some(&npm.into),
         }
     }
 
@@ -228,6 +245,7 @@ impl Recipe {
             Recipe::GitInit(recipe) => &recipe.at,
             Recipe::Run(recipe) => &recipe.at,
             Recipe::Venv(recipe) => &recipe.at,
+            Recipe::Npm(recipe) => &recipe.at,
             Recipe::Mcp(recipe) => &recipe.at,
             Recipe::Archive(recipe) => &recipe.at,
             Recipe::PackageFiles(recipe) => &recipe.at,
@@ -283,7 +301,7 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["from", "git", "node", "npm", "npm-tools"];
+const LATER: &[&str] = &["from", "git", "node", "npm-tools"];
 
 const CHILDREN: &[&str] = &[
     "archive",
@@ -297,6 +315,7 @@ const CHILDREN: &[&str] = &[
     "link",
     "mcp",
     "needs",
+    "npm",
     "only",
     "own",
     "path-prepend",
@@ -389,6 +408,7 @@ impl Layer {
             "git-init" => GitInit::read(child).map(Recipe::GitInit),
             "run" => Run::read(child).map(Recipe::Run),
             "venv" => Venv::read(child).map(Recipe::Venv),
+            "npm" => Npm::read(child, &self.recipes).map(Recipe::Npm),
             "mcp" => return Mcp::read(child, root, &mut self.recipes),
             name if LATER.contains(&name) => {
                 let fault = Fault::new(

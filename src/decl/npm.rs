@@ -21,6 +21,9 @@ pub struct Npm {
     pub scripts: Vec<String>,
     /// The newest day whose releases are seen; goes before the project's.
     pub as_of: Option<String>,
+    /// Files that it reads where they are there; its `package.json` must be.
+    #[serde(skip)]
+    pub files: Vec<String>,
     #[serde(skip)]
     pub at: Location,
 }
@@ -42,9 +45,9 @@ impl std::str::FromStr for Kind {
             "dev" => Ok(Kind::Dev),
             "optional" => Ok(Kind::Optional),
             "peer" => Ok(Kind::Peer),
-            _ => Err(format!(
-                "`{text}` cannot be left out: known are `dev`, `optional` and `peer`"
-            )),
+            _ => {
+                Err(format!("`{text}` cannot be left out: known are `dev`, `optional` and `peer`"))
+            }
         }
     }
 }
@@ -60,14 +63,15 @@ impl Npm {
             Recipe::Files(files) => Some((files.from.display().to_string(), files.into.clone())),
             _ => None,
         });
-        let named = node.find_text("the directory of a project");
+        let named = node.find_text();
         let into = node.find_text_property("at").and_then(|text| checked(node, &text));
         let mut npm = Npm {
             project: String::new(),
             into: LayerPath::root(),
             omit: node.find_parsed_property("omit").into_iter().collect(),
             scripts: node.find_text_property("scripts").into_iter().collect(),
-            as_of: super::as_of::read_as_of(node),
+            as_of: super::as_of::read_day(node),
+            files: Vec::new(),
             at: node.at(),
         };
         node.finish();
@@ -103,7 +107,8 @@ impl Npm {
             return None;
         };
         let Some(into) = at.or(laid.map(|(_, into)| into.clone())) else {
-            let fault = Fault::new(&node.at(), format!("`npm` does not say where `{project}` goes"));
+            let fault =
+                Fault::new(&node.at(), format!("`npm` does not say where `{project}` goes"));
             node.sink.push(fault.help("say `at=\"/opt/app\"`, or lay it by a `files` before"));
             return None;
         };
@@ -111,17 +116,14 @@ impl Npm {
         if clean.is_none() {
             node.fault(format!("`{project}` leaves the project"));
         }
-        Some(Npm { project: clean?, into, ..npm })
+        let mut npm = Npm { project: clean?, into, ..npm };
+        npm.files = READS.iter().map(|name| npm.file(name)).collect();
+        Some(npm)
     }
 
     /// A file of the project, below this one's directory.
     pub fn file(&self, name: &str) -> String {
         if self.project.is_empty() { name.to_owned() } else { format!("{}/{name}", self.project) }
-    }
-
-    /// Files that it reads where they are there; its `package.json` must be.
-    pub fn reads(&self) -> Vec<String> {
-        READS.iter().map(|name| self.file(name)).collect()
     }
 }
 

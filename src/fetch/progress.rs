@@ -11,6 +11,10 @@ pub trait Progress: Send + Sync {
     fn finished(&self, label: &str);
     /// A try failed and there will be another.
     fn retried(&self, label: &str, reason: &str);
+    /// Something that people should know of what is locked.
+    fn noted(&self, text: &str) {
+        let _ = text;
+    }
 }
 
 /// Hears nothing.

@@ -44,12 +44,16 @@ fn depth(place: &str) -> usize {
     place.split('/').filter(|part| *part == "node_modules").count()
 }
 
+/// The order in which npm works through the places of a tree.
+pub fn order(one: &str, two: &str) -> Ordering {
+    depth(one).cmp(&depth(two)).then_with(|| collate(one, two))
+}
+
 /// All links, in the order in which names are taken.
 pub fn commands(bringers: &[Bringer<'_>]) -> Vec<Command> {
     let mut order: Vec<&Bringer<'_>> = bringers.iter().collect();
     order.sort_by(|one, two| {
-        let first = |bringer: &Bringer<'_>| (bringer.is_link, depth(bringer.place));
-        first(one).cmp(&first(two)).then_with(|| collate(one.place, two.place))
+        one.is_link.cmp(&two.is_link).then_with(|| self::order(one.place, two.place))
     });
     let mut taken = BTreeSet::new();
     let mut commands = Vec::new();

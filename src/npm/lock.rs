@@ -1,6 +1,6 @@
 //! `package-lock.json` and `npm-shrinkwrap.json`, of versions 2 and 3: what is installed where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -203,6 +203,35 @@ impl PackageLock {
         }
         Ok(())
     }
+}
+
+/// What an entry says of a link.
+#[derive(Deserialize)]
+struct Linked {
+    #[serde(default)]
+    link: bool,
+    resolved: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Links {
+    #[serde(default)]
+    packages: BTreeMap<String, Linked>,
+}
+
+/// Directories of the project that a lock links to, sorted; of one that is damaged, none.
+pub fn link_targets(text: &str) -> BTreeSet<String> {
+    // most have none, and this is asked of every build
+    if !text.contains("\"link\"") {
+        return BTreeSet::new();
+    }
+    let links = serde_json::from_str::<Links>(text).map(|links| links.packages);
+    let linked = links.unwrap_or_default().into_values().filter(|linked| linked.link);
+    linked.filter_map(|linked| linked.resolved).filter(|target| !leads_out(target)).collect()
+}
+
+fn leads_out(path: &str) -> bool {
+    path.starts_with('/') || path.split('/').any(|part| part == "..")
 }
 
 fn differing(one: &Specs, two: &Specs) -> Option<String> {

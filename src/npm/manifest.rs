@@ -10,6 +10,9 @@ use crate::blame::Blame;
 /// Dependencies: name and what is asked of it.
 pub type Specs = BTreeMap<String, String>;
 
+/// Commands: name and file below the package's directory.
+pub type Bins = Vec<(Box<str>, Box<str>)>;
+
 /// A `package.json`, or a package's entry in a lock, which repeats much of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -93,23 +96,23 @@ impl Manifest {
         let (before, install) = (script("preinstall"), script("install"));
         let implied = gyp && self.gypfile != Value::Bool(false);
         let implied = implied && before.is_none() && install.is_none();
-        let install = install.or_else(|| implied.then(|| ("install", "node-gyp rebuild".to_owned())));
+        let install =
+            install.or_else(|| implied.then(|| ("install", "node-gyp rebuild".to_owned())));
         [before, install, script("postinstall")].into_iter().flatten().collect()
     }
 }
 
 /// Commands of a package: name and file below its directory, cleaned of everything that leads
 /// elsewhere. `name` is the package's, for one that has a single command.
-pub fn bins(name: &str, bin: &Value) -> Vec<(Box<str>, Box<str>)> {
+pub fn bins(name: &str, bin: &Value) -> Bins {
     let pairs: Vec<(&str, &str)> = match bin {
         Value::String(file) => vec![(name, file)],
         Value::Array(files) => {
             files.iter().filter_map(Value::as_str).map(|file| (last(file), file)).collect()
         }
-        Value::Object(map) => map
-            .iter()
-            .filter_map(|(name, file)| Some((name.as_str(), file.as_str()?)))
-            .collect(),
+        Value::Object(map) => {
+            map.iter().filter_map(|(name, file)| Some((name.as_str(), file.as_str()?))).collect()
+        }
         _ => Vec::new(),
     };
     let mut clean = BTreeMap::new();

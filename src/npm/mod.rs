@@ -11,9 +11,9 @@ mod name;
 mod tarball;
 mod tree;
 
-pub use commands::{Bringer, Command, commands};
-pub use lock::{LockFault, Locked, PackageLock};
-pub use manifest::{Manifest, ManifestError, Specs, bins};
+pub use commands::{Bringer, Command, commands, order};
+pub use lock::{LockFault, Locked, PackageLock, link_targets};
+pub use manifest::{Bins, Manifest, ManifestError, Specs, bins};
 pub use name::{PackageName, PackageNameError};
 pub use tarball::{Item, ItemKind, Tarball, TarballError};
 pub use tree::{Omit, Origin, Placed, Tree};

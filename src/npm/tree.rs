@@ -11,7 +11,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::lock::{LockFault, Locked, PackageLock};
-use super::manifest::bins;
+use super::manifest::{Bins, bins};
 use super::name::PackageName;
 use crate::digest::Integrity;
 use crate::platform::Platform;
@@ -43,7 +43,7 @@ pub struct Placed {
     pub version: String,
     pub integrity: Integrity,
     pub origin: Origin,
-    pub bins: Vec<(Box<str>, Box<str>)>,
+    pub bins: Bins,
     /// Whether it wants to run something when it is installed.
     pub scripts: bool,
 }
@@ -53,7 +53,7 @@ pub struct Placed {
 pub struct Tree {
     pub packages: Vec<Placed>,
     /// Packages that come in another one's tarball: place and commands.
-    pub bundled: Vec<(String, Vec<(Box<str>, Box<str>)>)>,
+    pub bundled: Vec<(String, Bins)>,
     /// Places of links to directories of the project, and those directories.
     pub links: Vec<(String, String)>,
 }
@@ -116,7 +116,7 @@ impl PackageLock {
             let real = target.unwrap_or(place);
             let of_project = !place.is_empty() && is_installed(place);
             let flags = self.packages.get(real).unwrap_or(locked);
-            let dropped = locked.extraneous
+            let dropped = flags.extraneous
                 || inert.contains(real)
                 || is_omitted(flags, place, omit, &workspaces);
             let brought = self.bringer(place);
@@ -166,11 +166,7 @@ impl PackageLock {
         name.parse().map_err(|error: super::PackageNameError| self.fault(place, error.to_string()))
     }
 
-    fn bins(
-        &self,
-        place: &str,
-        locked: &Locked,
-    ) -> Result<Vec<(Box<str>, Box<str>)>, LockFault> {
+    fn bins(&self, place: &str, locked: &Locked) -> Result<Bins, LockFault> {
         Ok(bins(self.name(place, locked)?.as_str(), &locked.manifest.bin))
     }
 
@@ -292,8 +288,8 @@ impl PackageLock {
             return BTreeSet::new();
         }
         let edges = self.edges();
-        let (mut into, mut out): (BTreeMap<&str, Vec<&Edge<'_>>>, BTreeMap<&str, Vec<&Edge<'_>>>) =
-            Default::default();
+        let mut into: BTreeMap<&str, Vec<&Edge<'_>>> = BTreeMap::new();
+        let mut out = into.clone();
         for edge in &edges {
             into.entry(edge.to).or_default().push(edge);
             out.entry(edge.from).or_default().push(edge);
@@ -343,12 +339,7 @@ fn is_installed(place: &str) -> bool {
 
 /// Whole kinds are left out of what the project and its workspaces have; what lies elsewhere keeps
 /// what it has.
-fn is_omitted(
-    locked: &Locked,
-    place: &str,
-    omit: Omit,
-    workspaces: &BTreeSet<&str>,
-) -> bool {
+fn is_omitted(locked: &Locked, place: &str, omit: Omit, workspaces: &BTreeSet<&str>) -> bool {
     let top = match place.find("node_modules/") {
         None => place,
         Some(at) => place[..at].trim_end_matches('/'),
@@ -357,7 +348,5 @@ fn is_omitted(
         return false;
     }
     let both = locked.dev_optional && omit.optional && omit.dev;
-    both || locked.peer && omit.peer
-        || locked.dev && omit.dev
-        || locked.optional && omit.optional
+    both || locked.peer && omit.peer || locked.dev && omit.dev || locked.optional && omit.optional
 }

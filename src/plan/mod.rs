@@ -393,6 +393,11 @@ impl<'a> Planner<'a> {
                 self.add_venv(layer, at, venv)?;
                 continue;
             }
+            if let Recipe::Npm(npm) = recipe {
+                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
+                self.add_npm(layer, at, npm)?;
+                continue;
+            }
             if let Recipe::Mcp(mcp) = recipe {
                 let (wrappers, title) = self.add_servers(layer, mcp);
                 titles.extend(title.filter(|_| !wrappers.is_empty()));

@@ -1,7 +1,25 @@
-//! Trees of npm's packages: a step that sees nothing, and one for each install script that is named.
+//! Trees of npm's packages: a step that sees nothing, and one for each install script that is named,
+//! which sees the tree and what the layer needs.
 
-use crate::lock::{NpmPart, NpmPin};
+use super::run::title;
+use super::spec::environment;
+use super::step::{RunWork, Step, Work};
+use super::{PlanError, Planner, key_of};
+use crate::decl::{Layer, Npm};
+use crate::lock::question::recipe_request;
+use crate::lock::{NpmPart, NpmPin, Pin};
+use crate::npm::order;
 use crate::path::LayerPath;
+use crate::store::Key;
+
+/// Events of an installation, in their order.
+const EVENTS: [&str; 3] = ["preinstall", "install", "postinstall"];
+
+/// Where npm keeps what builds add-ons, below the prefixes that it may be installed in.
+const GYP: [(&str, &str); 2] = [
+    ("/usr/local/lib/node_modules/npm/node_modules", "@npmcli/run-script/lib/node-gyp-bin"),
+    ("/usr/share/nodejs", "@npmcli/run-script/lib/node-gyp-bin"),
+];
 
 /// A tree of packages.
 #[derive(Clone, Debug)]
@@ -10,4 +28,147 @@ pub struct NpmWork {
     pub root: LayerPath,
     pub packages: Vec<NpmPin>,
     pub parts: Vec<NpmPart>,
+}
+
+/// An install script of a package.
+struct Script<'a> {
+    place: &'a str,
+    event: &'a str,
+    command: &'a str,
+    env: &'a [(Box<str>, Box<str>)],
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn add_npm(
+        &mut self,
+        layer: &'a Layer,
+        at: usize,
+        npm: &Npm,
+    ) -> Result<(), PlanError> {
+        let super::Given { project, platform, lock, local, .. } = self.given;
+        let not_locked = || PlanError::NotLocked { layer: layer.name.clone(), platform };
+        let request = recipe_request(project, layer, at, platform, local).ok_or_else(not_locked)?;
+        let pins = lock.answer(&request).ok_or_else(not_locked)?;
+        self.add_tree(layer, at, &npm.into, pins)
+    }
+
+    /// Adds the tree that pins mean, and its scripts.
+    pub(super) fn add_tree(
+        &mut self,
+        layer: &'a Layer,
+        at: usize,
+        root: &LayerPath,
+        pins: &[Pin],
+    ) -> Result<(), PlanError> {
+        let mut work = NpmWork { root: root.clone(), packages: Vec::new(), parts: Vec::new() };
+        let mut scripts = Vec::new();
+        for pin in pins {
+            match pin {
+                Pin::Npm(pin) => work.packages.push(pin.clone()),
+                Pin::NpmPart(NpmPart::Script { place, event, command, env }) => {
+                    scripts.push(Script { place, event, command, env });
+                }
+                Pin::NpmPart(part) => work.parts.push(part.clone()),
+                _ => {}
+            }
+        }
+        if work.packages.is_empty() && work.parts.is_empty() {
+            return Ok(());
+        }
+        let packages = work.packages.iter().map(|pin| (&pin.place, &pin.integrity, &pin.bins));
+        let identity = (root.to_string(), packages.collect::<Vec<_>>(), &work.parts);
+        let key = key_of("npm", &identity);
+        let count = work.packages.len();
+        self.rest.push(Step {
+            layer: layer.name.clone(),
+            key,
+            title: format!("npm {root}: {count} packages"),
+            below: Vec::new(),
+            work: Work::Npm(work),
+        });
+        if scripts.is_empty() { Ok(()) } else { self.add_scripts(layer, at, root, key, scripts) }
+    }
+
+    fn add_scripts(
+        &mut self,
+        layer: &'a Layer,
+        at: usize,
+        root: &LayerPath,
+        tree: Key,
+        mut scripts: Vec<Script<'_>>,
+    ) -> Result<(), PlanError> {
+        let phase = |script: &Script<'_>| EVENTS.iter().position(|event| *event == script.event);
+        scripts.sort_by(|one, two| {
+            phase(one).cmp(&phase(two)).then_with(|| order(one.place, two.place))
+        });
+        let view = self.view(layer, at)?;
+        for step in view.aside.iter().chain(&view.steps) {
+            if !self.aside.iter().any(|known| known.key == step.key) {
+                self.aside.push(step.clone());
+            }
+        }
+        let mut below: Vec<Key> = view.steps.iter().map(|step| step.key).chain([tree]).collect();
+        for script in scripts {
+            let work = self.script_work(layer, at, root, &script);
+            let key = key_of("run", &(&below, &work, self.given.platform));
+            let (place, event) = (script.place, script.event);
+            self.rest.push(Step {
+                layer: layer.name.clone(),
+                key,
+                title: format!("{place}: {event}: {}", title(script.command)),
+                below: below.clone(),
+                work: Work::Run(work),
+            });
+            below.push(key);
+        }
+        Ok(())
+    }
+
+    /// A script with the surroundings that npm gives it.
+    fn script_work(
+        &self,
+        layer: &Layer,
+        at: usize,
+        root: &LayerPath,
+        script: &Script<'_>,
+    ) -> RunWork {
+        let mut layers = self.given.project.closure_on(layer, self.given.platform);
+        layers.push(layer);
+        let mut env = environment(&[], &layers);
+        let dir = format!("{root}/{}", script.place);
+        if let Some((_, path)) = env.iter_mut().find(|(name, _)| name == "PATH") {
+            *path = format!("{}:{path}", search_path(&dir));
+        }
+        let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
+        set("INIT_CWD", &root.to_string());
+        set("npm_command", "ci");
+        set("npm_lifecycle_event", script.event);
+        set("npm_lifecycle_script", script.command);
+        set("npm_package_json", &format!("{dir}/package.json"));
+        for (name, value) in script.env {
+            set(name, value);
+        }
+        RunWork {
+            command: script.command.to_owned(),
+            shell: "/bin/sh".to_owned(),
+            cwd: dir,
+            env,
+            secrets: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            shelf: self.shelf(layer, at + 1),
+            timeout: None,
+        }
+    }
+}
+
+/// The commands of a package's own dependencies, then those of each directory above it, then what
+/// builds add-ons.
+fn search_path(dir: &str) -> String {
+    let above = dir.match_indices('/').skip(1).map(|(at, _)| &dir[..at]).chain([dir]);
+    let above = above.filter(|dir| !dir.ends_with("/node_modules"));
+    let mut path: Vec<String> = above.map(|dir| format!("{dir}/node_modules/.bin")).collect();
+    path.reverse();
+    path.extend(GYP.map(|(prefix, below)| format!("{prefix}/{below}")));
+    path.join(":")
 }

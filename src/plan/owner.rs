@@ -112,6 +112,7 @@ impl Owners {
             | Recipe::User(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)
+            | Recipe::Npm(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => return Ok(None),

@@ -27,7 +27,7 @@ pub(super) struct View {
     /// Bottom first.
     pub steps: Vec<Step>,
     /// What those see, in turn.
-    aside: Vec<Step>,
+    pub aside: Vec<Step>,
 }
 
 /// Longest command that is shown whole.
@@ -80,7 +80,7 @@ impl<'a> Planner<'a> {
     }
 
     /// What the recipes of a layer before one of them are locked to.
-    fn shelf(&self, layer: &Layer, at: usize) -> Vec<Pin> {
+    pub(super) fn shelf(&self, layer: &Layer, at: usize) -> Vec<Pin> {
         let Given { project, platform, lock, local, .. } = self.given;
         let requests =
             (0..at).filter_map(|before| recipe_request(project, layer, before, platform, local));
@@ -115,7 +115,7 @@ fn usual_dir(layer: &Layer, at: usize) -> String {
 }
 
 /// `run npm run build`, on one line.
-fn title(command: &str) -> String {
+pub(super) fn title(command: &str) -> String {
     let line = command.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(SHOWN) {
         None => format!("run {line}"),

@@ -1,5 +1,6 @@
 //! Why a lock cannot be made.
 
+use super::npm::NpmLockError;
 use super::python::VenvError;
 use crate::blame::Blame;
 use crate::debian::keyring::SignatureError;
@@ -40,6 +41,8 @@ pub enum SolveError {
     Interpreter(#[from] InterpreterError),
     #[error("layer `{layer}`: {source}")]
     Venv { layer: LayerName, source: VenvError },
+    #[error("layer `{layer}`: `{path}`: {source}")]
+    Npm { layer: LayerName, path: String, source: Box<NpmLockError> },
     #[error("uv {version}: {source}")]
     Uv { version: &'static str, source: WheelError },
     #[error("layer `{layer}`: {reason}")]
@@ -54,6 +57,7 @@ impl SolveError {
             SolveError::Interpreter(error) => error.blame(),
             SolveError::Venv { source: VenvError::Answer(_), .. } => Blame::World,
             SolveError::Venv { .. } => Blame::Input,
+            SolveError::Npm { source, .. } => source.blame(),
             SolveError::Key { .. }
             | SolveError::Unsolvable { .. }
             | SolveError::Declaration { .. } => Blame::Input,
@@ -67,6 +71,7 @@ impl SolveError {
             SolveError::Tool(error) => error.help().map(str::to_owned),
             SolveError::Interpreter(error) => Some(error.help().to_owned()),
             SolveError::Venv { source, .. } => source.help(),
+            SolveError::Npm { source, .. } => source.help(),
             _ => None,
         }
     }

@@ -4,8 +4,10 @@
 mod debian;
 mod error;
 mod index;
+mod npm;
 mod places;
 mod python;
+mod registry;
 mod source;
 mod uv;
 
@@ -124,6 +126,7 @@ impl Solver<'_> {
             | Recipe::Run(_)
             | Recipe::Mcp(_) => Ok(Vec::new()),
             Recipe::Venv(venv) => python::solve(self, ask, venv),
+            Recipe::Npm(npm) => npm::solve(self, ask, npm),
             Recipe::Archive(archive) => source::archive(self, ask, archive),
             Recipe::PackageFiles(files) => source::package(self, ask, files),
         }

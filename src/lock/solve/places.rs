@@ -1,18 +1,21 @@
 //! Where sources are: what the declarations, the mirrors and the public defaults say.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use url::Url;
 
 use super::index::{IndexFile, read_page};
+use super::registry::{find_tarball, tarball_urls};
 use crate::decl::{Archive, Project, Recipe};
 use crate::digest::Integrity;
 use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults};
+use crate::fsx::IoAt;
 use crate::lock::question::debian_of;
-use crate::lock::{ArchivePin, DebPin, NpmPin, Source, WheelPin};
-use crate::npm::PackageName;
-use crate::store::{Store, StoreError};
+use crate::lock::{ArchivePin, DebPin, Source, WheelPin};
+use crate::store::Store;
 
 /// What says where sources are, and where they go.
 #[derive(Clone, Copy)]
@@ -23,34 +26,13 @@ pub struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// Copies archives that are files of the project's into the store; answers the other sources.
-    pub fn take_local<'s>(&self, sources: &[Source<'s>]) -> Result<Vec<Source<'s>>, StoreError> {
-        let mut rest = Vec::new();
-        for source in sources {
-            let recipes = self.project.layers.values().flat_map(|layer| &layer.recipes);
-            let local = recipes.filter_map(|recipe| match (recipe, source) {
-                (Recipe::Archive(archive), Source::Archive(pin))
-                    if archive.digest == pin.digest =>
-                {
-                    archive.local()
-                }
-                _ => None,
-            });
-            match local.map(|path| self.project.root.join(path)).find(|path| path.is_file()) {
-                Some(path) => self.store.import(&path)?,
-                None => rest.push(*source),
-            }
-        }
-        Ok(rest)
-    }
-
     /// What to fetch for a source.
     pub fn want(&self, source: &Source<'_>) -> Want {
         let digest = source.integrity();
         let urls = match source {
             Source::Deb(pin) => deb_urls(self.project, self.mirrors, pin),
             Source::Archive(pin) => archive_urls(self.project, pin),
-            Source::Npm(pin) => npm_urls(self.mirrors, pin),
+            Source::Npm(pin) => tarball_urls(self.mirrors, pin),
             Source::Wheel(pin) => wheel_urls(self.mirrors, pin),
         };
         Want {
@@ -84,6 +66,75 @@ impl Places<'_> {
         failures.pop_first().map_or(Ok(()), |(_, error)| Err(error))
     }
 
+    /// Fetches sources, or takes them out of the project's directory; answers what failed.
+    pub fn fetch(
+        &self,
+        client: &Client,
+        sources: &[Source<'_>],
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
+        let mut wants = Vec::new();
+        let mut wrong = BTreeMap::new();
+        for source in sources {
+            match self.local(source) {
+                None => wants.push(self.want(source)),
+                Some(path) => {
+                    if let Err(error) = self.take(source, path) {
+                        wrong.insert(source.integrity(), error);
+                    }
+                }
+            }
+        }
+        let failures = client.fetch_all(wants, progress)?;
+        let (_, mut failures) = self.fetch_moved(client, sources, failures, progress)?;
+        failures.extend(wrong);
+        Ok(failures)
+    }
+
+    /// The file of the project that a source is, if it is one.
+    fn local<'s>(&'s self, source: &Source<'s>) -> Option<&'s str> {
+        match source {
+            Source::Npm(pin) => pin.path.strip_prefix("file:"),
+            Source::Archive(pin) => {
+                let recipes = self.project.layers.values().flat_map(|layer| &layer.recipes);
+                let mut local = recipes.filter_map(|recipe| match recipe {
+                    Recipe::Archive(archive) if archive.digest == pin.digest => archive.local(),
+                    _ => None,
+                });
+                local.next()
+            }
+            Source::Deb(_) | Source::Wheel(_) => None,
+        }
+    }
+
+    /// Takes a file of the project into the store.
+    fn take(&self, source: &Source<'_>, path: &str) -> Result<(), FetchError> {
+        let full = self.project.root.join(path);
+        let expected = source.integrity();
+        let mut file = File::open(&full).at("open", &full)?;
+        let mut hasher = expected.hasher();
+        let part =
+            self.store.source_part_path(&expected).with_extension(std::process::id().to_string());
+        let mut copy = File::create(&part).at("create", &part)?;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let count = file.read(&mut buffer).at("read", &full)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&buffer[..count]);
+            copy.write_all(&buffer[..count]).at("write", &part)?;
+        }
+        let found = hasher.finish();
+        if found != expected {
+            fs::remove_file(&part).at("remove", &part)?;
+            let label = format!("{} `{}`", source.kind(), source.label());
+            return Err(FetchError::Digest { label, url: path.to_owned(), expected, found });
+        }
+        let into = self.store.source_path(&expected);
+        Ok(fs::rename(&part, &into).at("name", &into)?)
+    }
+
     /// Of sources that could not be fetched, looks for those that have another place by now; answers
     /// how many were found, and what still fails.
     pub fn fetch_moved(
@@ -102,8 +153,11 @@ impl Places<'_> {
         };
         let mut wants = Vec::new();
         for source in sources.iter().filter(gone) {
-            let Source::Wheel(pin) = source else { continue };
-            let urls = find_wheel(client, &self.mirrors.python_indexes(), pin)?;
+            let urls = match source {
+                Source::Wheel(pin) => find_wheel(client, &self.mirrors.python_indexes(), pin)?,
+                Source::Npm(pin) => find_tarball(client, self.mirrors, pin)?,
+                Source::Deb(_) | Source::Archive(_) => continue,
+            };
             if !urls.is_empty() {
                 wants.push(Want { urls, ..self.want(source) });
             }
@@ -194,18 +248,6 @@ fn wheel_urls(mirrors: &MirrorMap, pin: &WheelPin) -> Vec<Url> {
     urls
 }
 
-/// Where the tarball of a pin may be: at the usual path of its registry, at the one that it had, or at
-/// an address of its own.
-fn npm_urls(mirrors: &MirrorMap, pin: &NpmPin) -> Vec<Url> {
-    if pin.path.starts_with("https://") || pin.path.starts_with("http://") {
-        return Url::parse(&pin.path).into_iter().collect();
-    }
-    let registry = mirrors.npm_registry();
-    let usual = pin.name.parse().ok().map(|name: PackageName| name.tarball_path(&pin.version));
-    let known = Some(pin.path.to_string()).filter(|path| !path.is_empty());
-    usual.into_iter().chain(known).filter_map(|path| below(registry.clone(), &path)).collect()
-}
-
 /// Where the indexes say that a wheel is: the file of its digest.
 fn find_wheel(client: &Client, indexes: &[Index], pin: &WheelPin) -> Result<Vec<Url>, FetchError> {
     let Ok(project) = pin.name.parse() else { return Ok(Vec::new()) };
@@ -223,7 +265,7 @@ fn find_wheel(client: &Client, indexes: &[Index], pin: &WheelPin) -> Result<Vec<
 
 /// The address of a path below an archive. Whatever an index says, it is a path and nothing else:
 /// `%` and `?` are characters of names, and no other host can be meant.
-fn below(mut base: Url, path: &str) -> Option<Url> {
+pub(super) fn below(mut base: Url, path: &str) -> Option<Url> {
     base.path_segments_mut().ok()?.pop_if_empty().extend(path.split('/'));
     Some(base)
 }

@@ -1,0 +1,282 @@
+//! npm: a project's own lock becomes pins. It is authority: nothing is resolved, and where it and the
+//! project's `package.json` disagree, nothing is guessed.
+//!
+//! Install scripts are read out of the tarballs of the packages that the declaration names, so that
+//! the lock says what will run; of all others it is only said that they have some.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use super::{Ask, Places, SolveError, Solver};
+use crate::blame::Blame;
+use crate::decl::{Kind, Npm};
+use crate::fetch::FetchError;
+use crate::fsx::IoAt;
+use crate::lock::{NpmPart, NpmPin, Pin, Source};
+use crate::npm::{
+    ItemKind, LockFault, Manifest, ManifestError, Omit, Origin, PackageLock, Placed, Tarball,
+    TarballError, Tree, bins,
+};
+
+/// Locks, the one that counts first.
+const LOCKS: [&str; 2] = ["npm-shrinkwrap.json", "package-lock.json"];
+/// Largest `package.json`.
+const MANIFEST: u64 = 8 << 20;
+
+/// Why a project's packages cannot be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum NpmLockError {
+    #[error(transparent)]
+    Lock(#[from] LockFault),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("is not UTF-8")]
+    Text,
+    #[error("there is no `package-lock.json` beside it")]
+    NoLock,
+    #[error("`{place}` is the file `{file}`, which leaves the project")]
+    Leaves { place: String, file: String },
+    #[error("npm package `{package}`: {source}")]
+    Tarball { package: String, source: TarballError },
+}
+
+impl NpmLockError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            NpmLockError::Tarball { source, .. } => source.blame(),
+            _ => Blame::Input,
+        }
+    }
+
+    pub fn help(&self) -> Option<String> {
+        match self {
+            NpmLockError::Lock(fault) => fault.help(),
+            NpmLockError::NoLock => Some("make one: `npm install --package-lock-only`".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// A project's files, as they are read.
+struct Reading<'a> {
+    solver: &'a Solver<'a>,
+    ask: &'a Ask<'a>,
+    npm: &'a Npm,
+}
+
+pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec<Pin>, SolveError> {
+    let reading = Reading { solver, ask, npm };
+    let (name, lock) = reading.lock()?;
+    let tree = lock
+        .tree(ask.platform, omit(npm))
+        .map_err(|fault| reading.failed(&name, NpmLockError::Lock(fault)))?;
+    let mut pins = Vec::new();
+    for one in &tree.packages {
+        pins.push(Pin::Npm(reading.pin(&name, one)?));
+    }
+    let bundled = tree
+        .bundled
+        .iter()
+        .map(|(place, bins)| NpmPart::Bundled { place: place.as_str().into(), bins: bins.clone() });
+    pins.extend(bundled.map(Pin::NpmPart));
+    for (place, target) in &tree.links {
+        pins.push(Pin::NpmPart(reading.link(&name, &lock, place, target)?));
+    }
+    pins.extend(reading.scripts(&name, &tree, &pins)?.into_iter().map(Pin::NpmPart));
+    Ok(pins)
+}
+
+fn omit(npm: &Npm) -> Omit {
+    let has = |kind| npm.omit.contains(&kind);
+    Omit { dev: has(Kind::Dev), optional: has(Kind::Optional), peer: has(Kind::Peer) }
+}
+
+impl Reading<'_> {
+    fn failed(&self, name: &str, source: NpmLockError) -> SolveError {
+        SolveError::Npm {
+            layer: self.ask.layer.name.clone(),
+            path: self.npm.file(name),
+            source: Box::new(source),
+        }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.solver.project.root.join(self.npm.file(name))
+    }
+
+    fn manifest(&self, name: &str) -> Result<Manifest, SolveError> {
+        let path = self.path(name);
+        let bytes = fs::read(&path).at("read", &path)?;
+        Manifest::parse(&bytes).map_err(|error| self.failed(name, error.into()))
+    }
+
+    /// The project's lock, which agrees with its `package.json`, and what it is called.
+    fn lock(&self) -> Result<(String, PackageLock), SolveError> {
+        let manifest = self.manifest("package.json")?;
+        let name = LOCKS.into_iter().find(|name| self.path(name).is_file());
+        let name = name.ok_or_else(|| self.failed("package.json", NpmLockError::NoLock))?;
+        let path = self.path(name);
+        let bytes = fs::read(&path).at("read", &path)?;
+        let text = String::from_utf8(bytes).map_err(|_| self.failed(name, NpmLockError::Text))?;
+        let lock = PackageLock::parse(&text)
+            .and_then(|lock| lock.agree("", &manifest).map(|()| lock))
+            .map_err(|fault| self.failed(name, fault.into()))?;
+        Ok((name.to_owned(), lock))
+    }
+
+    fn pin(&self, lock: &str, one: &Placed) -> Result<NpmPin, SolveError> {
+        let path = match &one.origin {
+            Origin::Registry(path) => path.clone().unwrap_or_default(),
+            Origin::Address(url) => url.to_string(),
+            Origin::File(file) => {
+                let leaves =
+                    || NpmLockError::Leaves { place: one.place.clone(), file: file.clone() };
+                let below = below(&self.npm.project, file);
+                format!("file:{}", below.ok_or_else(|| self.failed(lock, leaves()))?)
+            }
+        };
+        Ok(NpmPin {
+            name: one.name.as_str().into(),
+            version: one.version.as_str().into(),
+            integrity: one.integrity,
+            place: one.place.as_str().into(),
+            path: path.into(),
+            bins: one.bins.clone(),
+        })
+    }
+
+    /// A link to a directory of the project, whose own `package.json` says which commands it has. Those
+    /// are linked whose files are there, as npm does it.
+    fn link(
+        &self,
+        name: &str,
+        lock: &PackageLock,
+        place: &str,
+        target: &str,
+    ) -> Result<NpmPart, SolveError> {
+        let file = format!("{target}/package.json");
+        let locked = lock.packages.get(target).map(|locked| &locked.manifest);
+        let manifest = match self.path(&file).is_file() {
+            true => {
+                let manifest = self.manifest(&file)?;
+                lock.agree(target, &manifest).map_err(|fault| self.failed(name, fault.into()))?;
+                Some(manifest)
+            }
+            false => locked.cloned(),
+        };
+        let own = place.rsplit_once("node_modules/").map_or(place, |(_, own)| own);
+        let all = manifest.map(|one| bins(one.name.as_deref().unwrap_or(own), &one.bin));
+        let there = |file: &str| self.path(&format!("{target}/{file}")).exists();
+        let bins = all.into_iter().flatten().filter(|(_, file)| there(file)).collect();
+        Ok(NpmPart::Link { place: place.into(), target: target.into(), bins })
+    }
+
+    /// What runs of what packages want to run.
+    fn scripts(&self, lock: &str, tree: &Tree, pins: &[Pin]) -> Result<Vec<NpmPart>, SolveError> {
+        let wanting: Vec<&Placed> = tree.packages.iter().filter(|one| one.scripts).collect();
+        let called = |one: &Placed, name: &str| {
+            let own = one.place.rsplit_once("node_modules/").map_or("", |(_, own)| own);
+            one.name.as_str() == name || own == name
+        };
+        let chosen = |one: &&&Placed| self.npm.scripts.iter().any(|name| called(one, name));
+        for name in &self.npm.scripts {
+            if !wanting.iter().any(|one| called(one, name)) {
+                let known = tree.packages.iter().any(|one| called(one, name));
+                let reason = match known {
+                    true => "has no install scripts",
+                    false => "is not in the tree",
+                };
+                let fault = LockFault::Script { name: name.clone(), reason: reason.to_owned() };
+                return Err(self.failed(lock, fault.into()));
+            }
+        }
+        self.tell(wanting.iter().filter(|one| !chosen(one)).copied());
+        let mut scripts = Vec::new();
+        for one in wanting.iter().filter(chosen) {
+            let own = |pin: &&Pin| matches!(pin, Pin::Npm(pin) if *pin.place == *one.place);
+            if let Some(Pin::Npm(pin)) = pins.iter().find(own) {
+                scripts.extend(self.scripts_of(lock, pin)?);
+            }
+        }
+        Ok(scripts)
+    }
+
+    /// Names the packages whose install scripts do not run.
+    fn tell<'p>(&self, silent: impl Iterator<Item = &'p Placed>) {
+        let mut names: Vec<String> =
+            silent.map(|one| format!("{} {}", one.name, one.version)).collect();
+        names.sort();
+        names.dedup();
+        if !names.is_empty() {
+            let layer = &self.ask.layer.name;
+            self.solver.progress.noted(&format!(
+                "layer `{layer}`: install scripts that do not run, because `scripts` of `npm` does not name them: {}",
+                names.join(", ")
+            ));
+        }
+    }
+
+    fn scripts_of(&self, lock: &str, pin: &NpmPin) -> Result<Vec<NpmPart>, SolveError> {
+        let Solver { project, mirrors, store, client, progress, .. } = *self.solver;
+        let places = Places { project, mirrors, store };
+        let source = Source::Npm(pin);
+        if !places.has(&source) {
+            let mut failures = places.fetch(client, &[source], progress)?;
+            if let Some((_, error)) = failures.pop_first() {
+                return Err(FetchError::into(error));
+            }
+        }
+        let failed = |source| {
+            let package = pin.label();
+            self.failed(lock, NpmLockError::Tarball { package, source })
+        };
+        let (manifest, gyp) =
+            read_manifest(&store.source_path(&pin.integrity), pin).map_err(failed)?;
+        let manifest =
+            Manifest::parse(&manifest).map_err(|error| self.failed(lock, error.into()))?;
+        let script = |(event, command): (&str, String)| NpmPart::Script {
+            place: pin.place.clone(),
+            event: event.into(),
+            command: command.into(),
+            env: vec![
+                ("npm_package_name".into(), pin.name.clone()),
+                ("npm_package_version".into(), pin.version.clone()),
+            ],
+        };
+        Ok(manifest.install_scripts(gyp).into_iter().map(script).collect())
+    }
+}
+
+/// The `package.json` of a tarball, and whether there is a `binding.gyp`.
+fn read_manifest(blob: &Path, pin: &NpmPin) -> Result<(Vec<u8>, bool), TarballError> {
+    let (mut manifest, mut gyp) = (b"{}".to_vec(), false);
+    Tarball::open(blob, &pin.integrity)?.visit(|item, body| {
+        match (item.path.as_bytes(), item.kind) {
+            (b"package.json", ItemKind::File(_)) => {
+                manifest.clear();
+                body.take(MANIFEST).read_to_end(&mut manifest).at("read", blob)?;
+            }
+            (b"binding.gyp", ItemKind::File(_)) => gyp = true,
+            _ => {}
+        }
+        Ok::<_, TarballError>(())
+    })?;
+    Ok((manifest, gyp))
+}
+
+/// A path relative to a directory of the project; `None` for one that leaves it.
+fn below(dir: &str, path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = dir.split('/').filter(|part| !part.is_empty()).collect();
+    if path.starts_with('/') {
+        return None;
+    }
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
