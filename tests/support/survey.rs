@@ -84,6 +84,18 @@ impl Survey {
         self
     }
 
+    /// Forgets directories of such names that hold nothing but one another.
+    pub fn without_empty(mut self, is_such: impl Fn(&str) -> bool) -> Self {
+        let held: BTreeSet<PathBuf> = self
+            .0
+            .keys()
+            .filter(|name| !is_such(name.rsplit('/').next().unwrap_or_default()))
+            .flat_map(|name| Path::new(name).ancestors().map(Path::to_owned).collect::<Vec<_>>())
+            .collect();
+        self.0.retain(|name, what| !what.ends_with(" directory") || held.contains(Path::new(name)));
+        self
+    }
+
     /// Keeps these paths and nothing else.
     pub fn only(mut self, paths: &[&str]) -> Self {
         self.0.retain(|name, _| paths.contains(&&**name));

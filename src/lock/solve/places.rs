@@ -132,6 +132,9 @@ impl Places<'_> {
             return Err(FetchError::Digest { label, url: path.to_owned(), expected, found });
         }
         let into = self.store.source_path(&expected);
+        if let Some(dir) = into.parent() {
+            fs::create_dir_all(dir).at("create", dir)?;
+        }
         Ok(fs::rename(&part, &into).at("name", &into)?)
     }
 
