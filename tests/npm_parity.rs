@@ -91,7 +91,10 @@ fn workspaces_with_commands_and_versions_of_their_own() {
                 "dependencies": {"semver": "^7.0.0", "local": "file:local"},
                 "devDependencies": {"rimraf": "^5.0.0"}}"#,
         ),
-        ("local/package.json", r#"{"name": "local", "version": "0.0.1", "dependencies": {"minimist": "1.2.8"}}"#),
+        (
+            "local/package.json",
+            r#"{"name": "local", "version": "0.0.1", "dependencies": {"minimist": "1.2.8"}}"#,
+        ),
         (
             "packages/a/package.json",
             r#"{"name": "@root/a", "version": "1.0.0", "bin": "./cli.js",
@@ -104,7 +107,10 @@ fn workspaces_with_commands_and_versions_of_their_own() {
                 "dependencies": {"mkdirp": "^0.5.0"}, "devDependencies": {"mkdirp": "^0.5.0", "uuid": "^8.0.0"}}"#,
         ),
         ("packages/b/bin/b.js", "#!/usr/bin/env node\n"),
-        ("tools/c/package.json", r#"{"name": "c", "version": "1.0.0", "dependencies": {"uuid": "^9.0.0", "glob": "^8.0.0"}}"#),
+        (
+            "tools/c/package.json",
+            r#"{"name": "c", "version": "1.0.0", "dependencies": {"uuid": "^9.0.0", "glob": "^8.0.0"}}"#,
+        ),
     ]);
     // npm makes commands of workspaces executable, which are files of the project's own
     for path in ["app/packages/a/cli.js", "app/packages/b/bin/b.js"] {
