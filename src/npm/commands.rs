@@ -14,7 +14,7 @@ pub struct Bringer<'a> {
     pub place: &'a str,
     /// Whether it is a link to somewhere else.
     pub is_link: bool,
-    /// Name and file, both as [`bins`](super::bins) gives them.
+    /// Name and file, as [`bins`](super::manifest::bins) gives them.
     pub bins: &'a [(Box<str>, Box<str>)],
 }
 
