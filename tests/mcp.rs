@@ -11,11 +11,14 @@ mod mcp;
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/pypi.rs"]
 mod pypi;
+#[path = "support/registry.rs"]
+mod registry;
 
 use std::path::PathBuf;
 
 use mcp::{Client, servers};
 use pypi::{Index, Package};
+use registry::Registry;
 use serde_json::json;
 use support::project::{Project, root};
 use support::trixie::{declared, over_python, patiently};
@@ -208,6 +211,113 @@ fn a_server_may_have_an_environment_beside_it() {
         json!({"command": "/opt/mcp/tool/venv/bin/python", "args": ["-c", "print(1)"], "env": {"HELP": "/opt/mcp/tool/venv/bin/help-me"}})
     );
     assert!(root.join("opt/mcp/tool/venv/bin/help-me").exists());
+}
+
+/// Servers of npm's may be written in anything; this one in what the image has.
+fn registry() -> Registry {
+    use registry::Package;
+    let script = format!("#!/usr/bin/env python3\n{SERVER}\nmain()\n");
+    let library = "version = \"npm\"\n";
+    let tell = |version: &str| {
+        Package::new("@acme/tell", version)
+            .depends("under", "^1.0.0")
+            .bin("acme-tell", "cli.py")
+            .script("preinstall", "exit 1")
+            .file("cli.py", &script)
+            .file("wordlib.py", library)
+    };
+    Registry::of([
+        tell("1.0.0"),
+        tell("1.1.0").published("2025-06-01"),
+        Package::new("under", "1.0.0"),
+        Package::new("under", "1.5.0").published("2025-09-01"),
+        Package::new("many", "2.0.0").bin("one", "1.js").bin("two", "2.js"),
+        Package::new("many", "2.0.0-rc.1"),
+    ])
+}
+
+#[test]
+fn a_server_of_npms_is_locked_and_runs_nothing_when_it_is_installed() {
+    let registry = registry();
+    let project = over_python(
+        "mcp { server \"tell\" npm=\"@acme/tell@1.0.0\" as-of=\"2025-07-01\" { arg \"-x\"; env-from-host \"KEY\" default=\"d\"; }
+         server \"new\" npm=\"@acme/tell\"; }",
+    );
+    let (project, _dir, root) = unpacked(project.var("SBX_MIRROR_NPM", &registry.url()));
+    let lock = project.read("sbx.lock");
+    let pins: Vec<String> = lock
+        .lines()
+        .filter(|line| line.starts_with("npm ") && !line.contains("is-number"))
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .map(|words| format!("{} {} {}", words[2], words[3], words[5]))
+        .collect();
+    let mut pins: Vec<&str> = pins.iter().map(String::as_str).collect();
+    pins.sort_unstable();
+    let expected = [
+        "@acme/tell 1.0.0 node_modules/@acme/tell",
+        "@acme/tell 1.1.0 node_modules/@acme/tell",
+        "under 1.0.0 node_modules/under",
+        "under 1.5.0 node_modules/under",
+    ];
+    assert_eq!(pins, expected);
+    assert!(!lock.contains("127.0.0.1"), "{lock}");
+    assert_eq!(
+        servers(&root)["mcpServers"],
+        json!({
+            "new": {"command": "/opt/mcp/new/node_modules/.bin/acme-tell", "args": []},
+            "tell": {"command": "/opt/mcp/bin/tell", "args": ["-x"]},
+        })
+    );
+    let mut client = Client::start(&root, "tell", &[]).unwrap();
+    assert_eq!(client.tools(), ["tell"]);
+    let said = told(&mut client);
+    assert_eq!(
+        (&said["lib"], &said["key"], &said["args"]),
+        (&json!("npm"), &json!("d"), &json!(["-x"]))
+    );
+    assert_eq!(
+        project.sbx(&["lock", "--check"]).success().code,
+        Some(0),
+        "the lock answers without asking"
+    );
+}
+
+#[test]
+fn tools_of_npms_that_cannot_be_had_are_named_with_what_there_is() {
+    let registry = registry();
+    let refused = |server: &str| {
+        let project = over_python(&format!("mcp {{ {server}; }}"));
+        let project = project.var("SBX_MIRROR_NPM", &registry.url());
+        patiently(|| project.sbx(&["build", "s"]))
+    };
+    refused(r#"server "w" npm="@acme/tell@0.4.0""#).fails(
+        1,
+        &[
+            "there is no `@acme/tell` 0.4.0: the registry has 1.1.0, 1.0.0",
+            "declare one that is left: `@acme/tell@1.1.0`",
+        ],
+    );
+    refused(r#"server "w" npm="@acme/tell@1.1.0" as-of="2025-02-01""#)
+        .fails(1, &["there is no `@acme/tell` 1.1.0 as of 2025-02-01: the registry has 1.0.0"]);
+    refused(r#"server "w" npm="absent""#).fails(1, &["the registry has no package `absent`"]);
+    refused(r#"server "w" npm="under@1.0.0""#).fails(1, &["npm package `under` has no commands"]);
+    refused(r#"server "w" npm="many@2.0.0""#).fails(
+        1,
+        &["npm package `many` has several commands", "say `program=\"one\"` or `program=\"two\"`"],
+    );
+    refused(r#"server "w" npm="many@2.0.0" program="three""#)
+        .fails(1, &["npm package `many` has no command `three`"]);
+}
+
+#[test]
+fn tools_have_their_commands_where_commands_are() {
+    let registry = registry();
+    let project = over_python("npm-tools \"@acme/tell@1.0.0\" as-of=\"2025-07-01\"");
+    let (_project, _dir, root) = unpacked(project.var("SBX_MIRROR_NPM", &registry.url()));
+    let link = std::fs::read_link(root.join("usr/local/bin/acme-tell")).unwrap();
+    assert_eq!(link.to_str(), Some("/opt/npm-tools/l/node_modules/.bin/acme-tell"));
+    let program = root.join("opt/npm-tools/l/node_modules/@acme/tell/cli.py");
+    assert!(std::fs::read_to_string(program).unwrap().starts_with("#!/usr/bin/env python3"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::fault::{Fault, Location};
 use super::mcp::Mcp;
 use super::node::Node;
 use super::npm::Npm;
+use super::npm_tools::NpmTools;
 use super::place::{Dir, GitInit, Link, Own, User};
 use super::python::Venv;
 use super::run::Run;
@@ -56,6 +57,7 @@ pub enum Recipe {
     Run(Run),
     Venv(Venv),
     Npm(Npm),
+    NpmTools(NpmTools),
     Mcp(Mcp),
     Archive(Archive),
     PackageFiles(PackageFiles),
@@ -76,6 +78,7 @@ impl Recipe {
             Recipe::Run(_) => "run",
             Recipe::Venv(_) => "venv",
             Recipe::Npm(_) => "npm",
+            Recipe::NpmTools(_) => "npm-tools",
             Recipe::Mcp(_) => "mcp",
             Recipe::Archive(_) => "archive",
             Recipe::PackageFiles(_) => "files",
@@ -96,7 +99,11 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Run(_)
             | Recipe::Mcp(_) => false,
-            Recipe::Venv(_) | Recipe::Npm(_) | Recipe::Archive(_) | Recipe::PackageFiles(_) => true,
+            Recipe::Venv(_)
+            | Recipe::Npm(_)
+            | Recipe::NpmTools(_)
+            | Recipe::Archive(_)
+            | Recipe::PackageFiles(_) => true,
         }
     }
 
@@ -114,6 +121,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_)
+            | Recipe::NpmTools(_)
             | Recipe::Mcp(_) => Vec::new(),
             Recipe::Venv(venv) => venv.reads(),
             Recipe::Npm(npm) => npm.files.iter().map(String::as_str).collect(),
@@ -147,7 +155,7 @@ impl Recipe {
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => None,
             Recipe::Venv(_) => Some("pypi"),
-            Recipe::Npm(_) => Some("npm"),
+            Recipe::Npm(_) | Recipe::NpmTools(_) => Some("npm"),
         }
     }
 
@@ -164,6 +172,7 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Venv(_)
             | Recipe::Npm(_)
+            | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => false,
@@ -188,6 +197,7 @@ impl Recipe {
             | Recipe::PackageFiles(_) => None,
             Recipe::Venv(venv) => venv.as_of.as_deref(),
             Recipe::Npm(npm) => npm.as_of.as_deref(),
+            Recipe::NpmTools(tools) => tools.as_of.as_deref(),
         }
     }
 
@@ -206,6 +216,7 @@ impl Recipe {
             | Recipe::Run(_)
             | Recipe::Venv(_)
             | Recipe::Npm(_)
+            | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => false,
@@ -225,6 +236,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)
+            | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::PackageFiles(_) => None,
             Recipe::GitInit(git) => Some(&git.path),
@@ -246,6 +258,7 @@ impl Recipe {
             Recipe::Run(recipe) => &recipe.at,
             Recipe::Venv(recipe) => &recipe.at,
             Recipe::Npm(recipe) => &recipe.at,
+            Recipe::NpmTools(recipe) => &recipe.at,
             Recipe::Mcp(recipe) => &recipe.at,
             Recipe::Archive(recipe) => &recipe.at,
             Recipe::PackageFiles(recipe) => &recipe.at,
@@ -301,7 +314,7 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["from", "git", "node", "npm-tools"];
+const LATER: &[&str] = &["from", "git", "node"];
 
 const CHILDREN: &[&str] = &[
     "archive",
@@ -316,6 +329,7 @@ const CHILDREN: &[&str] = &[
     "mcp",
     "needs",
     "npm",
+    "npm-tools",
     "only",
     "own",
     "path-prepend",
@@ -409,6 +423,7 @@ impl Layer {
             "run" => Run::read(child).map(Recipe::Run),
             "venv" => Venv::read(child).map(Recipe::Venv),
             "npm" => Npm::read(child, &self.recipes).map(Recipe::Npm),
+            "npm-tools" => NpmTools::read(child, &self.name).map(Recipe::NpmTools),
             "mcp" => return Mcp::read(child, root, &mut self.recipes),
             name if LATER.contains(&name) => {
                 let fault = Fault::new(

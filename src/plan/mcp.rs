@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::npm_tools::CommandError;
 use super::step::{FileWork, Ids, Step, Work};
 use super::{Planner, key_of};
 use crate::decl::{Fault, KeyVar, Layer, Location, Mcp, Recipe, Server, Start};
@@ -34,7 +35,7 @@ impl<'a> Planner<'a> {
         let mut works = Vec::new();
         let mut names = Vec::new();
         for server in &mcp.servers {
-            let program = program(layer, server);
+            let program = self.program(layer, server);
             if let (Some(program), true) = (&program, server.is_wrapped()) {
                 works.push(FileWork::Inline {
                     path: server.wrapper.clone(),
@@ -69,6 +70,26 @@ impl<'a> Planner<'a> {
         list.insert(server.name.clone(), listed);
     }
 
+    /// What starts a server; `None` for one that runs elsewhere.
+    fn program(&mut self, layer: &Layer, server: &Server) -> Option<String> {
+        let (at, name) = match &server.start {
+            Start::Remote => return None,
+            Start::Command(command) => return Some(command.clone()),
+            Start::Installed { recipe, program } => (*recipe, program.as_deref()),
+        };
+        match layer.recipes.get(at)? {
+            Recipe::Venv(venv) => Some(format!("{}/bin/{}", venv.prefix, name.unwrap_or_default())),
+            Recipe::NpmTools(tools) => match self.command(layer, at, tools, name) {
+                Ok(path) => Some(path.to_string()),
+                Err(error) => {
+                    self.faults.push(missing(server, &error));
+                    None
+                }
+            },
+            _ => None,
+        }
+    }
+
     /// Adds the lists, on top of everything.
     pub(super) fn add_configs(&mut self) {
         for (path, list) in std::mem::take(&mut self.configs) {
@@ -95,18 +116,16 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// What starts a server; `None` for one that runs elsewhere.
-fn program(layer: &Layer, server: &Server) -> Option<String> {
-    match &server.start {
-        Start::Remote => None,
-        Start::Command(command) => Some(command.clone()),
-        Start::Installed { recipe, program } => match layer.recipes.get(*recipe)? {
-            Recipe::Venv(venv) => {
-                Some(format!("{}/bin/{}", venv.prefix, program.as_deref().unwrap_or_default()))
-            }
-            _ => None,
-        },
-    }
+fn missing(server: &Server, error: &CommandError) -> Fault {
+    let CommandError { package, wanted, found } = error;
+    let message = match (wanted, found.as_slice()) {
+        (_, []) => format!("npm package `{package}` has no commands"),
+        (Some(wanted), _) => format!("npm package `{package}` has no command `{wanted}`"),
+        (None, _) => format!("npm package `{package}` has several commands"),
+    };
+    let names: Vec<String> = found.iter().map(|name| format!("`program=\"{name}\"`")).collect();
+    let fault = Fault::new(&server.at, message);
+    if names.is_empty() { fault } else { fault.help(format!("say {}", names.join(" or "))) }
 }
 
 /// A server, as its client reads it.

@@ -7,6 +7,7 @@
 
 mod mcp;
 mod npm;
+mod npm_tools;
 mod owner;
 mod python;
 mod run;
@@ -396,6 +397,15 @@ impl<'a> Planner<'a> {
             if let Recipe::Npm(npm) = recipe {
                 self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
                 self.add_npm(layer, at, npm)?;
+                continue;
+            }
+            if let Recipe::NpmTools(tools) = recipe {
+                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
+                let links = self.add_tools(layer, at, tools)?;
+                if !links.is_empty() {
+                    titles.push(format!("commands of {}", tools.packages.join(" ")));
+                }
+                works.extend(links);
                 continue;
             }
             if let Recipe::Mcp(mcp) = recipe {

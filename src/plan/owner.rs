@@ -113,6 +113,7 @@ impl Owners {
             | Recipe::Run(_)
             | Recipe::Venv(_)
             | Recipe::Npm(_)
+            | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => return Ok(None),

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use super::project::{Outcome, Project};
 
 /// What they stand on: a layer `debian`.
-const DEBIAN: &str = "layer \"debian\" { debian \"trixie\" { suites \"trixie\"; base \"essential\"; packages \"python3\"; }; }\n";
+const DEBIAN: &str = "layer \"debian\" { debian \"trixie\" { suites \"trixie\"; base \"essential\"; packages \"libstdc++6\" \"python3\"; }; }\n";
 
 /// From the public archives: what does not come the first time is asked for again.
 pub fn patiently(run: impl Fn() -> Outcome) -> Outcome {
@@ -31,7 +31,7 @@ fn base() -> &'static (PathBuf, String) {
         fs::create_dir_all(&store).unwrap();
         let kept = store.join("tests.lock");
         // what resolves comes with it
-        let environment = "layer \"six\" needs=\"debian\" { venv \"/six\" bytecode=#false { packages \"six\"; }; }";
+        let environment = "layer \"six\" needs=\"debian\" { venv \"/six\" bytecode=#false { packages \"six\"; }; npm-tools \"is-number@7.0.0\"; }";
         let declared = format!("{DEBIAN}{environment}\nsandbox \"below\" {{ layers \"six\"; }}\n");
         let project = Project::new().file("sandboxes.kdl", &declared).store(&store);
         if let Ok(lock) = fs::read_to_string(&kept) {

@@ -4,6 +4,8 @@
 //! package on the image's own disk; an option that would change what is fetched in a way that a lock
 //! has no word for is a fault, never dropped.
 
+use crate::decl::npm_tools::parse_spec;
+
 /// What a command line starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Launch {
@@ -130,33 +132,9 @@ fn npx(words: &[&str]) -> Result<Launch, String> {
     Ok(Launch::Npm { packages, program, args: words.args() })
 }
 
-/// A package of a registry: `name`, `name@version`, `@scope/name@version`.
+/// A package of a registry.
 pub(super) fn npm_spec(spec: &str) -> Result<String, String> {
-    let (name, version) = npm_name(spec);
-    let part = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._~".contains(&c))
-    };
-    let sound = match name.strip_prefix('@') {
-        Some(scoped) => {
-            scoped.split_once('/').is_some_and(|(scope, name)| part(scope) && part(name))
-        }
-        None => part(name),
-    };
-    let plain = |version: &str| !version.contains(['/', ':']) && !version.is_empty();
-    match sound && version.is_none_or(plain) {
-        true => Ok(spec.to_owned()),
-        false => Err(format!("`{spec}` is no package of a registry")),
-    }
-}
-
-/// Name and version of a package of npm's.
-pub(super) fn npm_name(spec: &str) -> (&str, Option<&str>) {
-    match spec.char_indices().skip(1).find(|(_, c)| *c == '@') {
-        Some((at, _)) => (&spec[..at], Some(&spec[at + 1..])),
-        None => (spec, None),
-    }
+    parse_spec(spec).map(|_| spec.to_owned())
 }
 
 fn uvx(words: &[&str]) -> Result<Launch, String> {

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use self::launch::requirement_name;
 use super::fault::{Fault, Location};
 use super::layer::{Recipe, as_text};
+use super::npm_tools::NpmTools;
 use super::project::Project;
 use super::python::Venv;
 use super::sandbox::{HostVar, Sandbox};
@@ -141,9 +142,11 @@ impl Draft {
         let wrapper = LayerPath::parse_absolute(&format!("{HOME}/bin/{}", slug(&self.name)));
         recipes.extend(self.venv.clone().map(Recipe::Venv));
         let start = match self.origin {
-            Origin::Npm { .. } => {
-                let fault = Fault::new(&self.at, "recipe `npm-tools` is not available yet");
-                return Err(Box::new(fault));
+            Origin::Npm { packages, program } => {
+                let (into, at) = (self.dir.clone(), self.at.clone());
+                let tools = NpmTools { packages, as_of: self.as_of, into, bin: None, at };
+                recipes.push(Recipe::NpmTools(tools));
+                Start::Installed { recipe: recipes.len() - 1, program }
             }
             Origin::Pypi { packages, program } => {
                 let venv = Venv {

@@ -1,6 +1,7 @@
 //! Why a lock cannot be made.
 
 use super::npm::NpmLockError;
+use super::npm_tools::NpmToolsError;
 use super::python::VenvError;
 use crate::blame::Blame;
 use crate::debian::keyring::SignatureError;
@@ -12,6 +13,7 @@ use crate::fsx::PathIo;
 use crate::lock::interpreter::InterpreterError;
 use crate::lock::toolroom::ToolError;
 use crate::name::LayerName;
+use crate::npm::TarballError;
 use crate::platform::Platform;
 use crate::python::WheelError;
 use crate::store::StoreError;
@@ -43,6 +45,10 @@ pub enum SolveError {
     Venv { layer: LayerName, source: VenvError },
     #[error("layer `{layer}`: `{path}`: {source}")]
     Npm { layer: LayerName, path: String, source: Box<NpmLockError> },
+    #[error("layer `{layer}`: {source}")]
+    NpmTools { layer: LayerName, source: NpmToolsError },
+    #[error("{tool}: {source}")]
+    Program { tool: String, source: TarballError },
     #[error("uv {version}: {source}")]
     Uv { version: &'static str, source: WheelError },
     #[error("layer `{layer}`: {reason}")]
@@ -58,6 +64,7 @@ impl SolveError {
             SolveError::Venv { source: VenvError::Answer(_), .. } => Blame::World,
             SolveError::Venv { .. } => Blame::Input,
             SolveError::Npm { source, .. } => source.blame(),
+            SolveError::NpmTools { source, .. } => source.blame(),
             SolveError::Key { .. }
             | SolveError::Unsolvable { .. }
             | SolveError::Declaration { .. } => Blame::Input,
@@ -72,6 +79,7 @@ impl SolveError {
             SolveError::Interpreter(error) => Some(error.help().to_owned()),
             SolveError::Venv { source, .. } => source.help(),
             SolveError::Npm { source, .. } => source.help(),
+            SolveError::NpmTools { source, .. } => source.help(),
             _ => None,
         }
     }

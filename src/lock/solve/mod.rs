@@ -5,6 +5,8 @@ mod debian;
 mod error;
 mod index;
 mod npm;
+mod npm_program;
+mod npm_tools;
 mod places;
 mod python;
 mod registry;
@@ -129,6 +131,7 @@ impl Solver<'_> {
             Recipe::Npm(npm) => npm::solve(self, ask, npm),
             Recipe::Archive(archive) => source::archive(self, ask, archive),
             Recipe::PackageFiles(files) => source::package(self, ask, files),
+            Recipe::NpmTools(tools) => npm_tools::solve(self, ask, tools),
         }
     }
 }

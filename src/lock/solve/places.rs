@@ -15,6 +15,7 @@ use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, default
 use crate::fsx::IoAt;
 use crate::lock::question::debian_of;
 use crate::lock::{ArchivePin, DebPin, Source, WheelPin};
+use crate::npm::PackageName;
 use crate::store::Store;
 
 /// What says where sources are, and where they go.
@@ -45,24 +46,31 @@ impl Places<'_> {
         }
     }
 
-    /// Fetches a program of sbx's own. It is sought where everything is, and then at the public
-    /// index: one of somebody's own need not have it.
-    pub fn fetch_tool(
+    /// Fetches programs of sbx's own. They are sought where everything is, and then at the public
+    /// index or registry: one of somebody's own need not have them.
+    pub fn fetch_tools(
         &self,
         client: &Client,
-        pin: &WheelPin,
+        tools: &[Source<'_>],
         progress: &dyn Progress,
     ) -> Result<(), FetchError> {
-        let source = Source::Wheel(pin);
-        if self.has(&source) {
-            return Ok(());
-        }
-        let mut want = self.want(&source);
-        let public = Url::parse(defaults::PYPI_FILES).ok();
-        want.urls.extend(public.and_then(|base| base.join(&pin.path).ok()));
-        want.urls.dedup();
-        let failures = client.fetch_all(vec![want], progress)?;
-        let (_, mut failures) = self.fetch_moved(client, &[source], failures, progress)?;
+        let public = |source: &Source<'_>| match source {
+            Source::Wheel(pin) => Url::parse(defaults::PYPI_FILES).ok()?.join(&pin.path).ok(),
+            Source::Npm(pin) => {
+                let name: PackageName = pin.name.parse().ok()?;
+                Url::parse(defaults::NPM).ok()?.join(&name.tarball_path(&pin.version)).ok()
+            }
+            Source::Deb(_) | Source::Archive(_) => None,
+        };
+        let want = |source: &Source<'_>| {
+            let mut want = self.want(source);
+            want.urls.extend(public(source));
+            want.urls.dedup();
+            want
+        };
+        let missing: Vec<Source<'_>> = tools.iter().filter(|one| !self.has(one)).copied().collect();
+        let failures = client.fetch_all(missing.iter().map(want).collect(), progress)?;
+        let (_, mut failures) = self.fetch_moved(client, &missing, failures, progress)?;
         failures.pop_first().map_or(Ok(()), |(_, error)| Err(error))
     }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::{Places, SolveError, Solver};
 use crate::digest::Digest;
 use crate::fsx::IoAt;
-use crate::lock::WheelPin;
+use crate::lock::{Source, WheelPin};
 use crate::platform::Platform;
 use crate::python::{Body, Place, Wheel, WheelError};
 
@@ -51,7 +51,7 @@ impl Solver<'_> {
             return Ok(dir);
         }
         let places = Places { project: self.project, mirrors: self.mirrors, store: self.store };
-        places.fetch_tool(self.client, &pin, self.progress)?;
+        places.fetch_tools(self.client, &[Source::Wheel(&pin)], self.progress)?;
         let failed = |source| SolveError::Uv { version: VERSION, source };
         let blob = self.store.blob_path(&pin.digest);
         let mut wheel = Wheel::open(&blob, &pin.file_name, pin.digest).map_err(failed)?;
