@@ -154,6 +154,7 @@ fn survey(root: &Path) -> Survey {
     ] {
         edit(root, path, |text| sorted(text, lines));
     }
+    forget_font_times(root);
     let names = Names::read(root);
     let survey = Survey::of(root).named(&names.users, &names.groups);
     for path in ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow"] {
@@ -167,6 +168,22 @@ fn survey(root: &Path) -> Survey {
         .collect();
     let older: Vec<&str> = older.iter().map(String::as_str).collect();
     survey.without(&older).without(&TRACES).without(&MEANT).without(&accounts).with(edited)
+}
+
+/// fontconfig's cache of a directory holds the time of the directory, at 48 of `struct _FcCache`. Under
+/// `SOURCE_DATE_EPOCH` it removes those of directories that were made since: the empty one that
+/// fontconfig-config makes, whose cache says nothing.
+fn forget_font_times(root: &Path) {
+    let Ok(caches) = fs::read_dir(root.join("var/cache/fontconfig")) else { return };
+    for cache in caches.map(|entry| entry.unwrap().path()) {
+        let mut bytes = fs::read(&cache).unwrap();
+        if bytes.windows(22).any(|dir| dir == b"/usr/local/share/fonts") {
+            fs::remove_file(&cache).unwrap();
+        } else if bytes.len() > 64 && cache.extension().is_some_and(|name| name == "cache-9") {
+            bytes[48..64].fill(0);
+            fs::write(&cache, bytes).unwrap();
+        }
+    }
 }
 
 fn edit(root: &Path, path: &str, change: impl FnOnce(&str) -> String) {
@@ -277,8 +294,11 @@ fn an_image_is_what_mmdebstrap_makes_of_the_same_packages() {
 #[test]
 fn three_layers_hold_what_one_holds() {
     for set in compared() {
-        // the special first: a layer that knows less would choose other packages for what they provide
-        let packages: Vec<&str> = set.packages.split_whitespace().rev().collect();
+        let mut packages: Vec<&str> = set.packages.split_whitespace().collect();
+        if set.name == "agent sandbox" {
+            // the special first: a layer that knows less would choose others for what they provide
+            packages.reverse();
+        }
         let thirds: Vec<String> =
             packages.chunks(packages.len().div_ceil(3)).map(|third| third.join(" ")).collect();
         let whole = [set.packages.to_owned()];

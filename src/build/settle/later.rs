@@ -126,8 +126,9 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::process::Command;
+
+    use super::*;
 
     /// A stand-in for `real`, with its files below `dir`.
     fn stand_in(dir: &Path, failure: Failure, real: &str) -> std::path::PathBuf {
@@ -136,12 +137,17 @@ mod tests {
         let real_path = dir.join("real");
         fs::write(&real_path, format!("#!/bin/sh\n{real}")).unwrap();
         let path = dir.join("tool");
-        let text = program.stand_in(real_path.to_str().unwrap());
+        // by `sh`: what another test forks meanwhile may hold the files open, and open for writing
+        // they cannot be executed
+        let text = program.stand_in(&format!("sh {}", real_path.display()));
         fs::write(&path, text.replace(MOUNT, dir.to_str().unwrap())).unwrap();
-        for path in [&path, &real_path] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
         path
+    }
+
+    fn calling(tool: &Path) -> Command {
+        let mut command = Command::new("sh");
+        command.arg(tool);
+        command
     }
 
     fn wait_in(dir: &Path) -> std::process::Output {
@@ -156,7 +162,7 @@ mod tests {
         let real = format!("sleep 0.3; echo said; echo \"$1\" >>{}", done.display());
         let tool = stand_in(home.path(), Failure::Ends, &real);
         for call in ["one", "two"] {
-            let output = Command::new(&tool).arg(call).output().unwrap();
+            let output = calling(&tool).arg(call).output().unwrap();
             assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
         }
         assert!(!done.exists(), "nobody waited");
@@ -171,7 +177,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let tool = stand_in(home.path(), Failure::Ends, "echo text; echo error >&2");
         let file = fs::File::create(home.path().join("file")).unwrap();
-        Command::new(&tool).stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
+        calling(&tool).stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
         assert!(wait_in(home.path()).stdout.is_empty());
         assert_eq!(fs::read_to_string(home.path().join("file")).unwrap(), "text\nerror\n");
     }
@@ -180,12 +186,12 @@ mod tests {
     fn a_failure_is_one_of_the_settle_unless_scripts_go_on() {
         let home = tempfile::tempdir().unwrap();
         let tool = stand_in(home.path(), Failure::Noted, "exit 3");
-        Command::new(&tool).arg("--all").output().unwrap();
+        calling(&tool).arg("--all").output().unwrap();
         let waited = wait_in(home.path());
         assert!(waited.status.success(), "{waited:?}");
         assert_eq!(String::from_utf8_lossy(&waited.stdout), "note: tool --all failed with 3\n");
         let tool = stand_in(home.path(), Failure::Ends, "exit 3");
-        Command::new(&tool).arg("--all").output().unwrap();
+        calling(&tool).arg("--all").output().unwrap();
         let waited = wait_in(home.path());
         assert_eq!(waited.status.code(), Some(1));
         assert_eq!(String::from_utf8_lossy(&waited.stderr), "`tool --all` failed with 3\n");
