@@ -1,0 +1,63 @@
+# A current docker out of trixie's packages, in a chroot, with a daemon and data of its own; read by
+# the benchmarks. The reader has a mount namespace of its own and calls `docker_stop` at its end.
+
+docker_root=
+docker_pid=
+docker="false docker_start was not called"
+
+# docker_install ROOT SOURCES BOOTSTRAP
+docker_install() {
+    docker_root=$1
+    [ -x "$1/usr/sbin/dockerd" ] && return
+    rm -rf "$1"
+    $3 --include=ca-certificates,docker-buildx,docker-cli,docker.io trixie "$1" - <"$2" >&2
+}
+
+docker_start() {
+    mount --bind "$docker_root" "$docker_root"
+    mount -t proc proc "$docker_root/proc"
+    mount --rbind /sys "$docker_root/sys"
+    mount --rbind /dev "$docker_root/dev"
+    mount -t tmpfs tmpfs "$docker_root/run"
+    cat /etc/resolv.conf >"$docker_root/etc/resolv.conf"
+    cat /etc/hosts >"$docker_root/etc/hosts"
+    docker_groups_before=$(docker_groups)
+    # no bridge and no firewall rules: nothing of the host's network is touched
+    chroot "$docker_root" dockerd --host unix:///run/bench.sock --data-root /var/lib/bench --exec-root /run/bench \
+        --pidfile /run/bench.pid --bridge none --iptables=false --ip6tables=false >"$docker_root/dockerd.log" 2>&1 &
+    docker_pid=$!
+    docker="chroot $docker_root docker --host unix:///run/bench.sock"
+    local tries=150
+    until $docker info >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        if [ "$tries" = 0 ] || ! kill -0 "$docker_pid" 2>/dev/null; then
+            tail -n 20 "$docker_root/dockerd.log" >&2
+            return 1
+        fi
+        sleep 0.2
+    done
+}
+
+docker() { $docker "$@"; }
+
+# docker_peak FILE: of the daemon and of what it started to keep containers, in KiB
+docker_peak() {
+    local pid
+    for pid in "$docker_pid" $(pgrep -P "$docker_pid"); do
+        sed -n 's/^VmHWM:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status"
+    done >"$1"
+}
+
+docker_groups() { find /sys/fs/cgroup -type d \( -name docker -o -name buildkit \) 2>/dev/null | sort; }
+
+docker_stop() {
+    [ -n "$docker_pid" ] || return 0
+    kill "$docker_pid" 2>/dev/null || true
+    wait "$docker_pid" 2>/dev/null || true
+    docker_pid=
+    # groups that only this daemon can have made are empty now
+    local group
+    comm -13 <(echo "$docker_groups_before") <(docker_groups) | while read -r group; do
+        find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    done
+}
