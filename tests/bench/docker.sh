@@ -9,16 +9,29 @@ docker="false docker_start was not called"
 docker_install() {
     docker_root=$1
     [ -x "$1/usr/sbin/dockerd" ] && return
-    rm -rf "$1"
+    rm -rf --one-file-system "$1"
     $3 --include=ca-certificates,docker-buildx,docker-cli,docker.io trixie "$1" - <"$2" >&2
 }
 
+# docker_mount ROOT: a /dev of its own, and of the host's /sys what cannot be deleted through it
+docker_mount() {
+    mount --bind "$1" "$1"
+    mount -t proc proc "$1/proc"
+    mount --rbind /sys "$1/sys"
+    mount -t tmpfs -o mode=755 tmpfs "$1/dev"
+    mknod -m 666 "$1/dev/null" c 1 3
+    mknod -m 666 "$1/dev/zero" c 1 5
+    mknod -m 666 "$1/dev/full" c 1 7
+    mknod -m 666 "$1/dev/random" c 1 8
+    mknod -m 666 "$1/dev/urandom" c 1 9
+    mknod -m 666 "$1/dev/tty" c 5 0
+    mkdir "$1/dev/pts" "$1/dev/shm"
+    ln -s /proc/self/fd "$1/dev/fd"
+    mount -t tmpfs tmpfs "$1/run"
+}
+
 docker_start() {
-    mount --bind "$docker_root" "$docker_root"
-    mount -t proc proc "$docker_root/proc"
-    mount --rbind /sys "$docker_root/sys"
-    mount --rbind /dev "$docker_root/dev"
-    mount -t tmpfs tmpfs "$docker_root/run"
+    docker_mount "$docker_root"
     cat /etc/resolv.conf >"$docker_root/etc/resolv.conf"
     cat /etc/hosts >"$docker_root/etc/hosts"
     docker_groups_before=$(docker_groups)
@@ -55,6 +68,7 @@ docker_stop() {
     kill "$docker_pid" 2>/dev/null || true
     wait "$docker_pid" 2>/dev/null || true
     docker_pid=
+    umount --recursive --lazy "$docker_root"
     # groups that only this daemon can have made are empty now
     local group
     comm -13 <(echo "$docker_groups_before") <(docker_groups) | while read -r group; do
