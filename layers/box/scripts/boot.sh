@@ -34,6 +34,10 @@ export SECRET_TOKEN NGINX_TIMEOUT WORKSPACE_DIR
     done
 )
 
+# Images without MCP servers have no list of them.
+[ -e "$box/mcp_server_configs.json" ] || echo '{"mcpServers": {}}' >"$box/mcp_server_configs.json" ||
+    echo "boot: no list of MCP servers" >&2
+
 # A mounted workspace hides the image's own repository. The first commit is empty: the watcher
 # compares with it, and what lies there already counts as new.
 seed() {
