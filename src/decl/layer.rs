@@ -9,6 +9,7 @@ use super::debian::Debian;
 use super::fault::{Fault, Location};
 use super::mcp::Mcp;
 use super::node::Node;
+use super::nodejs::NodeJs;
 use super::npm::Npm;
 use super::npm_tools::NpmTools;
 use super::place::{Dir, GitInit, Link, Own, User};
@@ -56,6 +57,7 @@ pub enum Recipe {
     GitInit(GitInit),
     Run(Run),
     Venv(Venv),
+    NodeJs(NodeJs),
     Npm(Npm),
     NpmTools(NpmTools),
     Mcp(Mcp),
@@ -77,6 +79,7 @@ impl Recipe {
             Recipe::GitInit(_) => "git-init",
             Recipe::Run(_) => "run",
             Recipe::Venv(_) => "venv",
+            Recipe::NodeJs(_) => "node",
             Recipe::Npm(_) => "npm",
             Recipe::NpmTools(_) => "npm-tools",
             Recipe::Mcp(_) => "mcp",
@@ -100,6 +103,7 @@ impl Recipe {
             | Recipe::Run(_)
             | Recipe::Mcp(_) => false,
             Recipe::Venv(_)
+            | Recipe::NodeJs(_)
             | Recipe::Npm(_)
             | Recipe::NpmTools(_)
             | Recipe::Archive(_)
@@ -121,6 +125,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_)
+            | Recipe::NodeJs(_)
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_) => Vec::new(),
             Recipe::Venv(venv) => venv.reads(),
@@ -155,7 +160,7 @@ impl Recipe {
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_) => None,
             Recipe::Venv(_) => Some("pypi"),
-            Recipe::Npm(_) | Recipe::NpmTools(_) => Some("npm"),
+            Recipe::NodeJs(_) | Recipe::Npm(_) | Recipe::NpmTools(_) => Some("npm"),
         }
     }
 
@@ -171,6 +176,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Venv(_)
+            | Recipe::NodeJs(_)
             | Recipe::Npm(_)
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
@@ -197,6 +203,7 @@ impl Recipe {
             | Recipe::PackageFiles(_) => None,
             Recipe::Venv(venv) => venv.as_of.as_deref(),
             Recipe::Npm(npm) => npm.as_of.as_deref(),
+            Recipe::NodeJs(node) => node.as_of.as_deref(),
             Recipe::NpmTools(tools) => tools.as_of.as_deref(),
         }
     }
@@ -215,6 +222,7 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)
+            | Recipe::NodeJs(_)
             | Recipe::Npm(_)
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
@@ -236,6 +244,7 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)
+            | Recipe::NodeJs(_)
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::PackageFiles(_) => None,
@@ -258,6 +267,7 @@ impl Recipe {
             Recipe::Run(recipe) => &recipe.at,
             Recipe::Venv(recipe) => &recipe.at,
             Recipe::Npm(recipe) => &recipe.at,
+            Recipe::NodeJs(recipe) => &recipe.at,
             Recipe::NpmTools(recipe) => &recipe.at,
             Recipe::Mcp(recipe) => &recipe.at,
             Recipe::Archive(recipe) => &recipe.at,
@@ -314,7 +324,7 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["from", "git", "node"];
+const LATER: &[&str] = &["from", "git"];
 
 const CHILDREN: &[&str] = &[
     "archive",
@@ -328,6 +338,7 @@ const CHILDREN: &[&str] = &[
     "link",
     "mcp",
     "needs",
+    "node",
     "npm",
     "npm-tools",
     "only",
@@ -423,6 +434,7 @@ impl Layer {
             "run" => Run::read(child).map(Recipe::Run),
             "venv" => Venv::read(child).map(Recipe::Venv),
             "npm" => Npm::read(child, &self.recipes).map(Recipe::Npm),
+            "node" => NodeJs::read(child).map(Recipe::NodeJs),
             "npm-tools" => NpmTools::read(child, &self.name).map(Recipe::NpmTools),
             "mcp" => return Mcp::read(child, root, &mut self.recipes),
             name if LATER.contains(&name) => {

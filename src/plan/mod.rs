@@ -6,6 +6,7 @@
 //! chain before it, because dpkg's database is one; a content's Key covers its packages only.
 
 mod mcp;
+mod node;
 mod npm;
 mod npm_tools;
 mod owner;
@@ -392,6 +393,11 @@ impl<'a> Planner<'a> {
             if let Recipe::Venv(venv) = recipe {
                 self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
                 self.add_venv(layer, at, venv)?;
+                continue;
+            }
+            if let Recipe::NodeJs(node) = recipe {
+                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
+                works.extend(self.add_node(layer, at, node)?);
                 continue;
             }
             if let Recipe::Npm(npm) = recipe {

@@ -1,6 +1,7 @@
 //! Trees of npm's packages: a step that sees nothing, and one for each install script that is named,
 //! which sees the tree and what the layer needs.
 
+use super::node::headers;
 use super::run::title;
 use super::spec::environment;
 use super::step::{RunWork, Step, Work};
@@ -52,6 +53,20 @@ impl<'a> Planner<'a> {
         self.add_tree(layer, at, &npm.into, pins)
     }
 
+    /// The step of a tree without scripts.
+    pub(super) fn tree_step(layer: &Layer, work: NpmWork) -> Step {
+        let root = &work.root;
+        let packages = work.packages.iter().map(|pin| (&pin.place, &pin.integrity, &pin.bins));
+        let identity = (root.to_string(), packages.collect::<Vec<_>>(), &work.parts);
+        Step {
+            layer: layer.name.clone(),
+            key: key_of("npm", &identity),
+            title: format!("npm {root}: {} packages", work.packages.len()),
+            below: Vec::new(),
+            work: Work::Npm(work),
+        }
+    }
+
     /// Adds the tree that pins mean, and its scripts.
     pub(super) fn add_tree(
         &mut self,
@@ -75,17 +90,9 @@ impl<'a> Planner<'a> {
         if work.packages.is_empty() && work.parts.is_empty() {
             return Ok(());
         }
-        let packages = work.packages.iter().map(|pin| (&pin.place, &pin.integrity, &pin.bins));
-        let identity = (root.to_string(), packages.collect::<Vec<_>>(), &work.parts);
-        let key = key_of("npm", &identity);
-        let count = work.packages.len();
-        self.rest.push(Step {
-            layer: layer.name.clone(),
-            key,
-            title: format!("npm {root}: {count} packages"),
-            below: Vec::new(),
-            work: Work::Npm(work),
-        });
+        let step = Self::tree_step(layer, work);
+        let key = step.key;
+        self.rest.push(step);
         if scripts.is_empty() { Ok(()) } else { self.add_scripts(layer, at, root, key, scripts) }
     }
 
@@ -139,6 +146,7 @@ impl<'a> Planner<'a> {
         if let Some((_, path)) = env.iter_mut().find(|(name, _)| name == "PATH") {
             *path = format!("{}:{path}", search_path(&dir));
         }
+        env.extend(headers(&layers));
         let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
         set("INIT_CWD", &root.to_string());
         set("npm_command", "ci");

@@ -113,6 +113,7 @@ impl Owners {
             | Recipe::Run(_)
             | Recipe::Venv(_)
             | Recipe::Npm(_)
+            | Recipe::NodeJs(_)
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)

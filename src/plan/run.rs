@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::node::headers;
 use super::spec::environment;
 use super::step::{RunWork, Step, Work};
 use super::{Given, PlanError, Planner, Scope, key_of};
@@ -94,11 +95,13 @@ impl<'a> Planner<'a> {
     fn run_work(&self, layer: &Layer, at: usize, run: &Run) -> RunWork {
         let mut layers = self.given.project.closure_on(layer, self.given.platform);
         layers.push(layer);
+        let mut env = environment(&run.env, &layers);
+        env.extend(headers(&layers));
         RunWork {
             command: run.command.clone(),
             shell: run.shell.to_string(),
             cwd: run.cwd.clone().unwrap_or(usual_dir(layer, at)),
-            env: environment(&run.env, &layers),
+            env,
             secrets: run.secrets.clone(),
             allow: run.allow.clone(),
             deny: run.deny.clone(),

@@ -66,15 +66,19 @@ impl<'a> Planner<'a> {
             mode: take.mode,
             replace: take.replace,
         };
-        let key = key_of("unpack", &(pin.source().map(|source| source.integrity()), &take));
-        self.rest.push(Step {
-            layer: layer.name.clone(),
-            key,
-            title: format!("{} {}", pin.label(), take.into),
-            below: Vec::new(),
-            work: Work::Unpack(UnpackWork { pin: pin.clone(), take }),
-        });
+        self.rest.push(unpack_step(layer, pin.clone(), take));
         Ok(())
+    }
+}
+
+/// A step that lays what is taken of a pin's source.
+pub(super) fn unpack_step(layer: &Layer, pin: Pin, take: TakeWork) -> Step {
+    Step {
+        layer: layer.name.clone(),
+        key: key_of("unpack", &(pin.source().map(|source| source.integrity()), &take)),
+        title: format!("{} {}", pin.label(), take.into),
+        below: Vec::new(),
+        work: Work::Unpack(UnpackWork { pin, take }),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::npm::NpmLockError;
 use super::npm_tools::NpmToolsError;
 use super::python::VenvError;
+use super::registry::MissingError;
 use crate::blame::Blame;
 use crate::debian::keyring::SignatureError;
 use crate::debian::packages::IndexError;
@@ -47,6 +48,8 @@ pub enum SolveError {
     Npm { layer: LayerName, path: String, source: Box<NpmLockError> },
     #[error("layer `{layer}`: {source}")]
     NpmTools { layer: LayerName, source: NpmToolsError },
+    #[error("layer `{layer}`: {source}")]
+    Missing { layer: LayerName, source: MissingError },
     #[error("{tool}: {source}")]
     Program { tool: String, source: TarballError },
     #[error("uv {version}: {source}")]
@@ -65,7 +68,8 @@ impl SolveError {
             SolveError::Venv { .. } => Blame::Input,
             SolveError::Npm { source, .. } => source.blame(),
             SolveError::NpmTools { source, .. } => source.blame(),
-            SolveError::Key { .. }
+            SolveError::Missing { .. }
+            | SolveError::Key { .. }
             | SolveError::Unsolvable { .. }
             | SolveError::Declaration { .. } => Blame::Input,
             _ => Blame::World,
@@ -80,6 +84,7 @@ impl SolveError {
             SolveError::Venv { source, .. } => source.help(),
             SolveError::Npm { source, .. } => source.help(),
             SolveError::NpmTools { source, .. } => source.help(),
+            SolveError::Missing { source, .. } => source.help(),
             _ => None,
         }
     }

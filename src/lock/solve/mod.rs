@@ -4,6 +4,7 @@
 mod debian;
 mod error;
 mod index;
+mod node;
 mod npm;
 mod npm_program;
 mod npm_tools;
@@ -131,6 +132,7 @@ impl Solver<'_> {
             Recipe::Npm(npm) => npm::solve(self, ask, npm),
             Recipe::Archive(archive) => source::archive(self, ask, archive),
             Recipe::PackageFiles(files) => source::package(self, ask, files),
+            Recipe::NodeJs(node) => node::solve(self, ask, node),
             Recipe::NpmTools(tools) => npm_tools::solve(self, ask, tools),
         }
     }

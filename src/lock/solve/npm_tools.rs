@@ -4,51 +4,31 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::registry::MissingError;
 use super::{Ask, SolveError, Solver};
 use crate::blame::Blame;
 use crate::decl::{NpmTools, parse_spec};
-use crate::fetch::Headers;
 use crate::lock::toolroom::{ToolError, ToolJob, ToolResult};
 use crate::lock::{NpmPart, NpmPin, Pin};
 use crate::npm::{LockFault, Omit, Origin, PackageLock, Placed, Tree};
 use crate::platform::Platform;
 use crate::serve::{Registry, Upstream};
 
-/// Largest document of a package; the longest histories take a fifth of it.
-const LARGEST: u64 = 128 << 20;
-
 /// Why tools cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum NpmToolsError {
     #[error("npm runs on Node, which needs `libstdc++6`, and no layer below has it")]
     Library,
-    #[error("the registry has no package `{package}`")]
-    Package { package: String },
-    #[error("there is no `{package}` {wanted}{}: the registry has {}", as_of(day), there(found))]
-    Version { package: String, wanted: String, day: Option<String>, found: Vec<String> },
+    #[error(transparent)]
+    Missing(#[from] MissingError),
     #[error("the resolver's answer is damaged: {0}")]
     Answer(String),
     #[error(transparent)]
     Lock(#[from] LockFault),
     #[error("`{package}` comes from {from}, not from a registry")]
     Elsewhere { package: String, from: String },
-}
-
-fn as_of(day: &Option<String>) -> String {
-    day.as_ref().map(|day| format!(" as of {day}")).unwrap_or_default()
-}
-
-fn there(found: &[String]) -> String {
-    if found.is_empty() {
-        return "none that is as old".to_owned();
-    }
-    let newest: Vec<&str> = found.iter().rev().take(8).map(String::as_str).collect();
-    let more = found.len().saturating_sub(8);
-    let rest = if more > 0 { format!(" and {more} older ones") } else { String::new() };
-    format!("{}{rest}", newest.join(", "))
 }
 
 impl NpmToolsError {
@@ -65,13 +45,7 @@ impl NpmToolsError {
             NpmToolsError::Library => {
                 Some("add `packages \"libstdc++6\"` to a `debian` layer below".to_owned())
             }
-            NpmToolsError::Version { found, day: Some(_), .. } if found.is_empty() => {
-                Some("let `as-of` be a later day".to_owned())
-            }
-            NpmToolsError::Version { package, found, .. } => {
-                let version = found.last()?;
-                Some(format!("declare one that is left: `{package}@{version}`"))
-            }
+            NpmToolsError::Missing(error) => error.help(),
             _ => None,
         }
     }
@@ -142,15 +116,6 @@ fn pins(tree: Tree) -> Result<Vec<Pin>, NpmToolsError> {
     tree.packages.into_iter().map(pin).chain(bundled).collect()
 }
 
-/// A package's document at its registry, as far as it tells versions from each other.
-#[derive(Deserialize)]
-struct Document {
-    #[serde(default)]
-    versions: BTreeMap<String, Value>,
-    #[serde(default)]
-    time: BTreeMap<String, Value>,
-}
-
 impl Solver<'_> {
     fn npm_job(
         &self,
@@ -214,64 +179,15 @@ impl Solver<'_> {
             }
             let package = name.to_owned();
             let Some(document) = self.npm_document(name)? else {
-                return Ok(Some(NpmToolsError::Package { package }));
+                return Ok(Some(MissingError::Package { package }.into()));
             };
-            let seen = |version: &&String| {
-                let day = day.filter(|_| !document.time.is_empty());
-                let published = document.time.get(*version).and_then(Value::as_str);
-                day.is_none_or(|day| {
-                    published.is_some_and(|at| at[..day.len().min(at.len())] <= *day)
-                })
-            };
-            let mut found: Vec<String> = document.versions.keys().filter(seen).cloned().collect();
-            found.sort_by_key(|version| order(version));
+            let found = document.seen(day);
             let wanted = wanted.unwrap_or("*").to_owned();
             if !found.contains(&wanted) {
                 let day = day.map(str::to_owned);
-                return Ok(Some(NpmToolsError::Version { package, wanted, day, found }));
+                return Ok(Some(MissingError::Version { package, wanted, day, found }.into()));
             }
         }
         Ok(None)
-    }
-
-    /// `None` for a package that is not there.
-    fn npm_document(&self, name: &str) -> Result<Option<Document>, SolveError> {
-        let registry = self.mirrors.npm_registry();
-        let url = registry.join(&name.replace('/', "%2f")).unwrap_or(registry);
-        let headers = Headers { accept: Some("application/json".to_owned()), authorization: None };
-        let label = format!("npm package `{name}`");
-        match self.client.get_with(&label, &[url], &headers, LARGEST) {
-            Err(error) if error.is_gone() => Ok(None),
-            result => Ok(serde_json::from_slice(&result?.bytes).ok()),
-        }
-    }
-}
-
-/// Numbers before what follows them, so that versions come in their order; one that is not final
-/// comes before the one that is.
-fn order(version: &str) -> (Vec<u64>, bool, String) {
-    let version = version.split('+').next().unwrap_or_default();
-    let (numbers, rest) = version.split_once('-').unwrap_or((version, ""));
-    let numbers = numbers.split('.').map(|part| part.parse().unwrap_or(0)).collect();
-    (numbers, rest.is_empty(), rest.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_come_in_their_order() {
-        let mut versions = ["1.10.0", "1.9.0", "2.0.0", "2.0.0-rc.1", "2.0.0-beta"];
-        versions.sort_by_key(|version| order(version));
-        assert_eq!(versions, ["1.9.0", "1.10.0", "2.0.0-beta", "2.0.0-rc.1", "2.0.0"]);
-    }
-
-    #[test]
-    fn few_versions_are_named_whole() {
-        assert_eq!(there(&["0.9.10".to_owned()]), "0.9.10");
-        let many: Vec<String> = (0..11).map(|minor| format!("1.{minor}.0")).collect();
-        let expected = "1.10.0, 1.9.0, 1.8.0, 1.7.0, 1.6.0, 1.5.0, 1.4.0, 1.3.0 and 3 older ones";
-        assert_eq!(there(&many), expected);
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use super::places::below;
+use super::{SolveError, Solver};
 use crate::digest::Integrity;
 use crate::fetch::{Client, FetchError, Headers, MirrorMap};
 use crate::lock::NpmPin;
@@ -28,21 +30,106 @@ pub(super) fn tarball_urls(mirrors: &MirrorMap, pin: &NpmPin) -> Vec<Url> {
     usual.into_iter().chain(known).filter_map(|path| below(registry.clone(), &path)).collect()
 }
 
+/// A package's document at its registry, as far as it tells versions from each other.
 #[derive(Deserialize)]
-struct Document {
+pub(super) struct Document {
     #[serde(default)]
-    versions: BTreeMap<String, Version>,
+    pub versions: BTreeMap<String, Release>,
+    /// Days of publication by version, in the whole document only.
+    #[serde(default)]
+    time: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
-struct Version {
-    dist: Dist,
+pub(super) struct Release {
+    pub dist: Dist,
+    #[serde(default)]
+    pub bin: Value,
+    #[serde(default)]
+    pub engines: Value,
 }
 
 #[derive(Deserialize)]
-struct Dist {
+pub(super) struct Dist {
     tarball: String,
-    integrity: Option<String>,
+    pub integrity: Option<String>,
+    pub shasum: Option<String>,
+}
+
+/// What a registry does not have.
+#[derive(Debug, thiserror::Error)]
+pub enum MissingError {
+    #[error("the registry has no package `{package}`")]
+    Package { package: String },
+    #[error("there is no `{package}` {wanted}{}: the registry has {}", as_of(day), there(found))]
+    Version { package: String, wanted: String, day: Option<String>, found: Vec<String> },
+}
+
+impl MissingError {
+    /// The next step.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            MissingError::Version { found, day: Some(_), .. } if found.is_empty() => {
+                Some("let `as-of` be a later day".to_owned())
+            }
+            MissingError::Version { package, found, .. } => {
+                let version = found.last()?;
+                Some(format!("declare one that is left: `{package}@{version}`"))
+            }
+            MissingError::Package { .. } => None,
+        }
+    }
+}
+
+fn as_of(day: &Option<String>) -> String {
+    day.as_ref().map(|day| format!(" as of {day}")).unwrap_or_default()
+}
+
+fn there(found: &[String]) -> String {
+    if found.is_empty() {
+        return "none that is as old".to_owned();
+    }
+    let newest: Vec<&str> = found.iter().rev().take(8).map(String::as_str).collect();
+    let more = found.len().saturating_sub(8);
+    let rest = if more > 0 { format!(" and {more} older ones") } else { String::new() };
+    format!("{}{rest}", newest.join(", "))
+}
+
+impl Document {
+    /// Versions that were there on a day, the oldest first.
+    pub(super) fn seen(&self, day: Option<&str>) -> Vec<String> {
+        let was_there = |version: &&String| {
+            let day = day.filter(|_| !self.time.is_empty());
+            let published = self.time.get(*version).and_then(Value::as_str);
+            day.is_none_or(|day| published.is_some_and(|at| at[..day.len().min(at.len())] <= *day))
+        };
+        let mut found: Vec<String> = self.versions.keys().filter(was_there).cloned().collect();
+        found.sort_by_key(|version| order(version));
+        found
+    }
+}
+
+impl Solver<'_> {
+    /// The whole document of a package; `None` for one that is not there.
+    pub(super) fn npm_document(&self, name: &str) -> Result<Option<Document>, SolveError> {
+        let registry = self.mirrors.npm_registry();
+        let url = registry.join(&name.replace('/', "%2f")).unwrap_or(registry);
+        let headers = Headers { accept: Some("application/json".to_owned()), authorization: None };
+        let label = format!("npm package `{name}`");
+        match self.client.get_with(&label, &[url], &headers, DOCUMENT) {
+            Err(error) if error.is_gone() => Ok(None),
+            result => Ok(serde_json::from_slice(&result?.bytes).ok()),
+        }
+    }
+}
+
+/// Numbers before what follows them, so that versions come in their order; one that is not final
+/// comes before the one that is.
+fn order(version: &str) -> (Vec<u64>, bool, String) {
+    let version = version.split('+').next().unwrap_or_default();
+    let (numbers, rest) = version.split_once('-').unwrap_or((version, ""));
+    let numbers = numbers.split('.').map(|part| part.parse().unwrap_or(0)).collect();
+    (numbers, rest.is_empty(), rest.to_owned())
 }
 
 /// Where the registry says that a tarball is: that of its version, unless its digest is another.
@@ -64,7 +151,7 @@ pub(super) fn find_tarball(
     let Ok(document) = serde_json::from_slice::<Document>(&document.bytes) else {
         return Ok(Vec::new());
     };
-    let same = |version: &&Version| {
+    let same = |version: &&Release| {
         let said = version.dist.integrity.as_deref().and_then(Integrity::parse_sri);
         said.is_none_or(|said| {
             said == pin.integrity || said.algorithm() != pin.integrity.algorithm()
@@ -73,4 +160,24 @@ pub(super) fn find_tarball(
     let found = document.versions.get(&*pin.version).filter(same);
     let url = found.and_then(|version| Url::parse(&version.dist.tarball).ok());
     Ok(url.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_come_in_their_order() {
+        let mut versions = ["1.10.0", "1.9.0", "2.0.0", "2.0.0-rc.1", "2.0.0-beta"];
+        versions.sort_by_key(|version| order(version));
+        assert_eq!(versions, ["1.9.0", "1.10.0", "2.0.0-beta", "2.0.0-rc.1", "2.0.0"]);
+    }
+
+    #[test]
+    fn few_versions_are_named_whole() {
+        assert_eq!(there(&["0.9.10".to_owned()]), "0.9.10");
+        let many: Vec<String> = (0..11).map(|minor| format!("1.{minor}.0")).collect();
+        let expected = "1.10.0, 1.9.0, 1.8.0, 1.7.0, 1.6.0, 1.5.0, 1.4.0, 1.3.0 and 3 older ones";
+        assert_eq!(there(&many), expected);
+    }
 }
