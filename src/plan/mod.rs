@@ -398,6 +398,7 @@ impl<'a> Planner<'a> {
             if let Recipe::NodeJs(node) = recipe {
                 self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
                 works.extend(self.add_node(layer, at, node)?);
+                titles.push(format!("commands of node {}", node.into));
                 continue;
             }
             if let Recipe::Npm(npm) = recipe {
