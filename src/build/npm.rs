@@ -205,7 +205,8 @@ impl Laying<'_> {
                 self.put_link(place, &up(place, target))?;
             }
         }
-        for command in commands {
+        let linked = commands.iter().filter(|_| !work.is_global);
+        for command in linked {
             let file = format!("{}/{}", command.place, command.file);
             let file = self.root.join(file.as_bytes())?;
             // what lies behind a link was looked at when it was locked

@@ -39,10 +39,9 @@ impl<'a> Planner<'a> {
             })
         });
         let links = links.collect();
-        // a global installation has no `.bin`
-        let packages =
-            managers.iter().map(|pin| NpmPin { bins: Vec::new(), ..(*pin).clone() }).collect();
-        self.rest.push(Self::tree_step(layer, NpmWork { root, packages, parts: Vec::new() }));
+        let packages = managers.into_iter().cloned().collect();
+        let work = NpmWork { root, packages, parts: Vec::new(), is_global: true };
+        self.rest.push(Self::tree_step(layer, work));
         Ok(links)
     }
 }

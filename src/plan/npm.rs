@@ -29,6 +29,8 @@ pub struct NpmWork {
     pub root: LayerPath,
     pub packages: Vec<NpmPin>,
     pub parts: Vec<NpmPart>,
+    /// Installed globally: commands can be executed, and have no links in a `.bin`.
+    pub is_global: bool,
 }
 
 /// An install script of a package.
@@ -57,7 +59,9 @@ impl<'a> Planner<'a> {
     pub(super) fn tree_step(layer: &Layer, work: NpmWork) -> Step {
         let root = &work.root;
         let packages = work.packages.iter().map(|pin| (&pin.place, &pin.integrity, &pin.bins));
-        let identity = (root.to_string(), packages.collect::<Vec<_>>(), &work.parts);
+        let packages = packages.collect::<Vec<_>>();
+        let identity =
+            (root.to_string(), packages, &work.parts, work.is_global.then_some("global"));
         Step {
             layer: layer.name.clone(),
             key: key_of("npm", &identity),
@@ -75,7 +79,12 @@ impl<'a> Planner<'a> {
         root: &LayerPath,
         pins: &[Pin],
     ) -> Result<(), PlanError> {
-        let mut work = NpmWork { root: root.clone(), packages: Vec::new(), parts: Vec::new() };
+        let mut work = NpmWork {
+            root: root.clone(),
+            packages: Vec::new(),
+            parts: Vec::new(),
+            is_global: false,
+        };
         let mut scripts = Vec::new();
         for pin in pins {
             match pin {

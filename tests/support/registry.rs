@@ -21,6 +21,8 @@ pub struct Package {
     version: String,
     manifest: Value,
     files: Vec<(String, String)>,
+    /// Those of them that may be executed.
+    programs: Vec<String>,
     published: String,
 }
 
@@ -31,6 +33,7 @@ impl Package {
             version: version.to_owned(),
             manifest: json!({"name": name, "version": version}),
             files: Vec::new(),
+            programs: Vec::new(),
             published: "2025-01-01".to_owned(),
         }
     }
@@ -45,6 +48,12 @@ impl Package {
         self
     }
 
+    /// What it runs on: `node`, and which versions.
+    pub fn engine(mut self, name: &str, range: &str) -> Self {
+        self.manifest["engines"][name] = range.into();
+        self
+    }
+
     pub fn script(mut self, event: &str, command: &str) -> Self {
         self.manifest["scripts"][event] = command.into();
         self
@@ -53,6 +62,11 @@ impl Package {
     pub fn file(mut self, path: &str, text: &str) -> Self {
         self.files.push((path.to_owned(), text.to_owned()));
         self
+    }
+
+    pub fn program(mut self, path: &str, text: &str) -> Self {
+        self.programs.push(path.to_owned());
+        self.file(path, text)
     }
 
     /// `2025-07-01`.
@@ -67,7 +81,7 @@ impl Package {
         let manifest = ("package.json".to_owned(), self.manifest.to_string());
         for (path, text) in self.files.iter().chain([&manifest]) {
             let mut header = tar::Header::new_gnu();
-            header.set_mode(0o644);
+            header.set_mode(if self.programs.contains(path) { 0o755 } else { 0o644 });
             header.set_size(text.len() as u64);
             tar.append_data(&mut header, format!("package/{path}"), text.as_bytes()).unwrap();
         }
