@@ -11,6 +11,7 @@ mod mcp;
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/pypi.rs"]
 mod pypi;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/registry.rs"]
 mod registry;
 
