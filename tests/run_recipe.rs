@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use support::project::{Outcome, Project, root};
 use support::repo::{BASE_EXTRA, Repo};
 use support::tool;
+use support::trixie::{over_python, patiently};
 use support::user::User;
 
 fn repo() -> &'static Repo {
@@ -245,6 +246,14 @@ fn what_no_layer_should_hold_is_an_error_unless_it_is_allowed() {
     );
     let (_dir, root) = built(&project(&format!("run \"{setuid}\" allow=\"setuid\"")));
     assert_eq!(fs::metadata(root.join("srv/raised")).unwrap().mode() & 0o7777, 0o4755);
+    // a capability of `ping`'s kind, as `setcap` writes it: version 2, effective, CAP_NET_RAW
+    let attribute = "import os; open('/srv/able', 'w').close(); os.setxattr('/srv/able', 'security.capability', bytes.fromhex('0100000200200000000000000000000000000000'))";
+    let able = |more: &str| {
+        over_python(&format!("run \"python3 -c \\\"{attribute}\\\"\" {more}"))
+    };
+    let refused = patiently(|| able("").sbx(&["build", "s"]));
+    refused.fails(1, &["leaves /srv/able, which runs with capabilities", "say `allow \"setuid\"`"]);
+    patiently(|| able("allow=\"setuid\"").sbx(&["build", "s"])).success();
     let socket = "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift, Listen => 1) or die' /srv/s";
     build(&format!("run \"{socket}\"")).fails(1, &["leaves /srv/s, a socket"]);
     let (_dir, root) =

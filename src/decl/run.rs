@@ -56,7 +56,7 @@ pub enum SecretSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Leftover {
-    /// Files that run with their owner's or their group's rights.
+    /// Files that run with their owner's or their group's rights, or with capabilities of their own.
     Setuid,
     /// Sockets, which are left out of the layer.
     Socket,

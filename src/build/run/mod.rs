@@ -35,6 +35,9 @@ use crate::store::Store;
 /// Debian's database, which is one for all layers of an image.
 const DPKG: &str = "/var/lib/dpkg";
 
+/// The attribute that gives a program rights as its mode's setuid bit does.
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// Lines of output that an error shows.
 const SHOWN: usize = 25;
 
@@ -315,9 +318,16 @@ impl RunJob<'_> {
             if let Some((_, why)) = denied.iter().find(|(above, _)| path.starts_with(above)) {
                 return Err(RunError::Denied { command: self.command(), path, why });
             }
-            let raised = matches!(entry.kind, Kind::File(_)) && entry.meta.mode & 0o6000 != 0;
-            if raised && !self.work.allow.contains(&Leftover::Setuid) {
-                let what = "which runs with its owner's or its group's rights";
+            let what = match entry.kind {
+                Kind::File(_) if entry.meta.mode & 0o6000 != 0 => {
+                    "which runs with its owner's or its group's rights"
+                }
+                Kind::File(_) if entry.meta.xattrs.contains_key(CAPABILITY) => {
+                    "which runs with capabilities of its own"
+                }
+                _ => continue,
+            };
+            if !self.work.allow.contains(&Leftover::Setuid) {
                 return Err(self.leftover(path, what, Some("setuid")));
             }
         }
