@@ -248,9 +248,7 @@ fn what_no_layer_should_hold_is_an_error_unless_it_is_allowed() {
     assert_eq!(fs::metadata(root.join("srv/raised")).unwrap().mode() & 0o7777, 0o4755);
     // a capability of `ping`'s kind, as `setcap` writes it: version 2, effective, CAP_NET_RAW
     let attribute = "import os; open('/srv/able', 'w').close(); os.setxattr('/srv/able', 'security.capability', bytes.fromhex('0100000200200000000000000000000000000000'))";
-    let able = |more: &str| {
-        over_python(&format!("run \"python3 -c \\\"{attribute}\\\"\" {more}"))
-    };
+    let able = |more: &str| over_python(&format!("run \"python3 -c \\\"{attribute}\\\"\" {more}"));
     let refused = patiently(|| able("").sbx(&["build", "s"]));
     refused.fails(1, &["leaves /srv/able, which runs with capabilities", "say `allow \"setuid\"`"]);
     patiently(|| able("allow=\"setuid\"").sbx(&["build", "s"])).success();
