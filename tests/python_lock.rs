@@ -219,3 +219,42 @@ fn an_update_changes_what_it_names_and_the_difference_is_shown() {
     project.sbx(&["lock", "--update", "a"]).success();
     assert_eq!(wheels(&project), ["a 2", "b 1"]);
 }
+
+const PROJECT: &str = "[project]\nname = \"My.App\"\nversion = \"1.0\"\ndependencies = [\"a>=1\", \"my-app[more]\"]\n\
+    [project.optional-dependencies]\nmore = [\"b\"]\n[project.scripts]\nstart = \"my_app:main\"\n";
+
+#[test]
+fn a_project_of_the_layer_is_installed_where_it_lies() {
+    let index = Index::of([Package::new("a", "1"), Package::new("b", "2")]);
+    let source = "import a, b\ndef main(): print('first', a.version, b.version)\n";
+    let recipe = "files \"app\" into=\"/srv/app\"; venv \"/v\" { editable \"/srv/app\"; extras \"more\"; };\n\
+                  run \"/v/bin/start >/said; /v/bin/python -c 'import importlib.metadata as m; print(m.version(\\\"my-app\\\"))' >>/said\"";
+    let project =
+        at(&index, recipe).file("app/pyproject.toml", PROJECT).file("app/src/my_app.py", source);
+    patiently(|| project.sbx(&["build", "s"])).success();
+    assert_eq!(wheels(&project), ["a 1", "b 2"]);
+    let dir = project.unpack();
+    let said = || fs::read_to_string(root(&project.unpack()).join("said")).unwrap();
+    assert_eq!(said(), "first 1 2\n1.0\n");
+    let packages = root(&dir).join("v/lib/python3.13/site-packages");
+    let path = fs::read_to_string(packages.join("__editable__.my_app-1.0.pth")).unwrap();
+    assert_eq!(path, "/srv/app/src\n");
+    let lock = project.read("sbx.lock");
+    project.write("app/src/my_app.py", &source.replace("first", "second"));
+    let edited = project.sbx(&["build", "s"]).success();
+    assert!(!edited.stderr.contains("building venv"), "an edit touches no environment");
+    assert_eq!(said(), "second 1 2\n1.0\n");
+    project.write("app/pyproject.toml", &PROJECT.replace("\"1.0\"", "\"1.1\""));
+    project.sbx(&["build", "s"]).success();
+    assert_eq!(said(), "second 1 2\n1.1\n");
+    assert_eq!(project.read("sbx.lock"), lock, "a version asks for nothing else");
+    let refused = |recipe: &str, text: &str| {
+        at(&index, recipe).file("app/pyproject.toml", text).sbx(&["check"])
+    };
+    let dynamic = PROJECT.replace("version = \"1.0\"", "dynamic = [\"version\"]");
+    refused(recipe, &dynamic).fails(1, &["`pyproject.toml` of /srv/app: its `version` is dynamic"]);
+    refused(&recipe.replace("\"more\"", "\"less\""), PROJECT)
+        .fails(1, &["no `editable` has an extra `less`"]);
+    refused("venv \"/v\" { editable \"/srv/app\"; }", PROJECT)
+        .fails(1, &["no `files` lays /srv/app before", "lay the project by `files`"]);
+}

@@ -182,6 +182,7 @@ impl Set {
             interpreter: self.interpreter.clone(),
             wheels: self.chosen.iter().map(pin).collect(),
             programs: Vec::new(),
+            editables: Vec::new(),
         }
     }
 

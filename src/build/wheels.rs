@@ -26,7 +26,10 @@ use crate::fsx::PathIo;
 use crate::jail::Jail;
 use crate::path::{LayerPath, PathError};
 use crate::plan::{BytecodeWork, WheelsWork};
-use crate::python::{Installed, ItemKind, Place, ProjectName, Wheel, WheelError, WheelName, venv};
+use crate::python::{
+    Body, Installed, ItemKind, Place, ProjectName, Wheel, WheelError, WheelName, install_editable,
+    venv,
+};
 use crate::serve::Closed;
 
 /// Files of a wheel that one thread takes at a time.
@@ -47,6 +50,8 @@ pub enum WheelsError {
     Io(#[from] PathIo),
     #[error("wheel `{file}`: {source}")]
     Wheel { file: String, source: WheelError },
+    #[error("`editable` of `{name}`: {source}")]
+    Editable { name: String, source: WheelError },
     #[error("wheel `{file}`: {source}")]
     Layout { file: String, source: AssemblyError },
     #[error("the environment at {prefix} has no program `{program}`: {}", there(found))]
@@ -86,7 +91,7 @@ impl WheelsError {
 
     pub fn blame(&self) -> Blame {
         match self {
-            WheelsError::Program { .. } => Blame::Input,
+            WheelsError::Program { .. } | WheelsError::Editable { .. } => Blame::Input,
             WheelsError::Wheel { source: WheelError::Corrupt { .. }, .. } => Blame::World,
             WheelsError::Wheel { .. } | WheelsError::Layout { .. } => Blame::Input,
             WheelsError::Compile { .. } => Blame::Input,
@@ -143,7 +148,8 @@ pub fn lay(
             open().map_err(|source| WheelsError::Wheel { file: wheel.file_name.clone(), source })
         })
         .collect::<Result<_, _>>()?;
-    check_programs(work, &order, &opened)?;
+    let editables = install_editables(work, &place)?;
+    check_programs(work, &order, &opened, &editables)?;
     let chunks: Vec<(u32, &Wheel, &[Installed])> = (1..)
         .zip(&opened)
         .flat_map(|(origin, (wheel, files))| {
@@ -157,6 +163,12 @@ pub fn lay(
                 .map_err(|error| error.of(&order[origin as usize - 1].file_name))
         })
     })?;
+    for (origin, files) in (order.len() as u32 + 1..).zip(&editables) {
+        for file in files {
+            let Body::Text(bytes) = &file.body else { continue };
+            assembly.put(origin, entry_of(file), &mut &bytes[..])?;
+        }
+    }
     for (path, origins) in assembly.contested() {
         let names: Vec<&str> = origins
             .iter()
@@ -170,12 +182,21 @@ pub fn lay(
     assembly.finish(|_, one, two| Ok(one.max(two)), tar)
 }
 
+fn install_editables(work: &WheelsWork, place: &Place) -> Result<Vec<Vec<Installed>>, WheelsError> {
+    let install = |editable| {
+        install_editable(editable, place)
+            .map_err(|source| WheelsError::Editable { name: editable.name.clone(), source })
+    };
+    work.editables.iter().map(install).collect()
+}
+
 /// Of what is there instead, the programs of the package that is called like the missing one come
 /// first.
 fn check_programs(
     work: &WheelsWork,
     order: &[&WheelFile],
     opened: &[(Wheel, Vec<Installed>)],
+    editables: &[Vec<Installed>],
 ) -> Result<(), WheelsError> {
     let bin = work.prefix.join(b"bin")?;
     let name = |file: &Installed| {
@@ -190,6 +211,8 @@ fn check_programs(
             let other = project.is_none() || project != wanted;
             found.extend(files.iter().filter_map(name).map(|name| (other, name)));
         }
+        let own = editables.iter().flatten().filter_map(name);
+        found.extend(own.map(|name| (false, name)));
         if !found.iter().any(|(_, name)| name == program) {
             found.sort();
             let found = found.into_iter().map(|(_, name)| name).take(12).collect();
@@ -231,14 +254,18 @@ fn put_layout(work: &WheelsWork, assembly: &Assembly) -> Result<(), WheelsError>
     Ok(())
 }
 
+fn entry_of(file: &Installed) -> Entry {
+    let meta = Meta::root(file.mode);
+    Entry { path: file.path.clone(), meta, kind: Kind::File(file.size) }
+}
+
 fn put_file(
     origin: u32,
     wheel: &mut Wheel,
     file: &Installed,
     assembly: &Assembly,
 ) -> Result<(), Raised> {
-    let meta = Meta::root(file.mode);
-    let entry = Entry { path: file.path.clone(), meta, kind: Kind::File(file.size) };
+    let entry = entry_of(file);
     wheel.read_body(&file.body, |body: &mut dyn Read| {
         assembly.put(origin, entry, body).map_err(Raised::Layout)
     })

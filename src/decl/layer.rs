@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::as_of::AsOf;
 use super::debian::Debian;
+use super::editable::Laid;
 use super::fault::{Fault, Location};
 use super::mcp::Mcp;
 use super::node::Node;
@@ -432,7 +433,7 @@ impl Layer {
             "own" => Own::read(child).map(Recipe::Own),
             "git-init" => GitInit::read(child).map(Recipe::GitInit),
             "run" => Run::read(child).map(Recipe::Run),
-            "venv" => Venv::read(child).map(Recipe::Venv),
+            "venv" => Venv::read(child, Laid { root, before: &self.recipes }).map(Recipe::Venv),
             "npm" => Npm::read(child, &self.recipes).map(Recipe::Npm),
             "node" => NodeJs::read(child).map(Recipe::NodeJs),
             "npm-tools" => NpmTools::read(child, &self.name).map(Recipe::NpmTools),

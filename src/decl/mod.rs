@@ -7,6 +7,7 @@
 
 mod as_of;
 mod debian;
+mod editable;
 mod fault;
 mod init;
 mod layer;
@@ -26,6 +27,7 @@ mod units;
 
 pub use as_of::AsOf;
 pub use debian::{Base, Debconf, Debian, PackageRequest, PinRule, Repository, VersionRule};
+pub use editable::Editable;
 pub use fault::{Fault, Faults, Location, SourceFile, nearest};
 pub use init::{InitFile, init_files};
 pub use layer::{Files, InlineFile, Layer, Owner, Recipe};

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::as_of::read_day;
+use super::editable::{Editable, Laid};
 use super::fault::{Fault, Location};
 use super::layer::checked;
 use super::node::Node;
@@ -25,6 +26,9 @@ pub struct Venv {
     pub lock: Option<String>,
     pub extras: Vec<String>,
     pub groups: Vec<String>,
+    /// Projects of the layer's own, which stay where they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub editables: Vec<Editable>,
     /// `3.13`; `None` for the one Python below.
     pub python: Option<String>,
     /// The newest day whose releases are seen; goes before the project's.
@@ -40,7 +44,7 @@ pub struct Venv {
 }
 
 const CHILDREN: &[&str] =
-    &["constraints", "extras", "groups", "packages", "pyproject", "requirements"];
+    &["constraints", "editable", "extras", "groups", "packages", "pyproject", "requirements"];
 
 impl Venv {
     pub(super) fn empty(at: Location) -> Self {
@@ -53,6 +57,7 @@ impl Venv {
             lock: None,
             extras: Vec::new(),
             groups: Vec::new(),
+            editables: Vec::new(),
             python: None,
             as_of: None,
             bytecode: true,
@@ -61,9 +66,9 @@ impl Venv {
         }
     }
 
-    pub(super) fn read(node: &Node<'_>) -> Option<Self> {
+    pub(super) fn read(node: &Node<'_>, laid: Laid<'_>) -> Option<Self> {
         let place = node.text("a path in the image");
-        let venv = Venv::read_into(node, LayerPath::root());
+        let venv = Venv::read_into(node, LayerPath::root(), Some(laid));
         let prefix = checked(node, &place?)?;
         if prefix.is_root() {
             node.fault("an environment needs a directory of its own");
@@ -72,8 +77,12 @@ impl Venv {
         Some(Venv { prefix, ..venv? })
     }
 
-    /// Reads what it holds, once its place is known.
-    pub(super) fn read_into(node: &Node<'_>, prefix: LayerPath) -> Option<Self> {
+    /// Reads what it holds, once its place is known; without `laid` there is no source to be found.
+    pub(super) fn read_into(
+        node: &Node<'_>,
+        prefix: LayerPath,
+        laid: Option<Laid<'_>>,
+    ) -> Option<Self> {
         let mut venv = Venv {
             prefix,
             requirements: node.find_text_property("requirements").into_iter().collect(),
@@ -86,13 +95,13 @@ impl Venv {
         };
         node.finish();
         for child in node.children() {
-            venv.read_child(&child);
+            venv.read_child(&child, laid);
         }
         venv.check(node);
         Some(venv)
     }
 
-    fn read_child(&mut self, child: &Node<'_>) {
+    fn read_child(&mut self, child: &Node<'_>, laid: Option<Laid<'_>>) {
         let (list, what) = match child.name() {
             "packages" => (&mut self.packages, "requirements"),
             "requirements" => (&mut self.requirements, "paths of files"),
@@ -102,6 +111,12 @@ impl Venv {
             "pyproject" => {
                 self.pyproject = child.text("the path of a file");
                 return child.finish_leaf();
+            }
+            "editable" => {
+                let Some(laid) = laid else {
+                    return child.fault("`editable` is for a `venv` of a layer itself");
+                };
+                return self.editables.extend(Editable::read(child, laid));
             }
             _ => return child.unknown("`venv`", CHILDREN),
         };
@@ -115,16 +130,22 @@ impl Venv {
         if self.lock.is_some() && (asks || !self.constraints.is_empty()) {
             node.fault("a `lock` is authority: nothing else can be asked beside it");
         }
-        if !asks && self.lock.is_none() {
+        if !asks && self.lock.is_none() && self.editables.is_empty() {
             let fault = Fault::new(&node.at(), "`venv` installs nothing");
-            let help = "say `packages`, `requirements`, `pyproject` or `lock`";
+            let help = "say `packages`, `requirements`, `pyproject`, `lock` or `editable`";
             node.sink.push(fault.help(help));
         }
-        if self.lock.is_none()
-            && self.pyproject.is_none()
-            && !(self.extras.is_empty() && self.groups.is_empty())
-        {
-            node.fault("`extras` and `groups` are a `pyproject`'s or a `lock`'s");
+        if self.lock.is_none() && self.pyproject.is_none() {
+            let known = |extra| self.editables.iter().any(|one| one.extras.contains_key(extra));
+            match self.extras.iter().find(|extra| !known(extra)) {
+                Some(extra) if !self.editables.is_empty() => {
+                    node.fault(format!("no `editable` has an extra `{extra}`"));
+                }
+                extra if extra.is_some() || !self.groups.is_empty() => {
+                    node.fault("`extras` and `groups` are a `pyproject`'s or a `lock`'s");
+                }
+                _ => {}
+            }
         }
         for path in self.reads() {
             let leaves = path.starts_with('/') || path.split('/').any(|part| part == "..");

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::step::{Step, Work};
 use super::{PlanError, Planner, key_of};
-use crate::decl::{Layer, Venv};
+use crate::decl::{Editable, Layer, Venv};
 use crate::lock::interpreter::{debs_below, interpreter_of};
 use crate::lock::question::recipe_request;
 use crate::lock::{Pin, WheelPin};
@@ -21,6 +21,8 @@ pub struct WheelsWork {
     pub wheels: Vec<WheelPin>,
     /// What it must have in its `bin`.
     pub programs: Vec<String>,
+    /// Projects that stay where their layer laid them.
+    pub editables: Vec<Editable>,
 }
 
 /// An environment to compile.
@@ -30,6 +32,12 @@ pub struct BytecodeWork {
     pub prefix: LayerPath,
     #[serde(serialize_with = "shown")]
     pub program: LayerPath,
+}
+
+/// All that an editable project says, and where it is.
+fn identity_of(editable: &Editable) -> impl Serialize + '_ {
+    let places = (editable.dir.to_string(), editable.root.to_string());
+    (editable, &editable.version, &editable.entry_points, places)
 }
 
 fn shown<S: Serializer>(path: &LayerPath, serializer: S) -> Result<S::Ok, S::Error> {
@@ -57,9 +65,11 @@ impl<'a> Planner<'a> {
         let prefix = venv.prefix.to_string();
         let program = interpreter.program.to_string();
         let facts = (&prefix, &*interpreter.full_version, &program, &identity);
-        let key = match venv.programs.as_slice() {
-            [] => key_of("wheels", &facts),
-            programs => key_of("wheels", &(facts, programs)),
+        let editables: Vec<_> = venv.editables.iter().map(identity_of).collect();
+        let key = match (venv.programs.as_slice(), editables.as_slice()) {
+            ([], []) => key_of("wheels", &facts),
+            (programs, []) => key_of("wheels", &(facts, programs)),
+            (programs, editables) => key_of("wheels", &(facts, programs, editables)),
         };
         let count = wheels.len();
         self.rest.push(Step {
@@ -72,6 +82,7 @@ impl<'a> Planner<'a> {
                 interpreter: interpreter.clone(),
                 wheels,
                 programs: venv.programs.clone(),
+                editables: venv.editables.clone(),
             }),
         });
         if !venv.bytecode {

@@ -4,6 +4,7 @@
 //! holds and where an installation puts it (the binary distribution format, PEP 427), what a lock of
 //! Python's says (PEP 751). Resolving is left to the pinned `uv`; nothing here asks a registry.
 
+mod editable;
 mod entry_points;
 mod interpreter;
 mod layout;
@@ -16,6 +17,7 @@ mod tag;
 mod version;
 mod wheel;
 
+pub use editable::install_editable;
 pub use interpreter::Interpreter;
 pub use layout::{Item, ItemKind, venv};
 pub use marker::{Environment, MarkerError};

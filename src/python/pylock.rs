@@ -157,6 +157,15 @@ impl Pylock {
         }
     }
 
+    /// Without the projects that the environment has as editable ones: a lock names their directories.
+    pub fn without(mut self, editables: &[ProjectName]) -> Self {
+        self.packages.retain(|package| {
+            let name: Option<ProjectName> = package.name.parse().ok();
+            package.directory.is_none() || name.is_none_or(|name| !editables.contains(&name))
+        });
+        self
+    }
+
     /// The wheels to install for an interpreter, by project; `extras` and `groups` are added to those
     /// that the lock installs anyhow.
     pub fn choose(

@@ -19,7 +19,7 @@ use crate::path::{LayerPath, PathError};
 use crate::zipfile::{Member, ZipFile, ZipFileError};
 
 /// Who installed it, as pip and others ask.
-const INSTALLER: &str = "sbx";
+pub(super) const INSTALLER: &str = "sbx";
 
 /// Why a wheel cannot be installed.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ impl Place {
     }
 
     /// A path below the environment as RECORD writes it: relative to the packages.
-    fn recorded(&self, below: &str) -> String {
+    pub(super) fn recorded(&self, below: &str) -> String {
         match below.strip_prefix(&self.packages).and_then(|rest| rest.strip_prefix('/')) {
             Some(inside) => inside.to_owned(),
             None => format!("{}{below}", "../".repeat(self.packages.split('/').count())),
@@ -352,7 +352,12 @@ impl Read for Hashing<'_> {
     }
 }
 
-fn made(path: LayerPath, recorded: String, bytes: Vec<u8>, mode: u32) -> (Installed, Line) {
+pub(super) fn made(
+    path: LayerPath,
+    recorded: String,
+    bytes: Vec<u8>,
+    mode: u32,
+) -> (Installed, Line) {
     let line = Line {
         path: recorded,
         hash: hash_text(&Digest::of(&bytes)),

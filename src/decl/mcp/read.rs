@@ -201,7 +201,7 @@ impl Draft {
             }
             "venv" => match self.venv {
                 Some(_) => child.fault("a server has one `venv`"),
-                None => self.venv = Venv::read_into(child, self.venv_dir()),
+                None => self.venv = Venv::read_into(child, self.venv_dir(), None),
             },
             _ => child.unknown("`server`", CHILDREN),
         }

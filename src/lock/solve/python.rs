@@ -13,7 +13,8 @@ use crate::lock::interpreter::interpreter_of;
 use crate::lock::toolroom::{ToolError, ToolJob, ToolResult};
 use crate::lock::{Pin, PythonPin, WheelPin};
 use crate::python::{
-    Chosen, Interpreter, ProjectName, Pylock, PylockError, RequirementLine, Requirements, beside,
+    Chosen, Interpreter, ProjectName, Pylock, PylockError, RequirementLine, Requirements, Version,
+    beside,
 };
 use crate::serve::{Registry, Upstream};
 
@@ -117,7 +118,7 @@ pub(super) fn solve(
     let chosen = match &venv.lock {
         Some(path) => {
             let lock = Pylock::parse(&solver.read_text(ask.layer, path)?);
-            let lock = lock.map_err(|error| failed(error.into()))?;
+            let lock = lock.map_err(|error| failed(error.into()))?.without(&editables(venv));
             let chosen = lock.choose(&interpreter, &venv.extras, &venv.groups);
             chosen.map_err(|error| failed(error.into()))?
         }
@@ -199,6 +200,10 @@ impl Solver<'_> {
         let own = Requirements::parse(&venv.packages.join("\n")).map_err(|source| {
             failed(VenvError::Requirements { path: "packages".to_owned(), source })
         })?;
+        let own = with_editables(own, venv, interpreter).map_err(failed)?;
+        if own.lines.is_empty() && inputs.files.is_empty() && venv.pyproject.is_none() {
+            return Ok(Vec::new());
+        }
         let job = self.job(ask, venv, interpreter, &inputs, &own)?;
         let result = match self.toolroom.run(ask.lock, &job) {
             Err(ToolError::Failed { tool, status, output }) => {
@@ -211,7 +216,9 @@ impl Solver<'_> {
             }
             result => result?,
         };
-        let chosen = read_answer(&result, interpreter).map_err(failed)?;
+        let mut chosen = read_answer(&result, interpreter).map_err(failed)?;
+        let own_projects = editables(venv);
+        chosen.retain(|one| !own_projects.contains(&one.project));
         check_hashes(&inputs, &own, &chosen).map_err(failed)?;
         Ok(chosen)
     }
@@ -254,7 +261,9 @@ impl Solver<'_> {
         }
         let mut flag =
             |name: &str, value: &str| command.extend([name.to_owned(), value.to_owned()]);
-        venv.extras.iter().for_each(|extra| flag("--extra", extra));
+        // those of editable projects are requirements already
+        let extras = venv.extras.iter().filter(|_| venv.pyproject.is_some());
+        extras.for_each(|extra| flag("--extra", extra));
         venv.groups.iter().for_each(|group| flag("--group", group));
         flag("--python", &interpreter.program.to_string());
         flag("--python-version", &interpreter.short());
@@ -353,6 +362,39 @@ impl Solver<'_> {
         }
         Ok(None)
     }
+}
+
+/// The names of an environment's editable projects.
+fn editables(venv: &Venv) -> Vec<ProjectName> {
+    venv.editables.iter().filter_map(|one| one.name.parse().ok()).collect()
+}
+
+/// What is asked for, and what editable projects ask for, but not those themselves.
+fn with_editables(
+    mut own: Requirements,
+    venv: &Venv,
+    interpreter: &Interpreter,
+) -> Result<Requirements, VenvError> {
+    for editable in &venv.editables {
+        let found: Option<Version> = interpreter.full_version.parse().ok();
+        if let Some(wanted) = &editable.requires_python
+            && found.and_then(|version| version.meets(wanted)) != Some(true)
+        {
+            let found = interpreter.full_version.to_string();
+            return Err(PylockError::Python { wanted: wanted.clone(), found }.into());
+        }
+        let lines: Vec<&str> = editable.requires_with(&venv.extras).map(String::as_str).collect();
+        let read = Requirements::parse(&lines.join("\n")).map_err(|source| {
+            VenvError::Requirements { path: format!("editable {}", editable.dir), source }
+        })?;
+        own.lines.extend(read.lines);
+    }
+    let names = editables(venv);
+    own.lines.retain(|line| match line {
+        RequirementLine::Requirement { project, .. } => !names.contains(project),
+        _ => true,
+    });
+    Ok(own)
 }
 
 /// What the lock had, for the resolver to prefer.
