@@ -231,6 +231,7 @@ fn a_project_of_the_layer_is_installed_where_it_lies() {
                   run \"/v/bin/start >/said; /v/bin/python -c 'import importlib.metadata as m; print(m.version(\\\"my-app\\\"))' >>/said\"";
     let project =
         at(&index, recipe).file("app/pyproject.toml", PROJECT).file("app/src/my_app.py", source);
+    locked(&project).success();
     patiently(|| project.sbx(&["build", "s"])).success();
     assert_eq!(wheels(&project), ["a 1", "b 2"]);
     let dir = project.unpack();

@@ -116,7 +116,7 @@ impl Editable {
         }
         let mut extras = BTreeMap::new();
         for (extra, value) in table(project, "optional-dependencies")? {
-            extras.insert(extra.clone(), lines(value, "optional-dependencies")?);
+            extras.insert(extra.clone(), lines(&value, "optional-dependencies")?);
         }
         let mut entry_points = String::new();
         for (key, group) in [("scripts", "console_scripts"), ("gui-scripts", "gui_scripts")] {

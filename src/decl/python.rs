@@ -136,7 +136,8 @@ impl Venv {
             node.sink.push(fault.help(help));
         }
         if self.lock.is_none() && self.pyproject.is_none() {
-            let known = |extra| self.editables.iter().any(|one| one.extras.contains_key(extra));
+            let known =
+                |extra: &String| self.editables.iter().any(|one| one.extras.contains_key(extra));
             match self.extras.iter().find(|extra| !known(extra)) {
                 Some(extra) if !self.editables.is_empty() => {
                     node.fault(format!("no `editable` has an extra `{extra}`"));
