@@ -116,12 +116,20 @@ fn what_cannot_be_had_is_said_with_what_can() {
         Package::new("a", "1.5").yanked("bad"),
         Package::new("a", "2"),
         Package::new("s", "1").source_only(),
+        Package::new("w", "1").tag("cp312-cp312-win_amd64"),
     ]);
     let refused =
         |package: &str| locked(&at(&index, &format!("venv \"/v\" {{ packages \"{package}\"; }}")));
     refused("a==3")
         .fails(1, &["there is no `a` ==3: the index has 2, 1", "declare one that is left: `a==2`"]);
     refused("absent").fails(1, &["no index has a project `absent`"]);
+    refused("w").fails(
+        1,
+        &[
+            "package `w` 1 has no wheel for Python 3.13 on x86_64 with glibc 2.41: there is `w-1-cp312-cp312-win_amd64.whl`",
+            "take another version of `w`",
+        ],
+    );
     refused("s")
         .fails(1, &["`s` 1 has a source archive only, no wheel", "sbx installs wheels only"]);
 }

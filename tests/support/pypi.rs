@@ -45,6 +45,7 @@ pub struct Package {
     uploaded: String,
     yanked: Option<String>,
     sdist: bool,
+    tag: String,
 }
 
 impl Package {
@@ -62,6 +63,7 @@ impl Package {
             uploaded: "2025-01-01T00:00:00Z".to_owned(),
             yanked: None,
             sdist: false,
+            tag: "py3-none-any".to_owned(),
         }
     }
 
@@ -101,6 +103,12 @@ impl Package {
         self
     }
 
+    /// For this Python and platform alone: `cp312-cp312-win_amd64`.
+    pub fn tag(mut self, tag: &str) -> Self {
+        self.tag = tag.to_owned();
+        self
+    }
+
     fn metadata(&self) -> String {
         let mut text =
             format!("Metadata-Version: 2.1\nName: {}\nVersion: {}\n", self.name, self.version);
@@ -120,9 +128,11 @@ impl Package {
         let info = format!("{stem}.dist-info");
         let mut members = self.files.clone();
         members.push((format!("{info}/METADATA"), self.metadata()));
-        let wheel =
-            "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
-        members.push((format!("{info}/WHEEL"), wheel.to_owned()));
+        let wheel = format!(
+            "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {}\n",
+            self.tag
+        );
+        members.push((format!("{info}/WHEEL"), wheel));
         if !self.scripts.is_empty() {
             let lines =
                 self.scripts.iter().map(|(name, function)| format!("{name} = {function}\n"));
@@ -147,7 +157,7 @@ impl Package {
 
     fn file_name(&self) -> String {
         let stem = format!("{}-{}", in_files(&self.name), self.version);
-        if self.sdist { format!("{stem}.tar.gz") } else { format!("{stem}-py3-none-any.whl") }
+        if self.sdist { format!("{stem}.tar.gz") } else { format!("{stem}-{}.whl", self.tag) }
     }
 }
 

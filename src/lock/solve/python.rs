@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::index::{IndexFile, read_page, releases};
+use super::index::{IndexFile, Release, read_page, releases};
 use super::{Ask, SolveError, Solver, Update};
 use crate::decl::{Layer, Venv};
 use crate::digest::Digest;
@@ -14,7 +14,7 @@ use crate::lock::toolroom::{ToolError, ToolJob, ToolResult};
 use crate::lock::{Pin, PythonPin, WheelPin};
 use crate::python::{
     Chosen, Interpreter, ProjectName, Pylock, PylockError, RequirementLine, Requirements, Version,
-    beside,
+    WheelName, beside,
 };
 use crate::serve::{Registry, Upstream};
 
@@ -209,7 +209,7 @@ impl Solver<'_> {
             Err(ToolError::Failed { tool, status, output }) => {
                 let all = inputs.files.values().map(|(_, read)| read).chain([&own]);
                 let lines: Vec<&RequirementLine> = all.flat_map(|read| &read.lines).collect();
-                if let Some(reason) = self.explain(&lines, &output)? {
+                if let Some(reason) = self.explain(&lines, &output, interpreter)? {
                     return Err(failed(reason));
                 }
                 return Err(ToolError::Failed { tool, status, output }.into());
@@ -320,6 +320,7 @@ impl Solver<'_> {
         &self,
         lines: &[&RequirementLine],
         output: &str,
+        interpreter: &Interpreter,
     ) -> Result<Option<VenvError>, SolveError> {
         let indexes = self.mirrors.python_indexes();
         for line in lines {
@@ -357,11 +358,38 @@ impl Solver<'_> {
                     let version = version.clone();
                     return Ok(Some(VenvError::SourceOnly { package, version }));
                 }
-                Some(_) => {}
+                Some((version, _)) => {
+                    if let Some(wheels) = unfit(&files, project, &fits, interpreter) {
+                        let (version, interpreter) = (version.clone(), interpreter.to_string());
+                        let error = PylockError::Unfit { package, version, interpreter, wheels };
+                        return Ok(Some(error.into()));
+                    }
+                }
             }
         }
         Ok(None)
     }
+}
+
+/// The wheels of the versions that fit, where none is for the interpreter.
+fn unfit(
+    files: &[IndexFile],
+    project: &ProjectName,
+    fits: &[&(String, Release)],
+    interpreter: &Interpreter,
+) -> Option<Vec<String>> {
+    let wheels =
+        files.iter().filter_map(|file| file.name.parse::<WheelName>().ok().zip(Some(file)));
+    let mut names = Vec::new();
+    for (wheel, file) in wheels.filter(|(wheel, _)| wheel.project == *project) {
+        if fits.iter().any(|(version, _)| **version == *wheel.version) {
+            if interpreter.rank(&wheel).is_some() {
+                return None;
+            }
+            names.push(file.name.clone());
+        }
+    }
+    (!names.is_empty()).then_some(names)
 }
 
 /// The names of an environment's editable projects.
