@@ -284,6 +284,27 @@ fn a_server_of_npms_is_locked_and_runs_nothing_when_it_is_installed() {
 }
 
 #[test]
+fn an_entry_of_npx_becomes_a_locked_server_or_an_error_with_what_there_is() {
+    let registry = registry();
+    let project = |spec: &str| {
+        let list = json!({"mcpServers": {"tell": {"command": "npx", "args": ["-y", spec, "-x"]}}});
+        over_python("mcp config=\"servers.json\"")
+            .file("servers.json", &list.to_string())
+            .var("SBX_MIRROR_NPM", &registry.url())
+    };
+    patiently(|| project("@acme/tell@0.4.0").sbx(&["build", "s"]))
+        .fails(1, &["there is no `@acme/tell` 0.4.0: the registry has 1.1.0, 1.0.0"]);
+    let (project, _dir, root) = unpacked(project("@acme/tell@1.0.0"));
+    assert!(project.read("sbx.lock").contains(" @acme/tell 1.0.0 "));
+    assert_eq!(
+        servers(&root)["mcpServers"]["tell"],
+        json!({"command": "/opt/mcp/tell/node_modules/.bin/acme-tell", "args": ["-x"]})
+    );
+    let said = told(&mut Client::start(&root, "tell", &[]).unwrap());
+    assert_eq!((&said["lib"], &said["args"]), (&json!("npm"), &json!(["-x"])));
+}
+
+#[test]
 fn tools_of_npms_that_cannot_be_had_are_named_with_what_there_is() {
     let registry = registry();
     let refused = |server: &str| {
