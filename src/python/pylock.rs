@@ -331,6 +331,13 @@ mod tests {
         insta::assert_snapshot!(refused(&package("a", "requires-python = '<3.13'", &["a-1-py3-none-any.whl"])), @"it is for Python <3.13, the image has 3.13.5");
         insta::assert_snapshot!(refused(&package("a", "marker = 'x'", &[])), @"package `a`: `x` is not an environment marker");
         insta::assert_snapshot!(Pylock::parse("lock-version = '2.0'").unwrap_err(), @"its format is 2.0, expected 1.x");
+        let own = format!(
+            "lock-version = '1.0'\n{}",
+            package("My_App", "directory = { path = '.', editable = true }", &[])
+        );
+        let left = Pylock::parse(&own).unwrap().without(&["my-app".parse().unwrap()]);
+        assert!(left.packages.is_empty(), "an editable project is no wheel");
+        assert_eq!(Pylock::parse(&own).unwrap().without(&[]).packages.len(), 1);
         let twice = package("a", "", &["a-1-py3-none-any.whl"]);
         insta::assert_snapshot!(refused(&twice.repeat(2)), @"package `a` is listed twice for one environment, at 1 and 1");
         insta::assert_snapshot!(refused(&twice.replace("sha256", "md5")), @"package `a`: wheel `a-1-py3-none-any.whl` has no sha256");

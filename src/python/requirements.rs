@@ -51,9 +51,15 @@ impl RequirementsError {
     }
 
     pub fn help(&self) -> Option<&'static str> {
-        self.reason
-            .contains("wheel of an index")
-            .then_some("take it from an index, or build it in a `run` and install its files")
+        if self.reason.contains("wheel of an index") {
+            Some("take it from an index, or build it in a `run` and install its files")
+        } else if self.reason.contains("variable") {
+            Some(
+                "name the index by `UV_INDEX` or `PIP_EXTRA_INDEX_URL`, its user there or in a netrc file",
+            )
+        } else {
+            None
+        }
     }
 }
 
@@ -160,11 +166,11 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 }
 
 fn parse_line(text: &str) -> Result<Line, String> {
-    if text.starts_with('-') {
-        return parse_option(text);
-    }
     if text.contains("${") {
         return Err("names a variable of the environment".to_owned());
+    }
+    if text.starts_with('-') {
+        return parse_option(text);
     }
     let mut words = text.split_whitespace();
     let mut kept = Vec::new();
@@ -263,6 +269,7 @@ mod tests {
         insta::assert_snapshot!(refused("./local"), @"line 1: `./local` is not the wheel of an index");
         insta::assert_snapshot!(refused("--find-links /opt"), @"line 1: `--find-links /opt` is an option that a locked environment cannot have");
         insta::assert_snapshot!(refused("a --hash=md5:00"), @"line 1: `a --hash=md5:00` has a digest that is no sha256: `md5:00`");
+        insta::assert_snapshot!(refused("-i https://${U}:${P}@h.example.org/"), @"line 1: `-i https://h.example.org/` names a variable of the environment");
         insta::assert_snapshot!(refused("$x"), @"line 1: `$x` is no requirement");
     }
 
