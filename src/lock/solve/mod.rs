@@ -9,6 +9,7 @@ mod npm;
 mod npm_program;
 mod npm_tools;
 mod places;
+mod project_files;
 mod python;
 mod registry;
 mod source;

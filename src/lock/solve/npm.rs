@@ -4,10 +4,10 @@
 //! Install scripts are read out of the tarballs of the packages that the declaration names, so that
 //! the lock says what will run; of all others it is only said that they have some.
 
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use super::project_files::ProjectFiles;
 use super::{Ask, Places, SolveError, Solver};
 use crate::blame::Blame;
 use crate::decl::{Kind, Npm};
@@ -63,10 +63,12 @@ struct Reading<'a> {
     solver: &'a Solver<'a>,
     ask: &'a Ask<'a>,
     npm: &'a Npm,
+    files: ProjectFiles,
 }
 
 pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec<Pin>, SolveError> {
-    let reading = Reading { solver, ask, npm };
+    let files = ProjectFiles::local(solver, &npm.project);
+    let reading = Reading { solver, ask, npm, files };
     let (name, lock) = reading.lock()?;
     let tree = lock
         .tree(ask.platform, omit(npm))
@@ -96,28 +98,22 @@ impl Reading<'_> {
     fn failed(&self, name: &str, source: NpmLockError) -> SolveError {
         SolveError::Npm {
             layer: self.ask.layer.name.clone(),
-            path: self.npm.file(name),
+            path: self.files.label(name),
             source: Box::new(source),
         }
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.solver.project.root.join(self.npm.file(name))
-    }
-
     fn manifest(&self, name: &str) -> Result<Manifest, SolveError> {
-        let path = self.path(name);
-        let bytes = fs::read(&path).at("read", &path)?;
+        let bytes = self.files.read(name)?;
         Manifest::parse(&bytes).map_err(|error| self.failed(name, error.into()))
     }
 
     /// The project's lock, which agrees with its `package.json`, and what it is called.
     fn lock(&self) -> Result<(String, PackageLock), SolveError> {
         let manifest = self.manifest("package.json")?;
-        let name = LOCKS.into_iter().find(|name| self.path(name).is_file());
+        let name = LOCKS.into_iter().find(|name| self.files.is_file(name));
         let name = name.ok_or_else(|| self.failed("package.json", NpmLockError::NoLock))?;
-        let path = self.path(name);
-        let bytes = fs::read(&path).at("read", &path)?;
+        let bytes = self.files.read(name)?;
         let text = String::from_utf8(bytes).map_err(|_| self.failed(name, NpmLockError::Text))?;
         let lock = PackageLock::parse(&text)
             .and_then(|lock| lock.agree("", &manifest).map(|()| lock))
@@ -157,7 +153,7 @@ impl Reading<'_> {
     ) -> Result<NpmPart, SolveError> {
         let file = format!("{target}/package.json");
         let locked = lock.packages.get(target).map(|locked| &locked.manifest);
-        let manifest = match self.path(&file).is_file() {
+        let manifest = match self.files.is_file(&file) {
             true => {
                 let manifest = self.manifest(&file)?;
                 lock.agree(target, &manifest).map_err(|fault| self.failed(name, fault.into()))?;
@@ -167,7 +163,7 @@ impl Reading<'_> {
         };
         let own = place.rsplit_once("node_modules/").map_or(place, |(_, own)| own);
         let all = manifest.map(|one| bins(one.name.as_deref().unwrap_or(own), &one.bin));
-        let there = |file: &str| self.path(&format!("{target}/{file}")).exists();
+        let there = |file: &str| self.files.exists(&format!("{target}/{file}"));
         let bins = all.into_iter().flatten().filter(|(_, file)| there(file)).collect();
         Ok(NpmPart::Link { place: place.into(), target: target.into(), bins })
     }
