@@ -1,0 +1,237 @@
+//! The project's own sandbox types, from the public registries: built from nothing, built again
+//! under other circumstances, and held to AgentScope's contract in a container without a network.
+
+mod support;
+
+#[path = "support/docker.rs"]
+mod docker;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use docker::{Container, Engine};
+use serde_json::Value;
+use support::project::{Project, root};
+use support::tool;
+use support::trixie::patiently;
+use support::user::User;
+
+/// Those that need nothing but the registries.
+const TYPES: [&str; 5] = ["base", "browser", "custom_sandbox", "filesystem", "gui"];
+
+/// The hosts that MCP servers ask, each answered by the stand-in.
+const HOSTS: [&str; 3] = ["api.tavily.com", "restapi.amap.com", "antv-studio.alipay.com"];
+
+/// The one whose tests are of this release of AgentScope's.
+const AGENTSCOPE: &str = "agentscope-runtime==1.1.6.post2";
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn quick() -> bool {
+    let quick = std::env::var_os("SBX_TEST_QUICK").is_some_and(|value| !value.is_empty());
+    if quick {
+        eprintln!("not built: `tests/run --quick` leaves the public registries alone");
+    }
+    quick
+}
+
+/// What this project declares, with everything that it needs at hand and nothing built.
+fn fetched() -> Project {
+    let project = Project::new();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let there = project.dir.path();
+    for name in ["sandboxes.kdl", "sbx.lock", "layers"] {
+        tool("cp", &["-r", here.join(name).to_str().unwrap(), there.to_str().unwrap()]);
+    }
+    patiently(|| project.sbx(&[&["fetch"], &TYPES[..]].concat())).success();
+    project
+}
+
+/// Every type built once for all tests, with the ids of their images; and a store that was copied
+/// when everything was fetched.
+fn built() -> &'static (Project, Vec<String>, PathBuf) {
+    static BUILT: OnceLock<(Project, Vec<String>, PathBuf)> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let project = fetched();
+        let sources = project.dir.path().join("sources");
+        tool("cp", &["-a", project.cache().to_str().unwrap(), sources.to_str().unwrap()]);
+        let outcome = project.sbx(&[&["build", "--offline", "--json"], &TYPES[..]].concat());
+        let images = images(&outcome.success().stdout);
+        (project, images, sources)
+    })
+}
+
+fn images(answers: &str) -> Vec<String> {
+    let answers = serde_json::Deserializer::from_str(answers).into_iter::<Value>();
+    answers.map(|answer| answer.unwrap()["image"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_type_is_the_same_whoever_builds_it_and_where() {
+    if quick() {
+        return;
+    }
+    let (project, images, sources) = built();
+    assert_eq!(images.len(), TYPES.len());
+    let again = Project::new();
+    let deep = again.dir.path().join("elsewhere/and deeper");
+    fs::create_dir_all(&deep).unwrap();
+    for name in ["sandboxes.kdl", "sbx.lock", "layers"] {
+        let from = project.dir.path().join(name);
+        tool("cp", &["-r", from.to_str().unwrap(), deep.to_str().unwrap()]);
+    }
+    let store = deep.join("cache");
+    tool("mv", &[sources.to_str().unwrap(), store.to_str().unwrap()]);
+    let user = User::new();
+    let deep = deep.to_str().unwrap();
+    let arguments =
+        [&["build", "--offline", "--json", "--jobs", "3", "--project", deep], &TYPES[..]].concat();
+    let outcome = again
+        .run(&arguments)
+        .env("TZ", "Asia/Kathmandu")
+        .env("LC_ALL", "tr_TR.UTF-8")
+        .env("SOURCE_DATE_EPOCH", "1")
+        .umask("077")
+        .host_name("elsewhere")
+        .clock("+400 days")
+        .user(&user)
+        .outcome()
+        .success();
+    assert_eq!(self::images(&outcome.stdout), *images);
+    again.run(&["clean", "--all", "--project", deep]).user(&user).outcome().success();
+}
+
+#[test]
+fn what_the_gui_has_is_what_debian_would_have_made_of_it() {
+    if quick() {
+        return;
+    }
+    let (project, ..) = built();
+    let home = tempfile::tempdir().unwrap();
+    let image = format!("{}:browser", project.cache().display());
+    tool("umoci", &["unpack", "--image", &image, home.path().join("b").to_str().unwrap()]);
+    let root = root(&home);
+    let run = |script: &str| support::project::chroot(&root, script);
+    assert_eq!(run("dpkg --audit"), "");
+    assert!(run("node --version").starts_with("v22."));
+    assert!(run("npm --version").trim().split('.').count() == 3);
+    assert_eq!(run("command -v python3").trim(), "/agentscope_runtime/venv/bin/python3");
+}
+
+/// A Python with AgentScope's client.
+fn agentscope(dir: &Path) -> PathBuf {
+    let at = |name: &str| dir.join("bin").join(name).to_str().unwrap().to_owned();
+    let python = at("python");
+    tool("python3", &["-m", "venv", dir.to_str().unwrap()]);
+    let patient = |program: &str, arguments: &[&str]| {
+        for pause in [2, 10, 30] {
+            if Command::new(program).args(arguments).output().unwrap().status.success() {
+                return;
+            }
+            std::thread::sleep(Duration::from_secs(pause));
+        }
+        tool(program, arguments);
+    };
+    patient(&at("pip"), &["install", "--quiet", "uv"]);
+    patient(
+        &at("uv"),
+        &["pip", "install", "--python", &python, "--exclude-newer", "2026-11-20", AGENTSCOPE],
+    );
+    python.into()
+}
+
+/// Something that runs until it is no longer needed.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Answers in the names of [`HOSTS`], in a container's network; what it was asked is in `asked`.
+fn stand_in(dir: &Path, container: &Container<'_>) -> Running {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sandboxes/standin.py");
+    let mut command = container.beside(Path::new("python3"));
+    command.arg(script).args(["ca.pem", "key.pem", "asked"].map(|name| dir.join(name)));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    Running(child)
+}
+
+fn certificate(dir: &Path) {
+    let made = rcgen::generate_simple_self_signed(HOSTS.map(str::to_owned)).unwrap();
+    fs::write(dir.join("ca.pem"), made.cert.pem()).unwrap();
+    fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn custom_sandbox_honours_the_contract_without_a_network() {
+    if quick() {
+        return;
+    }
+    let (project, ..) = built();
+    let home = tempfile::tempdir().unwrap();
+    let dir = |name: &str| {
+        let dir = home.path().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    };
+    let python = agentscope(&dir("python"));
+    certificate(home.path());
+    let engine = Engine::start(&dir("docker"));
+    engine.load(&project.cache(), "custom_sandbox");
+    let hosts = HOSTS.map(|host| format!("{host}:127.0.0.1"));
+    let workspace = format!("{}:/workspace", dir("workspace").display());
+    let trusted = format!("{}:/ca.pem:ro", home.path().join("ca.pem").display());
+    let token = format!("SECRET_TOKEN={TOKEN}");
+    let mut options = vec!["--volume", &workspace, "--volume", &trusted, "--env", &token];
+    for variable in
+        ["TAVILY_API_KEY=of-tavily", "AMAP_MAPS_API_KEY=of-amap", "NODE_EXTRA_CA_CERTS=/ca.pem"]
+    {
+        options.extend(["--env", variable]);
+    }
+    for host in &hosts {
+        options.extend(["--add-host", host]);
+    }
+    let container = engine.run("custom_sandbox", &options);
+    let _services = stand_in(home.path(), &container);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sandboxes/contract.py");
+    let output = container.beside(&python).arg(script).arg(TOKEN).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let wrong = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{wrong}\n{}", container.logs());
+    for part in ["auth", "tools", "box", "workspace", "watcher", "screen"] {
+        assert!(said.contains(&format!("{part}: ")), "{part} was not checked:\n{said}");
+    }
+    let asked = fs::read_to_string(home.path().join("asked")).unwrap();
+    assert!(asked.contains("key=of-amap"), "keys of the host reach their server: {asked}");
+    let logs = container.logs();
+    assert!(logs.contains("/fastapi/mcp/call_tool"), "requests are logged:\n{logs}");
+    assert!(!logs.contains(TOKEN), "the token is in no log");
+    drop(container);
+    without_keys(&engine);
+}
+
+/// A server without its key is left out, and said to be; the rest is there.
+fn without_keys(engine: &Engine) {
+    let container = engine.run("custom_sandbox", &["--env", &format!("SECRET_TOKEN={TOKEN}")]);
+    let ask = format!(
+        "for n in $(seq 600); do curl -sf -H 'Authorization: Bearer {TOKEN}' http://127.0.0.1/fastapi/mcp/list_tools && exit; sleep 0.1; done; exit 1"
+    );
+    let tools: Value = serde_json::from_str(&container.exec(&["sh", "-c", &ask])).unwrap();
+    let servers: Vec<&str> = tools.as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(servers.contains(&"markdownify") && servers.contains(&"playwright"), "{servers:?}");
+    assert!(!servers.contains(&"tavily-websearch"), "{servers:?}");
+    let logs = container.logs();
+    for said in ["variable TAVILY_API_KEY is not set", "`tavily-websearch` went away"] {
+        assert!(logs.contains(said), "`{said}` is missing in:\n{logs}");
+    }
+}

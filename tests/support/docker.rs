@@ -1,0 +1,118 @@
+//! Debian's docker with a daemon and data of its own, which ends with the test.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::tool;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Engine {
+    daemon: Child,
+    dir: PathBuf,
+    host: String,
+}
+
+/// A running container, removed in the end.
+pub struct Container<'a> {
+    engine: &'a Engine,
+    pub id: String,
+}
+
+impl Engine {
+    /// Starts a daemon whose data is in a directory. It makes no bridge and no firewall rule.
+    pub fn start(dir: &Path) -> Self {
+        let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        let host = format!("unix://{}", path("docker.sock"));
+        let log = File::create(dir.join("dockerd.log")).unwrap();
+        let daemon = Command::new("/usr/sbin/dockerd")
+            .args(["--host", &host, "--data-root", &path("data"), "--exec-root", &path("exec")])
+            .args(["--pidfile", &path("docker.pid"), "--bridge", "none"])
+            .args(["--iptables=false", "--ip6tables=false"])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("dockerd must be installed (tests/run does it)");
+        let engine = Engine { daemon, dir: dir.to_owned(), host };
+        let start = Instant::now();
+        while !engine.command(&["info"]).output().unwrap().status.success() {
+            let said = || std::fs::read_to_string(dir.join("dockerd.log")).unwrap();
+            assert!(start.elapsed() < PATIENCE, "dockerd does not answer:\n{}", said());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        engine
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["--host", &self.host]).args(arguments);
+        command
+    }
+
+    #[track_caller]
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        tool("docker", &[&["--host", &self.host], arguments].concat())
+    }
+
+    /// Brings in an image of a store.
+    pub fn load(&self, store: &Path, sandbox: &str) {
+        let from = format!("oci:{}:{sandbox}", store.display());
+        let into = format!("docker-daemon:sbx/{sandbox}:test");
+        tool("skopeo", &["copy", "--quiet", "--dest-daemon-host", &self.host, &from, &into]);
+    }
+
+    /// Starts an image that was brought in, without any network.
+    pub fn run(&self, sandbox: &str, options: &[&str]) -> Container<'_> {
+        let image = format!("sbx/{sandbox}:test");
+        let id = self.docker(
+            &[&["run", "--detach", "--network", "none"], options, &[image.as_str()]].concat(),
+        );
+        Container { engine: self, id: id.trim().to_owned() }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // asked nicely it takes its containers along
+        let pid = rustix::process::Pid::from_child(&self.daemon);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.daemon.wait().unwrap();
+        for mount in ["exec", "data"] {
+            let _ = Command::new("umount")
+                .args(["--recursive", "--quiet"])
+                .arg(self.dir.join(mount))
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+impl Container<'_> {
+    /// What it has said.
+    pub fn logs(&self) -> String {
+        let output = self.engine.command(&["logs", &self.id]).output().unwrap();
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+    }
+
+    #[track_caller]
+    pub fn exec(&self, words: &[&str]) -> String {
+        self.engine.docker(&[&["exec", &self.id], words].concat())
+    }
+
+    /// A program of this machine's, in the container's network.
+    pub fn beside(&self, program: &Path) -> Command {
+        let pid = self.engine.docker(&["inspect", "--format", "{{.State.Pid}}", &self.id]);
+        let mut command = Command::new("nsenter");
+        command.args(["--target", pid.trim(), "--net"]).arg(program);
+        command
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        let _ = self.engine.command(&["rm", "--force", "--volumes", &self.id]).output();
+    }
+}
