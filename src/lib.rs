@@ -29,6 +29,7 @@ pub mod store;
 // inputs: where bytes come from
 pub mod debian;
 pub mod fetch;
+pub mod git;
 pub mod lock;
 pub mod npm;
 pub mod python;

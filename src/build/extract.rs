@@ -19,7 +19,7 @@ use crate::digest::{Integrity, IntegrityHasher};
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
-use crate::plan::TakeWork;
+use crate::plan::{Ids, TakeWork};
 use crate::tarball::{Member, MemberKind, Reader, TarError, is_header};
 use crate::zipfile::{ZipFile, ZipFileError};
 
@@ -70,6 +70,16 @@ pub struct Blob<'a> {
     pub label: String,
     pub path: &'a Path,
     pub digest: Integrity,
+    pub nature: Nature,
+}
+
+/// What a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nature {
+    /// Of somebody who may have packed anything.
+    Archive,
+    /// A tree of git's: links may lead anywhere, and its directories are part of it.
+    Tree,
 }
 
 /// Lays what is taken of a source into the empty directory `tree` and writes the tar.
@@ -80,7 +90,13 @@ pub fn lay(
     tar: &mut dyn Write,
 ) -> Result<Listing, ExtractError> {
     let assembly = Assembly::new(tree)?;
-    let taking = Taking { label: &blob.label, take, picks: Picks::new(take)?, assembly: &assembly };
+    let taking = Taking {
+        label: &blob.label,
+        take,
+        picks: Picks::new(take)?,
+        assembly: &assembly,
+        nature: blob.nature,
+    };
     let laid = taking.lay(blob);
     // of bytes that are not what was locked, nothing that they say counts
     let found = hash(blob)?;
@@ -158,6 +174,7 @@ struct Taking<'a> {
     take: &'a TakeWork,
     picks: Picks,
     assembly: &'a Assembly,
+    nature: Nature,
 }
 
 impl Taking<'_> {
@@ -193,6 +210,7 @@ impl Taking<'_> {
         }
         let mut reader = Reader::new(decoded, LARGEST);
         let mut count = 0;
+        self.put_root()?;
         while let Some(member) = reader.next_member().map_err(|error| self.tar(error))? {
             let Some(entry) = self.entry(&member)? else { continue };
             count += u64::from(!matches!(entry.kind, Kind::Dir(_)));
@@ -230,6 +248,24 @@ impl Taking<'_> {
         Meta { uid: self.take.ids.uid, gid: self.take.ids.gid, ..Meta::root(mode) }
     }
 
+    /// A tree that belongs to somebody does so with its directories.
+    fn claim(&self) -> Claim {
+        match self.nature == Nature::Tree && self.take.ids != Ids::default() {
+            true => Claim::Set,
+            false => Claim::Shipped,
+        }
+    }
+
+    /// The directory that a tree is laid in.
+    fn put_root(&self) -> Result<(), ExtractError> {
+        let path = self.take.into.clone();
+        if self.claim() != Claim::Set || path.is_root() {
+            return Ok(());
+        }
+        let entry = Entry { path, meta: self.meta(0o755), kind: Kind::Dir(Claim::Set) };
+        self.assembly.put(0, entry, &mut io::empty()).map_err(|error| self.layout(error))
+    }
+
     fn mode(&self, found: u32) -> u32 {
         let usual = if found & 0o111 != 0 { 0o755 } else { 0o644 };
         self.take.mode.unwrap_or(usual)
@@ -242,10 +278,12 @@ impl Taking<'_> {
         let kind = match member.kind {
             // what holds the files exists already, or is implied by them
             MemberKind::Dir if path == self.take.into => return Ok(None),
-            MemberKind::Dir => Kind::Dir(Claim::Shipped),
+            MemberKind::Dir => Kind::Dir(self.claim()),
             MemberKind::File => Kind::File(member.size),
             MemberKind::Symlink => {
-                self.check_link(&path, &member.link)?;
+                if self.nature == Nature::Archive {
+                    self.check_link(&path, &member.link)?;
+                }
                 Kind::Symlink(member.link.clone().into())
             }
             MemberKind::Hardlink => match self.place(&member.link, false)? {

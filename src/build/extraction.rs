@@ -1,7 +1,8 @@
 //! The builder's way with sources that are unpacked.
 
 use super::builder::{BuildError, Builder};
-use super::extract::{self, Blob, ExtractError};
+use super::extract::{self, Blob, ExtractError, Nature};
+use crate::lock::Source;
 use crate::plan::{Step, UnpackWork};
 use crate::store::LayerRecord;
 
@@ -33,7 +34,11 @@ impl Builder<'_> {
         };
         let digest = source.integrity();
         let path = self.store.source_path(&digest);
-        let blob = Blob { label: source.label(), path: &path, digest };
+        let nature = match source {
+            Source::Git(_) => Nature::Tree,
+            _ => Nature::Archive,
+        };
+        let blob = Blob { label: source.label(), path: &path, digest, nature };
         let mut draft = self.store.draft()?;
         let tree = self.store.tree_draft()?;
         let listing = extract::lay(&blob, &work.take, tree.path(), &mut draft)

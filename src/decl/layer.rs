@@ -8,6 +8,7 @@ use super::as_of::AsOf;
 use super::debian::Debian;
 use super::editable::Laid;
 use super::fault::{Fault, Location};
+use super::git::Git;
 use super::mcp::Mcp;
 use super::node::Node;
 use super::nodejs::NodeJs;
@@ -64,6 +65,7 @@ pub enum Recipe {
     Mcp(Mcp),
     Archive(Archive),
     PackageFiles(PackageFiles),
+    Git(Git),
 }
 
 impl Recipe {
@@ -86,6 +88,7 @@ impl Recipe {
             Recipe::Mcp(_) => "mcp",
             Recipe::Archive(_) => "archive",
             Recipe::PackageFiles(_) => "files",
+            Recipe::Git(_) => "git",
         }
     }
 
@@ -108,7 +111,8 @@ impl Recipe {
             | Recipe::Npm(_)
             | Recipe::NpmTools(_)
             | Recipe::Archive(_)
-            | Recipe::PackageFiles(_) => true,
+            | Recipe::PackageFiles(_)
+            | Recipe::Git(_) => true,
         }
     }
 
@@ -132,7 +136,7 @@ impl Recipe {
             Recipe::Venv(venv) => venv.reads(),
             Recipe::Npm(npm) => npm.files.iter().map(String::as_str).collect(),
             Recipe::Archive(archive) => archive.local().into_iter().collect(),
-            Recipe::PackageFiles(_) => Vec::new(),
+            Recipe::PackageFiles(_) | Recipe::Git(_) => Vec::new(),
         }
     }
 
@@ -159,7 +163,8 @@ impl Recipe {
             | Recipe::Mcp(_)
             // a digest or a version is named: no day changes what they are
             | Recipe::Archive(_)
-            | Recipe::PackageFiles(_) => None,
+            | Recipe::PackageFiles(_)
+            | Recipe::Git(_) => None,
             Recipe::Venv(_) => Some("pypi"),
             Recipe::NodeJs(_) | Recipe::Npm(_) | Recipe::NpmTools(_) => Some("npm"),
         }
@@ -182,7 +187,8 @@ impl Recipe {
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
-            | Recipe::PackageFiles(_) => false,
+            | Recipe::PackageFiles(_)
+            | Recipe::Git(_) => false,
             Recipe::Run(_) => true,
         }
     }
@@ -201,7 +207,8 @@ impl Recipe {
             | Recipe::Run(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
-            | Recipe::PackageFiles(_) => None,
+            | Recipe::PackageFiles(_)
+            | Recipe::Git(_) => None,
             Recipe::Venv(venv) => venv.as_of.as_deref(),
             Recipe::Npm(npm) => npm.as_of.as_deref(),
             Recipe::NodeJs(node) => node.as_of.as_deref(),
@@ -228,7 +235,8 @@ impl Recipe {
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
-            | Recipe::PackageFiles(_) => false,
+            | Recipe::PackageFiles(_)
+            | Recipe::Git(_) => false,
         }
     }
 
@@ -251,6 +259,7 @@ impl Recipe {
             | Recipe::PackageFiles(_) => None,
             Recipe::GitInit(git) => Some(&git.path),
             Recipe::Archive(archive) => Some(&archive.take.into),
+            Recipe::Git(git) => Some(&git.take.into),
             Recipe::Npm(npm) => Some(&npm.into),
         }
     }
@@ -273,6 +282,7 @@ impl Recipe {
             Recipe::Mcp(recipe) => &recipe.at,
             Recipe::Archive(recipe) => &recipe.at,
             Recipe::PackageFiles(recipe) => &recipe.at,
+            Recipe::Git(recipe) => &recipe.at,
         }
     }
 }
@@ -325,7 +335,7 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["from", "git"];
+const LATER: &[&str] = &["from"];
 
 const CHILDREN: &[&str] = &[
     "archive",
@@ -335,6 +345,7 @@ const CHILDREN: &[&str] = &[
     "env",
     "file",
     "files",
+    "git",
     "git-init",
     "link",
     "mcp",
@@ -431,6 +442,7 @@ impl Layer {
             "dir" => Dir::read(child).map(Recipe::Dir),
             "link" => Link::read(child).map(Recipe::Link),
             "own" => Own::read(child).map(Recipe::Own),
+            "git" => Git::read(child).map(Recipe::Git),
             "git-init" => GitInit::read(child).map(Recipe::GitInit),
             "run" => Run::read(child).map(Recipe::Run),
             "venv" => Venv::read(child, Laid { root, before: &self.recipes }).map(Recipe::Venv),

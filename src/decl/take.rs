@@ -28,7 +28,7 @@ pub struct Take {
 
 impl Take {
     /// Reads what is left of a node.
-    fn read(node: &Node<'_>, subdirectory: Option<String>) -> Option<Self> {
+    pub(super) fn read(node: &Node<'_>, subdirectory: Option<String>) -> Option<Self> {
         let into = node.text_property("into");
         let mut take = Take {
             into: LayerPath::root(),
@@ -67,6 +67,12 @@ impl Take {
         }
         take.into = checked(node, &into?)?;
         Some(take)
+    }
+
+    /// Whether nothing is left out, and no name changes.
+    pub fn is_whole(&self) -> bool {
+        let lists = self.include.is_empty() && self.exclude.is_empty();
+        lists && self.strip == 0 && self.subdirectory.is_empty()
     }
 }
 

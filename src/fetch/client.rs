@@ -122,6 +122,11 @@ impl Client {
         self.config.offline
     }
 
+    /// How long whoever is asked may say nothing.
+    pub fn stall_timeout(&self) -> Duration {
+        self.config.stall_timeout
+    }
+
     fn engine(&self) -> Result<&Engine, FetchError> {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);

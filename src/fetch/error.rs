@@ -30,6 +30,8 @@ pub enum FetchError {
     Redirect { label: String, url: String, reason: String },
     #[error("{label}: nowhere to fetch it from")]
     NoUrl { label: String },
+    #[error("{label}: {reason}")]
+    Git { label: String, reason: String, help: Option<&'static str> },
     #[error("the network cannot be set up: {0}")]
     Setup(String),
     #[error("certificates of {}: {reason}", path.display())]
@@ -67,6 +69,7 @@ impl FetchError {
     /// The next step.
     pub fn help(&self) -> Option<&'static str> {
         match self {
+            FetchError::Git { help, .. } => *help,
             FetchError::Offline { .. } => Some("run `sbx fetch` where there is a network"),
             FetchError::Unreachable { .. } => Some(
                 "check the network, `http_proxy` and `https_proxy`, and the mirrors in `settings.kdl` and `SBX_MIRROR_…`",

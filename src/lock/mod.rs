@@ -26,7 +26,7 @@ pub mod toolroom;
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
 pub use pin::{
-    ArchiveName, ArchivePin, DebPin, Mark, NpmPart, NpmPin, Pin, PythonPin, RequestId, Source,
+    ArchiveName, ArchivePin, DebPin, GitPin, Mark, NpmPart, NpmPin, Pin, PythonPin, RequestId, Source,
     WheelPin, Words,
 };
 

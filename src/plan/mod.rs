@@ -463,6 +463,7 @@ fn taken(recipe: &Recipe) -> Option<(&Take, &Location)> {
     match recipe {
         Recipe::Archive(archive) => Some((&archive.take, &archive.at)),
         Recipe::PackageFiles(files) => Some((&files.take, &files.at)),
+        Recipe::Git(git) => Some((&git.take, &git.at)),
         _ => None,
     }
 }

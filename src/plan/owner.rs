@@ -117,7 +117,8 @@ impl Owners {
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
-            | Recipe::PackageFiles(_) => return Ok(None),
+            | Recipe::PackageFiles(_)
+            | Recipe::Git(_) => return Ok(None),
             Recipe::Files(files) => {
                 let work = FileWork::Local {
                     recipe: at,

@@ -71,11 +71,13 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// A step that lays what is taken of a pin's source.
+/// A step that lays what is taken of a pin's source. A tree of git's is not an archive of somebody's:
+/// its links are kept, and its directories have the owner of what is in them.
 pub(super) fn unpack_step(layer: &Layer, pin: Pin, take: TakeWork) -> Step {
+    let kind = if matches!(pin, Pin::Git(_)) { "git" } else { "unpack" };
     Step {
         layer: layer.name.clone(),
-        key: key_of("unpack", &(pin.source().map(|source| source.integrity()), &take)),
+        key: key_of(kind, &(pin.source().map(|source| source.integrity()), &take)),
         title: format!("{} {}", pin.label(), take.into),
         below: Vec::new(),
         work: Work::Unpack(UnpackWork { pin, take }),

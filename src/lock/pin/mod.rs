@@ -6,6 +6,7 @@
 
 mod archive;
 mod deb;
+mod git;
 mod npm;
 mod python;
 mod wheel;
@@ -13,6 +14,7 @@ mod words;
 
 pub use archive::ArchivePin;
 pub use deb::{ArchiveName, DebPin, Mark};
+pub use git::GitPin;
 pub use npm::{NpmPart, NpmPin};
 pub use python::PythonPin;
 pub use wheel::WheelPin;
@@ -64,6 +66,7 @@ impl Serialize for RequestId {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Pin {
     Archive(ArchivePin),
+    Git(GitPin),
     Npm(NpmPin),
     NpmPart(NpmPart),
     Python(PythonPin),
@@ -72,13 +75,14 @@ pub enum Pin {
 
 /// First words of pins' lines.
 const KINDS: &[&str] =
-    &["archive", "npm", "npm-bundled", "npm-link", "npm-script", "python", "wheel"];
+    &["archive", "git", "npm", "npm-bundled", "npm-link", "npm-script", "python", "wheel"];
 
 impl Pin {
     /// The first word of its line.
     pub const fn kind(&self) -> &'static str {
         match self {
             Pin::Archive(_) => "archive",
+            Pin::Git(_) => "git",
             Pin::Npm(_) => "npm",
             Pin::NpmPart(part) => part.kind(),
             Pin::Python(_) => "python",
@@ -90,6 +94,7 @@ impl Pin {
     pub fn label(&self) -> String {
         match self {
             Pin::Archive(pin) => pin.label(),
+            Pin::Git(pin) => pin.label(),
             Pin::Npm(pin) => pin.label(),
             Pin::NpmPart(part) => part.place().to_owned(),
             Pin::Python(pin) => pin.label(),
@@ -101,6 +106,7 @@ impl Pin {
     pub fn name(&self) -> &str {
         match self {
             Pin::Archive(pin) => &pin.name,
+            Pin::Git(pin) => &pin.name,
             Pin::Npm(pin) => &pin.name,
             Pin::NpmPart(part) => part.place(),
             Pin::Python(_) => "python",
@@ -112,6 +118,7 @@ impl Pin {
     pub(super) fn write(&self, words: &mut Words) {
         match self {
             Pin::Archive(pin) => pin.write(words),
+            Pin::Git(pin) => pin.write(words),
             Pin::Npm(pin) => pin.write(words),
             Pin::NpmPart(part) => part.write(words),
             Pin::Python(pin) => pin.write(words),
@@ -130,6 +137,7 @@ impl Pin {
     ) -> Result<Self, String> {
         match kind {
             "archive" => ArchivePin::parse(words).map(Pin::Archive),
+            "git" => GitPin::parse(words).map(Pin::Git),
             "npm" => NpmPin::parse(words).map(Pin::Npm),
             "npm-bundled" | "npm-link" | "npm-script" => {
                 NpmPart::parse(kind, words).map(Pin::NpmPart)
@@ -146,6 +154,7 @@ impl Pin {
 pub enum Source<'a> {
     Deb(&'a DebPin),
     Archive(&'a ArchivePin),
+    Git(&'a GitPin),
     Npm(&'a NpmPin),
     Wheel(&'a WheelPin),
 }
@@ -155,6 +164,7 @@ impl Pin {
     pub fn source(&self) -> Option<Source<'_>> {
         match self {
             Pin::Archive(pin) => Some(Source::Archive(pin)),
+            Pin::Git(pin) => Some(Source::Git(pin)),
             Pin::Npm(pin) => Some(Source::Npm(pin)),
             Pin::NpmPart(_) | Pin::Python(_) => None,
             Pin::Wheel(pin) => Some(Source::Wheel(pin)),
@@ -168,6 +178,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(_) => "package",
             Source::Archive(_) => "archive",
+            Source::Git(_) => "git",
             Source::Npm(_) => "npm package",
             Source::Wheel(_) => "wheel",
         }
@@ -178,6 +189,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => (&pin.name, &pin.version, &pin.arch),
             Source::Archive(pin) => (&pin.name, "", ""),
+            Source::Git(pin) => (&pin.name, pin.short(), ""),
             Source::Npm(pin) => (&pin.name, &pin.version, ""),
             Source::Wheel(pin) => (&pin.name, &pin.version, ""),
         }
@@ -187,6 +199,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => pin.label(),
             Source::Archive(pin) => pin.label(),
+            Source::Git(pin) => pin.label(),
             Source::Npm(pin) => pin.label(),
             Source::Wheel(pin) => pin.label(),
         }
@@ -196,6 +209,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => pin.digest.into(),
             Source::Archive(pin) => pin.digest.into(),
+            Source::Git(pin) => pin.digest.into(),
             Source::Npm(pin) => pin.integrity,
             Source::Wheel(pin) => pin.digest.into(),
         }
@@ -206,6 +220,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => Some(pin.size),
             Source::Archive(pin) => Some(pin.size),
+            Source::Git(pin) => Some(pin.size),
             Source::Npm(_) => None,
             Source::Wheel(pin) => pin.size,
         }

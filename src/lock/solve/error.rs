@@ -11,6 +11,7 @@ use crate::debian::release::ReleaseError;
 use crate::debian::resolve::Unsolvable;
 use crate::fetch::FetchError;
 use crate::fsx::PathIo;
+use crate::git::GitError;
 use crate::lock::interpreter::InterpreterError;
 use crate::lock::toolroom::ToolError;
 use crate::name::LayerName;
@@ -54,6 +55,8 @@ pub enum SolveError {
     Program { tool: String, source: TarballError },
     #[error("uv {version}: {source}")]
     Uv { version: &'static str, source: WheelError },
+    #[error("layer `{layer}`: {source}")]
+    Git { layer: LayerName, source: GitError },
     #[error("layer `{layer}`: {reason}")]
     Declaration { layer: LayerName, reason: String },
 }
@@ -68,6 +71,7 @@ impl SolveError {
             SolveError::Venv { .. } => Blame::Input,
             SolveError::Npm { source, .. } => source.blame(),
             SolveError::NpmTools { source, .. } => source.blame(),
+            SolveError::Git { source, .. } => source.blame(),
             SolveError::Missing { .. }
             | SolveError::Key { .. }
             | SolveError::Unsolvable { .. }
@@ -84,6 +88,7 @@ impl SolveError {
             SolveError::Venv { source, .. } => source.help(),
             SolveError::Npm { source, .. } => source.help(),
             SolveError::NpmTools { source, .. } => source.help(),
+            SolveError::Git { source, .. } => source.help().map(str::to_owned),
             SolveError::Missing { source, .. } => source.help(),
             _ => None,
         }

@@ -3,6 +3,7 @@
 
 mod debian;
 mod error;
+mod git;
 mod index;
 mod node;
 mod npm;
@@ -69,6 +70,8 @@ pub struct Ask<'a> {
     /// What the layer had of this kind before: to be preferred, unless it is to be updated.
     pub previous: Vec<&'a Pin>,
     pub update: &'a Update,
+    /// What the lock answers this very question, where that is to be updated.
+    pub standing: Option<&'a [Pin]>,
 }
 
 impl Solver<'_> {
@@ -107,7 +110,9 @@ impl Solver<'_> {
             };
             if known.is_none_or(stale) {
                 let previous = lock.previous(layer, platform, recipe.kind());
-                let ask = Ask { layer, at, recipe, platform, lock: next, previous, update };
+                let standing = lock.answer(&request);
+                let ask =
+                    Ask { layer, at, recipe, platform, lock: next, previous, update, standing };
                 let pins = self.solve_recipe(&ask)?;
                 next.answers.insert(request.clone(), pins);
             }
@@ -133,6 +138,7 @@ impl Solver<'_> {
             Recipe::Npm(npm) => npm::solve(self, ask, npm),
             Recipe::Archive(archive) => source::archive(self, ask, archive),
             Recipe::PackageFiles(files) => source::package(self, ask, files),
+            Recipe::Git(git) => git::solve(self, ask, git),
             Recipe::NodeJs(node) => node::solve(self, ask, node),
             Recipe::NpmTools(tools) => npm_tools::solve(self, ask, tools),
         }

@@ -33,6 +33,8 @@ impl Places<'_> {
         let urls = match source {
             Source::Deb(pin) => deb_urls(self.project, self.mirrors, pin),
             Source::Archive(pin) => archive_urls(self.project, pin),
+            // its repository is asked by git
+            Source::Git(_) => Vec::new(),
             Source::Npm(pin) => tarball_urls(self.mirrors, pin),
             Source::Wheel(pin) => wheel_urls(self.mirrors, pin),
         };
@@ -60,7 +62,7 @@ impl Places<'_> {
                 let name: PackageName = pin.name.parse().ok()?;
                 Url::parse(defaults::NPM).ok()?.join(&name.tarball_path(&pin.version)).ok()
             }
-            Source::Deb(_) | Source::Archive(_) => None,
+            Source::Deb(_) | Source::Archive(_) | Source::Git(_) => None,
         };
         let want = |source: &Source<'_>| {
             let mut want = self.want(source);
@@ -83,7 +85,12 @@ impl Places<'_> {
     ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
         let mut wants = Vec::new();
         let mut wrong = BTreeMap::new();
+        let mut trees = Vec::new();
         for source in sources {
+            if let Source::Git(pin) = source {
+                trees.push(*pin);
+                continue;
+            }
             match self.local(source) {
                 None => wants.push(self.want(source)),
                 Some(path) => {
@@ -96,6 +103,7 @@ impl Places<'_> {
         let failures = client.fetch_all(wants, progress)?;
         let (_, mut failures) = self.fetch_moved(client, sources, failures, progress)?;
         failures.extend(wrong);
+        failures.extend(self.fetch_trees(client, &trees, progress));
         Ok(failures)
     }
 
@@ -111,7 +119,7 @@ impl Places<'_> {
                 });
                 local.next()
             }
-            Source::Deb(_) | Source::Wheel(_) => None,
+            Source::Deb(_) | Source::Git(_) | Source::Wheel(_) => None,
         }
     }
 
@@ -167,7 +175,7 @@ impl Places<'_> {
             let urls = match source {
                 Source::Wheel(pin) => find_wheel(client, &self.mirrors.python_indexes(), pin)?,
                 Source::Npm(pin) => find_tarball(client, self.mirrors, pin)?,
-                Source::Deb(_) | Source::Archive(_) => continue,
+                Source::Deb(_) | Source::Archive(_) | Source::Git(_) => continue,
             };
             if !urls.is_empty() {
                 wants.push(Want { urls, ..self.want(source) });
