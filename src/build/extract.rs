@@ -7,26 +7,22 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::assembly::{Assembly, AssemblyError};
 use super::listing::Listing;
 use crate::blame::Blame;
+use crate::decl::{PatternError, Picks};
 use crate::digest::{Integrity, IntegrityHasher};
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
 use crate::plan::{Ids, TakeWork};
-use crate::tarball::{Member, MemberKind, Reader, TarError, is_header};
+use crate::tarball::{Member, MemberKind, Reader, TarError, is_header, unpacked};
 use crate::zipfile::{ZipFile, ZipFileError};
 
 /// Most bytes that one source may unpack to.
 const LARGEST: u64 = 16 << 30;
-/// Largest window of a decoder, in bytes.
-const LARGEST_WINDOW: u64 = 1 << 30;
 
 /// Why a source is refused.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +47,8 @@ pub enum ExtractError {
     Member { label: String, path: String, reason: &'static str },
     #[error("`{label}` has nothing of what is meant")]
     Nothing { label: String },
-    #[error("`{pattern}` is no pattern: {reason}")]
-    Pattern { pattern: String, reason: String },
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
 }
 
 impl ExtractError {
@@ -93,7 +89,7 @@ pub fn lay(
     let taking = Taking {
         label: &blob.label,
         take,
-        picks: Picks::new(take)?,
+        picks: Picks::new(take.strip, &take.subdirectory, &take.include, &take.exclude)?,
         assembly: &assembly,
         nature: blob.nature,
     };
@@ -135,40 +131,6 @@ fn hash(blob: &Blob<'_>) -> Result<Integrity, PathIo> {
     }
 }
 
-/// Which members are meant.
-struct Picks {
-    include: Option<Gitignore>,
-    exclude: Gitignore,
-}
-
-impl Picks {
-    fn new(take: &TakeWork) -> Result<Self, ExtractError> {
-        let build = |patterns: &[String]| {
-            let mut builder = GitignoreBuilder::new("");
-            for pattern in patterns {
-                builder.add_line(None, pattern).map_err(|error| ExtractError::Pattern {
-                    pattern: pattern.clone(),
-                    reason: error.to_string(),
-                })?;
-            }
-            builder.build().map_err(|error| ExtractError::Pattern {
-                pattern: patterns.join(" "),
-                reason: error.to_string(),
-            })
-        };
-        let include = match take.include.is_empty() {
-            true => None,
-            false => Some(build(&take.include)?),
-        };
-        Ok(Picks { include, exclude: build(&take.exclude)? })
-    }
-
-    fn has(&self, path: &Path, is_dir: bool) -> bool {
-        let hit = |list: &Gitignore| list.matched_path_or_any_parents(path, is_dir).is_ignore();
-        !hit(&self.exclude) && self.include.as_ref().is_none_or(hit)
-    }
-}
-
 struct Taking<'a> {
     label: &'a str,
     take: &'a TakeWork,
@@ -186,7 +148,7 @@ impl Taking<'_> {
         if head.starts_with(b"PK\x03\x04") {
             return self.lay_zip(blob.path);
         }
-        self.lay_tar(decoder(file).map_err(|error| self.tar(error.into()))?)
+        self.lay_tar(unpacked(file).map_err(|error| self.tar(error.into()))?)
     }
 
     fn tar(&self, source: TarError) -> ExtractError {
@@ -308,36 +270,13 @@ impl Taking<'_> {
     /// Where a member lies in the image; `None` for one that is not meant.
     fn place(&self, name: &[u8], is_dir: bool) -> Result<Option<LayerPath>, ExtractError> {
         let path = LayerPath::parse_member(name).map_err(|error| self.refuse(name, error.1))?;
-        let mut parts: Vec<&[u8]> =
-            path.as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
-        let strip = self.take.strip as usize;
-        if parts.len() < strip || parts.len() == strip && !is_dir {
-            return Ok(None);
+        match self.picks.place(&path, is_dir) {
+            None => Ok(None),
+            Some(rest) if rest.is_empty() => Ok(Some(self.take.into.clone())),
+            Some(rest) => {
+                self.take.into.join(&rest).map(Some).map_err(|error| self.refuse(name, error.1))
+            }
         }
-        parts.drain(..strip);
-        let inner: Vec<&[u8]> = self
-            .take
-            .subdirectory
-            .split('/')
-            .map(str::as_bytes)
-            .filter(|part| !part.is_empty())
-            .collect();
-        // a file that is meant itself gets the name it is to have
-        if !is_dir && !inner.is_empty() && parts == inner {
-            return Ok(Some(self.take.into.clone()));
-        }
-        if !parts.starts_with(&inner) {
-            return Ok(None);
-        }
-        let rest = parts[inner.len()..].join(&b'/');
-        let shown = Path::new(std::ffi::OsStr::from_bytes(&rest));
-        if rest.is_empty() {
-            return Ok(is_dir.then(|| self.take.into.clone()));
-        }
-        if !self.picks.has(shown, is_dir) {
-            return Ok(None);
-        }
-        self.take.into.join(&rest).map(Some).map_err(|error| self.refuse(name, error.1))
     }
 
     /// A link may lead to what is taken, and nowhere else.
@@ -377,24 +316,4 @@ impl From<ZipFileError> for Raised {
 /// A header of ustar, pax or GNU tar; the old ones without a magic are told by their checksum.
 fn is_tar(head: &[u8]) -> bool {
     head.get(257..).is_some_and(|rest| rest.starts_with(b"ustar")) || is_header(head)
-}
-
-/// Undoes a compression, which the first bytes tell.
-fn decoder(mut input: BufReader<File>) -> io::Result<Box<dyn Read>> {
-    let head: Vec<u8> = input.fill_buf()?.iter().copied().take(6).collect();
-    Ok(match head.as_slice() {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            let flags = liblzma::stream::CONCATENATED;
-            let stream = liblzma::stream::Stream::new_stream_decoder(LARGEST_WINDOW, flags)?;
-            Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-            decoder.window_log_max(LARGEST_WINDOW.ilog2())?;
-            Box::new(decoder)
-        }
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
-        _ => Box::new(input),
-    })
 }

@@ -20,11 +20,17 @@ pub struct Git {
     pub submodules: bool,
     pub history: Option<History>,
     form: u32,
+    /// What is taken, where that is not all: nothing else is fetched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<Part>,
     #[serde(skip)]
     pub take: Take,
     #[serde(skip)]
     pub at: Location,
 }
+
+/// What is taken of a tree: `strip`, `subdirectory`, `include`, `exclude`.
+type Part = (u32, String, Vec<String>, Vec<String>);
 
 /// What of a repository's history comes along.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,13 +63,10 @@ impl Git {
             node.sink.push(fault.help("write the 40 hex digits of a commit, or a tag"));
             return None;
         }
-        Some(Git { url: url?, rev, submodules, history, form: FORM, take, at: node.at() })
-    }
-
-    /// A repository at a commit that something else asks for.
-    pub fn plain(url: GitUrl, rev: String, at: Location) -> Self {
-        let take = Take::default();
-        Git { url, rev, submodules: false, history: None, form: FORM, take, at }
+        let lists = (take.include.clone(), take.exclude.clone());
+        let part = (take.strip, take.subdirectory.clone(), lists.0, lists.1);
+        let part = (!take.is_whole()).then_some(part);
+        Some(Git { url: url?, rev, submodules, history, form: FORM, part, take, at: node.at() })
     }
 }
 

@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn repositories_are_called_by_the_last_part() {
-        let names = ["https://h/a/b.git/", "git@h:b.git", "/srv/b/.git", "b", "https://u:p@h/b?t=1"];
+        let names =
+            ["https://h/a/b.git/", "git@h:b.git", "/srv/b/.git", "b", "https://u:p@h/b?t=1"];
         assert_eq!(names.map(|text| url(text).name().to_owned()), ["b"; 5]);
     }
 }

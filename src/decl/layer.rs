@@ -12,12 +12,12 @@ use super::git::Git;
 use super::mcp::Mcp;
 use super::node::Node;
 use super::nodejs::NodeJs;
-use super::npm::Npm;
+use super::npm::{LaidProject, Npm};
 use super::npm_tools::NpmTools;
 use super::place::{Dir, GitInit, Link, Own, User};
 use super::python::Venv;
 use super::run::Run;
-use super::take::{Archive, PackageFiles};
+use super::take::{Archive, PackageFiles, Take};
 use super::units::is_variable;
 use crate::name::LayerName;
 use crate::path::LayerPath;
@@ -237,6 +237,24 @@ impl Recipe {
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_)
             | Recipe::Git(_) => false,
+        }
+    }
+
+    /// What it takes out of a source that holds many files.
+    pub const fn take(&self) -> Option<&Take> {
+        match self {
+            Recipe::Archive(archive) => Some(&archive.take),
+            Recipe::PackageFiles(files) => Some(&files.take),
+            Recipe::Git(git) => Some(&git.take),
+            _ => None,
+        }
+    }
+
+    /// The earlier recipe of its layer whose source has the project that it reads.
+    pub fn laid(&self) -> Option<&LaidProject> {
+        match self {
+            Recipe::Npm(npm) => npm.laid.as_ref(),
+            _ => None,
         }
     }
 

@@ -12,6 +12,9 @@ use crate::path::LayerPath;
 pub struct Npm {
     /// The project's directory, below this one's; empty for this one's itself.
     pub project: String,
+    /// The recipe of its layer whose source the project is in, where it is no local one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub laid: Option<LaidProject>,
     /// Where its `node_modules` goes in the image. Not part of what is asked: the same packages lie
     /// anywhere.
     #[serde(skip)]
@@ -26,6 +29,36 @@ pub struct Npm {
     pub files: Vec<String>,
     #[serde(skip)]
     pub at: Location,
+}
+
+/// A project in the source of an earlier recipe of the layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LaidProject {
+    /// That recipe's place in the layer. Not part of what is asked: its own question is.
+    #[serde(skip)]
+    pub recipe: usize,
+    /// The project's directory, below what that recipe lays.
+    pub dir: String,
+}
+
+/// Where a project without a name of its own is.
+enum Before {
+    /// The directory that `files` laid, and where.
+    Local(String, LayerPath),
+    /// What the recipe at this place lays, and where.
+    Laid(usize, LayerPath),
+}
+
+impl Before {
+    fn find(before: &[Recipe]) -> Option<Self> {
+        let laid = |(at, recipe): (usize, &Recipe)| match recipe {
+            Recipe::Files(files) => {
+                Some(Before::Local(files.from.display().to_string(), files.into.clone()))
+            }
+            recipe => recipe.take().map(|take| Before::Laid(at, take.into.clone())),
+        };
+        before.iter().enumerate().rev().find_map(laid)
+    }
 }
 
 /// A kind of dependencies that may be left out.
@@ -59,14 +92,16 @@ impl Npm {
     /// Reads a recipe that comes after others in its layer: without a project of its own it is for
     /// the one that `files` laid last.
     pub(super) fn read(node: &Node<'_>, before: &[Recipe]) -> Option<Self> {
-        let local = before.iter().rev().find_map(|recipe| match recipe {
-            Recipe::Files(files) => Some((files.from.display().to_string(), files.into.clone())),
-            _ => None,
-        });
         let named = node.find_text();
+        let before = Before::find(before);
+        let local = match &before {
+            Some(Before::Local(from, into)) => Some((from.clone(), into.clone())),
+            _ => None,
+        };
         let into = node.find_text_property("at").and_then(|text| checked(node, &text));
         let mut npm = Npm {
             project: String::new(),
+            laid: None,
             into: LayerPath::root(),
             omit: node.find_parsed_property("omit").into_iter().collect(),
             scripts: node.find_text_property("scripts").into_iter().collect(),
@@ -98,6 +133,9 @@ impl Npm {
         }
         npm.omit.sort();
         npm.omit.dedup();
+        if let (None, Some(Before::Laid(recipe, into))) = (&named, &before) {
+            return npm.in_laid(node, *recipe, into, at);
+        }
         let same = |project: &str| local.as_ref().filter(|(from, _)| from == project);
         let laid = named.as_deref().map_or(local.as_ref(), same);
         let Some(project) = named.or(local.as_ref().map(|(from, _)| from.clone())) else {
@@ -119,6 +157,24 @@ impl Npm {
         let mut npm = Npm { project: clean?, into, ..npm };
         npm.files = READS.iter().map(|name| npm.file(name)).collect();
         Some(npm)
+    }
+
+    /// In what an earlier recipe lays, `at` names the project's directory.
+    fn in_laid(
+        self,
+        node: &Node<'_>,
+        recipe: usize,
+        into: &LayerPath,
+        at: Option<LayerPath>,
+    ) -> Option<Self> {
+        let at = at.unwrap_or_else(|| into.clone());
+        let Some(dir) = at.strip_prefix(into) else {
+            let fault = Fault::new(&node.at(), format!("no recipe before lays a project at {at}"));
+            node.sink.push(fault.help(format!("say a directory below {into}")));
+            return None;
+        };
+        let dir = String::from_utf8_lossy(dir).into_owned();
+        Some(Npm { laid: Some(LaidProject { recipe, dir }), into: at, ..self })
     }
 
     /// A file of the project, below this one's directory.

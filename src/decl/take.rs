@@ -138,13 +138,28 @@ fn leaves(path: &str) -> bool {
     path.starts_with('/') || path.split('/').any(|part| part == "..")
 }
 
+/// Where a package that is not installed comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackageIndex {
+    Pypi,
+    Npm,
+}
+
+impl PackageIndex {
+    fn is_pypi(&self) -> bool {
+        *self == PackageIndex::Pypi
+    }
+}
+
 /// Files out of a package that is not installed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PackageFiles {
-    /// The project's name on the Python index.
+    #[serde(skip_serializing_if = "PackageIndex::is_pypi")]
+    pub index: PackageIndex,
+    /// The package's name there.
     pub package: String,
     pub version: String,
-    /// The newest day whose releases are seen; goes before the project's.
     #[serde(skip)]
     pub take: Take,
     #[serde(skip)]
@@ -161,19 +176,32 @@ impl PackageFiles {
         let inner = node.text("a path in the package");
         let from = node.text_property("from")?;
         let take = Take::read(node, inner);
-        let parts = from.strip_prefix("pypi:").and_then(|rest| rest.split_once("=="));
-        let Some((package, version)) = parts.filter(|(package, version)| {
-            let sound = |c: char| c.is_ascii_alphanumeric() || "-_.+!".contains(c);
-            !package.is_empty()
-                && !version.is_empty()
-                && from[5..].chars().all(|c| sound(c) || c == '=')
-        }) else {
+        let Some((index, package, version)) = parse_from(&from) else {
             let at = node.property_at("from");
             let fault = Fault::new(&at, format!("`{from}` names no package and version"));
-            node.sink.push(fault.help("write `from=\"pypi:NAME==VERSION\"`"));
+            let help = "write `from=\"pypi:NAME==VERSION\"` or `from=\"npm:NAME@VERSION\"`; files of a git tree or an archive are `git`'s and `archive`'s to take";
+            node.sink.push(fault.help(help));
             return None;
         };
+        let mut take = take?;
+        // a tarball of npm's has one directory, whatever it is called
+        take.strip += u32::from(index == PackageIndex::Npm);
         let (package, version) = (package.to_owned(), version.to_owned());
-        Some(PackageFiles { package, version, take: take?, at: node.at() })
+        Some(PackageFiles { index, package, version, take, at: node.at() })
     }
+}
+
+/// `pypi:NAME==VERSION` or `npm:NAME@VERSION`.
+fn parse_from(from: &str) -> Option<(PackageIndex, &str, &str)> {
+    let (index, rest) = from.split_once(':')?;
+    let (index, (package, version), extra) = match index {
+        "pypi" => (PackageIndex::Pypi, rest.split_once("==")?, "!"),
+        "npm" => (PackageIndex::Npm, rest.rsplit_once('@')?, "@/"),
+        _ => return None,
+    };
+    let sound = |text: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c) || extra.contains(c);
+        !text.is_empty() && text.chars().all(known)
+    };
+    (sound(package) && sound(version)).then_some((index, package, version))
 }

@@ -2,6 +2,7 @@
 
 use super::objects::ObjectId;
 use crate::blame::Blame;
+use crate::decl::PatternError;
 use crate::fsx::PathIo;
 use crate::path::PathError;
 use crate::store::StoreError;
@@ -21,7 +22,9 @@ pub enum GitError {
     NoCommit { url: String, commit: String, near: String },
     #[error("{url}: `{rev}` is {what}, not a commit")]
     NotCommit { url: String, rev: String, what: String },
-    #[error("{url}: the repository is shallow itself: it does not have the history before {commit}")]
+    #[error(
+        "{url}: the repository is shallow itself: it does not have the history before {commit}"
+    )]
     Shallow { url: String, commit: ObjectId },
     #[error("{url}: object {id} {reason}")]
     Object { url: String, id: ObjectId, reason: String },
@@ -33,6 +36,8 @@ pub enum GitError {
     Path { url: String, source: PathError },
     #[error("{url}: its tree {reason}")]
     TooLarge { url: String, reason: String },
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     #[error(transparent)]
     Io(#[from] PathIo),
     #[error(transparent)]

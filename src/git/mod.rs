@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use self::remote::{Remote, Wanted};
 use self::tar::Gathering;
-use crate::decl::Git;
+use crate::decl::{Git, Picks, Take};
 use crate::digest::Digest;
 use crate::store::Store;
 
@@ -59,11 +59,17 @@ impl Workshop<'_> {
             rev: &git.rev,
             locked,
             depth: git.history.as_ref().map_or(Some(1), |history| history.depth),
+            partial: !git.take.is_whole() && !git.submodules,
         };
         let remote = Remote::open(scratch.path(), "0", &git.url, self)?;
         let commit = remote.fetch(&wanted)?;
         let mut gathering = Gathering::new(remote, self, scratch.path())?;
         gathering.take(&commit, git.submodules)?;
+        let Take { strip, subdirectory, include, exclude, .. } = &git.take;
+        gathering.pick(&Picks::new(*strip, subdirectory, include, exclude)?);
+        if wanted.partial {
+            gathering.complete()?;
+        }
         if let Some(wanted) = &git.history {
             gathering.add_history(&commit, wanted)?;
         }

@@ -108,8 +108,9 @@ impl Program {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.start(command.process_group(0), verb)?;
         if let Some(mut stdin) = child.stdin.take() {
-            // whoever ends without reading says why elsewhere
-            stdin.write_all(input).unwrap_or_default();
+            let input = input.to_vec();
+            // beside the reading, lest both wait; whoever ends without reading says why elsewhere
+            thread::spawn(move || stdin.write_all(&input).unwrap_or_default());
         }
         let watched = watch(&mut child, self.stall);
         let ended = match watched {

@@ -18,6 +18,8 @@ use crate::fsx::IoAt;
 /// What the fetched commit is called in the bare repository.
 const NAME: &str = "refs/sbx/wanted";
 const EVERYTHING: [&str; 2] = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+/// How many files are asked for at once, on a command line.
+const AT_ONCE: usize = 500;
 /// How many names a message lists.
 const LISTED: usize = 5;
 
@@ -27,6 +29,8 @@ pub(super) struct Wanted<'a> {
     pub locked: Option<&'a ObjectId>,
     /// In commits; `None` for all.
     pub depth: Option<u32>,
+    /// Whether files may be left out for now, if the server knows how.
+    pub partial: bool,
 }
 
 /// A remote repository with its local bare one.
@@ -83,19 +87,19 @@ impl Remote {
             return self.fetch_commit(&commit, wanted);
         }
         if wanted.rev == "HEAD" || wanted.rev.starts_with("refs/") {
-            self.narrow(wanted.rev, wanted.depth)?;
+            self.narrow(wanted.rev, wanted)?;
             return self.peel(NAME, wanted.rev);
         }
         let refs = self.refs()?;
         let rev = wanted.rev;
         let found = ["refs/tags/", "refs/heads/"].map(|space| format!("{space}{rev}"));
         if let Some(name) = found.iter().find(|name| refs.contains_key(*name)) {
-            self.narrow(name, wanted.depth)?;
+            self.narrow(name, wanted)?;
             return self.peel(NAME, rev);
         }
         let abbreviated = rev.len() >= 4 && rev.bytes().all(|c| c.is_ascii_hexdigit());
         if abbreviated {
-            self.run(&EVERYTHING, None)?;
+            self.run(&EVERYTHING, None, wanted.partial)?;
             let spec = format!("{rev}^{{commit}}");
             let said =
                 self.program.try_run(&["rev-parse", "--verify", "--end-of-options", &spec], b"")?;
@@ -115,7 +119,7 @@ impl Remote {
     /// Fetches a commit by its name.
     fn fetch_commit(&self, commit: &ObjectId, wanted: &Wanted<'_>) -> Result<ObjectId, GitError> {
         let name = commit.to_string();
-        match self.narrow(&name, wanted.depth) {
+        match self.narrow(&name, wanted) {
             Ok(()) => return self.peel(NAME, &name),
             Err(error @ (GitError::Missing | GitError::Stalled { .. } | GitError::Io(_))) => {
                 return Err(error);
@@ -124,13 +128,14 @@ impl Remote {
             Err(_) => {}
         }
         let refs = self.refs()?;
-        self.run(&EVERYTHING, None)?;
+        self.run(&EVERYTHING, None, wanted.partial)?;
         let probe = self.program.try_run(&["cat-file", "-e", &name], b"")?;
         if probe.status.success() {
             return self.peel(&name, &name);
         }
         let moved = ["refs/tags/", "refs/heads/"].iter().find_map(|space| {
-            refs.get(&format!("{space}{}", wanted.rev)).map(|at| format!(": `{}` is at {at} now", wanted.rev))
+            refs.get(&format!("{space}{}", wanted.rev))
+                .map(|at| format!(": `{}` is at {at} now", wanted.rev))
         });
         let near = moved.unwrap_or_else(|| ends(&refs));
         Err(match wanted.locked {
@@ -140,31 +145,46 @@ impl Remote {
     }
 
     /// Fetches one thing under the name that is looked for.
-    fn narrow(&self, what: &str, depth: Option<u32>) -> Result<(), GitError> {
+    fn narrow(&self, what: &str, wanted: &Wanted<'_>) -> Result<(), GitError> {
         let spec = format!("+{what}:{NAME}");
-        match (self.run(&[&spec], depth), depth) {
+        match (self.run(&[&spec], wanted.depth, wanted.partial), wanted.depth) {
             // old ways of serving cannot leave anything out
             (Err(GitError::Failed { reason, .. }), Some(_)) if reason.contains("shallow") => {
-                self.run(&[&spec], None)
+                self.run(&[&spec], None, false)
             }
             (result, _) => result,
         }
     }
 
-    fn run(&self, specs: &[&str], depth: Option<u32>) -> Result<(), GitError> {
+    fn run(&self, specs: &[&str], depth: Option<u32>, partial: bool) -> Result<(), GitError> {
         let depth = depth.map(|depth| format!("--depth={depth}"));
         let mut arguments = vec!["fetch", "--progress", "--no-tags", "--no-recurse-submodules"];
         arguments.extend(["--force", "--refmap="]);
         arguments.extend(depth.as_deref());
+        arguments.extend(partial.then_some("--filter=blob:none"));
         arguments.push("origin");
         arguments.extend(specs);
         self.program.run(&arguments, b"").map(drop)
     }
 
+    /// Fetches those of some files that were left out.
+    pub fn complete(&self, files: &[ObjectId]) -> Result<(), GitError> {
+        let asked: String = files.iter().map(|id| format!("{id}\n")).collect();
+        let answer = self.program.run(&["cat-file", "--batch-check"], asked.as_bytes())?;
+        let answer = String::from_utf8_lossy(&answer);
+        let missing: Vec<&str> =
+            answer.lines().filter_map(|line| line.strip_suffix(" missing")).collect();
+        for some in missing.chunks(AT_ONCE) {
+            self.run(some, None, true)?;
+        }
+        Ok(())
+    }
+
     /// Follows tags to what they are of.
     fn peel(&self, name: &str, rev: &str) -> Result<ObjectId, GitError> {
         let spec = format!("{name}^{{commit}}");
-        let said = self.program.try_run(&["rev-parse", "--verify", "--end-of-options", &spec], b"")?;
+        let said =
+            self.program.try_run(&["rev-parse", "--verify", "--end-of-options", &spec], b"")?;
         if let Ok(id) = String::from_utf8_lossy(&said.stdout).trim().parse() {
             return Ok(id);
         }
@@ -216,7 +236,8 @@ fn near(refs: &Refs, rev: &str) -> String {
 /// Where the branches are.
 fn ends(refs: &Refs) -> String {
     let heads = refs.iter().filter(|(name, _)| name.starts_with("refs/heads/")).take(LISTED);
-    let heads: Vec<String> = heads.map(|(name, id)| format!("`{}` is at {id}", short(name))).collect();
+    let heads: Vec<String> =
+        heads.map(|(name, id)| format!("`{}` is at {id}", short(name))).collect();
     match heads.is_empty() {
         true => ": it has no branches".to_owned(),
         false => format!(": {}", heads.join(", ")),

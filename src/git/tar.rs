@@ -12,6 +12,7 @@ use super::objects::{ObjectId, ObjectKind, Objects};
 use super::remote::{Remote, Wanted};
 use super::submodules;
 use super::tree::Mode;
+use crate::decl::Picks;
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
@@ -29,7 +30,11 @@ const MOST: usize = 1000;
 pub(super) enum Body {
     Dir,
     /// Of an object of the repository of that number.
-    Object { repository: usize, mode: Mode, id: ObjectId },
+    Object {
+        repository: usize,
+        mode: Mode,
+        id: ObjectId,
+    },
     Bytes(Vec<u8>),
     File(PathBuf),
 }
@@ -136,7 +141,12 @@ impl<'a> Gathering<'a> {
             let name = self.repositories.len().to_string();
             let remote = Remote::open(self.scratch, &name, &address, self.workshop)?;
             let rev = commit.to_string();
-            remote.fetch(&Wanted { rev: &rev, locked: Some(&commit), depth: Some(1) })?;
+            remote.fetch(&Wanted {
+                rev: &rev,
+                locked: Some(&commit),
+                depth: Some(1),
+                partial: false,
+            })?;
             let objects = Objects::open(&remote.program)?;
             let at = above.at.join(path.as_bytes());
             let at = at.map_err(|source| GitError::Path { url: url.clone(), source })?;
@@ -145,6 +155,21 @@ impl<'a> Gathering<'a> {
             self.repositories.push(Repository { remote, objects });
         }
         Ok(next)
+    }
+
+    /// Drops what is not meant.
+    pub fn pick(&mut self, picks: &Picks) {
+        self.bodies.retain(|path, body| picks.place(path, matches!(body, Body::Dir)).is_some());
+    }
+
+    /// Fetches the files of the main repository that were left out at first.
+    pub fn complete(&mut self) -> Result<(), GitError> {
+        let ids = self.bodies.values().filter_map(|body| match body {
+            Body::Object { repository: 0, id, .. } => Some(*id),
+            _ => None,
+        });
+        let ids: Vec<ObjectId> = ids.collect();
+        self.repositories[0].remote.complete(&ids)
     }
 
     /// Writes the archive.
@@ -157,7 +182,13 @@ impl<'a> Gathering<'a> {
                     writer.header(&entry).map_err(broken)?;
                 }
                 Body::Object { repository, mode, id } => {
-                    write_object(&mut writer, &mut self.repositories[*repository], path, *mode, id)?;
+                    write_object(
+                        &mut writer,
+                        &mut self.repositories[*repository],
+                        path,
+                        *mode,
+                        id,
+                    )?;
                 }
                 Body::Bytes(bytes) => {
                     let size = bytes.len() as u64;

@@ -26,8 +26,8 @@ pub mod toolroom;
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
 pub use pin::{
-    ArchiveName, ArchivePin, DebPin, GitPin, Mark, NpmPart, NpmPin, Pin, PythonPin, RequestId, Source,
-    WheelPin, Words,
+    ArchiveName, ArchivePin, DebPin, GitPin, LaidPin, Mark, NpmPart, NpmPin, Pin, PythonPin,
+    RequestId, Source, WheelPin, Words,
 };
 
 use std::collections::{BTreeMap, BTreeSet};

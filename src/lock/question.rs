@@ -42,7 +42,7 @@ struct Question<'a> {
     files: Vec<(&'a str, Option<Digest>)>,
     /// The newest release that its resolver may see.
     as_of: Option<&'a str>,
-    /// What the recipes before it in its layer ask: their trees are what it works on.
+    /// What the recipes before it in its layer ask, if their trees are what it works on.
     before: Vec<RequestId>,
 }
 
@@ -123,7 +123,10 @@ pub fn recipe_request(
             .map(|path| (path, local.files.get(path).copied()))
             .collect(),
         as_of: project.as_of(layer, recipe),
-        before: (0..if recipe.builds_on() { at } else { 0 })
+        before: (0..at)
+            .filter(|before| {
+                recipe.builds_on() || recipe.laid().is_some_and(|one| one.recipe == *before)
+            })
             .filter_map(|before| recipe_request(project, layer, before, platform, local))
             .collect(),
     };

@@ -29,7 +29,7 @@ use serde::Serialize;
 use self::mcp::Configs;
 use self::owner::Owners;
 use self::run::Views;
-use crate::decl::{Fault, Faults, Layer, Location, Project, Recipe, Sandbox, Take};
+use crate::decl::{Fault, Faults, Layer, Project, Recipe, Sandbox};
 use crate::digest::Digest;
 use crate::fetch::defaults;
 use crate::lock::interpreter::InterpreterError;
@@ -421,9 +421,9 @@ impl<'a> Planner<'a> {
                 works.extend(wrappers);
                 continue;
             }
-            if let Some((take, place)) = taken(recipe) {
+            if let Some(take) = recipe.take() {
                 self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
-                self.add_unpack(layer, at, take, place)?;
+                self.add_unpack(layer, at, take, recipe.at())?;
                 continue;
             }
             match owners.work(recipe, at, || {
@@ -455,16 +455,6 @@ impl<'a> Planner<'a> {
             below: Vec::new(),
             work: Work::Files(works),
         });
-    }
-}
-
-/// What a recipe takes out of a source that is unpacked.
-fn taken(recipe: &Recipe) -> Option<(&Take, &Location)> {
-    match recipe {
-        Recipe::Archive(archive) => Some((&archive.take, &archive.at)),
-        Recipe::PackageFiles(files) => Some((&files.take, &files.at)),
-        Recipe::Git(git) => Some((&git.take, &git.at)),
-        _ => None,
     }
 }
 

@@ -10,10 +10,12 @@
 //! words because the ecosystems below `build` read archives too.
 
 mod member;
+mod packed;
 mod reader;
 mod writer;
 
 pub use member::{Member, MemberKind};
+pub use packed::unpacked;
 pub use reader::{Limits, Reader, TarError};
 pub use writer::Writer;
 

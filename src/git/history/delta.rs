@@ -29,7 +29,8 @@ impl Windows {
     }
 
     fn slot(&self, window: &[u8]) -> usize {
-        let half = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let half =
+            |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
         let (one, two) = (half(&window[..8]), half(&window[8..WINDOW]));
         let mixed = (one ^ two.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         ((mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) >> self.shift) as usize

@@ -58,11 +58,7 @@ struct Writing {
 
 impl Pack {
     /// Writes objects in their order.
-    pub fn write(
-        objects: &mut Objects,
-        found: &[Found],
-        path: &Path,
-    ) -> Result<Pack, GitError> {
+    pub fn write(objects: &mut Objects, found: &[Found], path: &Path) -> Result<Pack, GitError> {
         let mut writing = Writing::create(path)?;
         let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
         writing.push(&[b"PACK", &2u32.to_be_bytes()[..], &count.to_be_bytes()].concat())?;

@@ -7,6 +7,7 @@
 mod archive;
 mod deb;
 mod git;
+mod laid;
 mod npm;
 mod python;
 mod wheel;
@@ -15,6 +16,7 @@ mod words;
 pub use archive::ArchivePin;
 pub use deb::{ArchiveName, DebPin, Mark};
 pub use git::GitPin;
+pub use laid::LaidPin;
 pub use npm::{NpmPart, NpmPin};
 pub use python::PythonPin;
 pub use wheel::WheelPin;
@@ -67,6 +69,7 @@ impl Serialize for RequestId {
 pub enum Pin {
     Archive(ArchivePin),
     Git(GitPin),
+    Laid(LaidPin),
     Npm(NpmPin),
     NpmPart(NpmPart),
     Python(PythonPin),
@@ -75,7 +78,7 @@ pub enum Pin {
 
 /// First words of pins' lines.
 const KINDS: &[&str] =
-    &["archive", "git", "npm", "npm-bundled", "npm-link", "npm-script", "python", "wheel"];
+    &["archive", "git", "laid", "npm", "npm-bundled", "npm-link", "npm-script", "python", "wheel"];
 
 impl Pin {
     /// The first word of its line.
@@ -83,6 +86,7 @@ impl Pin {
         match self {
             Pin::Archive(_) => "archive",
             Pin::Git(_) => "git",
+            Pin::Laid(_) => "laid",
             Pin::Npm(_) => "npm",
             Pin::NpmPart(part) => part.kind(),
             Pin::Python(_) => "python",
@@ -95,6 +99,7 @@ impl Pin {
         match self {
             Pin::Archive(pin) => pin.label(),
             Pin::Git(pin) => pin.label(),
+            Pin::Laid(pin) => pin.source.to_string(),
             Pin::Npm(pin) => pin.label(),
             Pin::NpmPart(part) => part.place().to_owned(),
             Pin::Python(pin) => pin.label(),
@@ -107,6 +112,7 @@ impl Pin {
         match self {
             Pin::Archive(pin) => &pin.name,
             Pin::Git(pin) => &pin.name,
+            Pin::Laid(_) => "laid",
             Pin::Npm(pin) => &pin.name,
             Pin::NpmPart(part) => part.place(),
             Pin::Python(_) => "python",
@@ -119,6 +125,7 @@ impl Pin {
         match self {
             Pin::Archive(pin) => pin.write(words),
             Pin::Git(pin) => pin.write(words),
+            Pin::Laid(pin) => pin.write(words),
             Pin::Npm(pin) => pin.write(words),
             Pin::NpmPart(part) => part.write(words),
             Pin::Python(pin) => pin.write(words),
@@ -138,6 +145,7 @@ impl Pin {
         match kind {
             "archive" => ArchivePin::parse(words).map(Pin::Archive),
             "git" => GitPin::parse(words).map(Pin::Git),
+            "laid" => LaidPin::parse(words).map(Pin::Laid),
             "npm" => NpmPin::parse(words).map(Pin::Npm),
             "npm-bundled" | "npm-link" | "npm-script" => {
                 NpmPart::parse(kind, words).map(Pin::NpmPart)
@@ -166,7 +174,7 @@ impl Pin {
             Pin::Archive(pin) => Some(Source::Archive(pin)),
             Pin::Git(pin) => Some(Source::Git(pin)),
             Pin::Npm(pin) => Some(Source::Npm(pin)),
-            Pin::NpmPart(_) | Pin::Python(_) => None,
+            Pin::Laid(_) | Pin::NpmPart(_) | Pin::Python(_) => None,
             Pin::Wheel(pin) => Some(Source::Wheel(pin)),
         }
     }

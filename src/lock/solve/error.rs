@@ -57,6 +57,8 @@ pub enum SolveError {
     Uv { version: &'static str, source: WheelError },
     #[error("layer `{layer}`: {source}")]
     Git { layer: LayerName, source: GitError },
+    #[error("`{path}` does not exist")]
+    NotThere { path: String },
     #[error("layer `{layer}`: {reason}")]
     Declaration { layer: LayerName, reason: String },
 }
@@ -75,6 +77,7 @@ impl SolveError {
             SolveError::Missing { .. }
             | SolveError::Key { .. }
             | SolveError::Unsolvable { .. }
+            | SolveError::NotThere { .. }
             | SolveError::Declaration { .. } => Blame::Input,
             _ => Blame::World,
         }

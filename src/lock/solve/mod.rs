@@ -25,7 +25,7 @@ use jiff::Timestamp;
 
 use super::Lock;
 use super::interpreter::interpreter_of;
-use super::pin::{Pin, PythonPin, RequestId};
+use super::pin::{LaidPin, Pin, PythonPin, RequestId};
 use super::question::{LocalDigests, recipe_request, request_of};
 use super::toolroom::Toolroom;
 use crate::decl::{Layer, Project, Recipe};
@@ -105,8 +105,7 @@ impl Solver<'_> {
             let Some(request) = request else { continue };
             let known = next.answers.get(&request);
             let stale = |pins: &Vec<Pin>| {
-                touches(update, layer, pins)
-                    || !holds(self.project, layer, at, platform, next, pins)
+                touches(update, layer, pins) || !self.holds(layer, at, platform, next, pins)
             };
             if known.is_none_or(stale) {
                 let previous = lock.previous(layer, platform, recipe.kind());
@@ -120,6 +119,17 @@ impl Solver<'_> {
         }
         next.set_uses(&layer.name, platform, uses);
         Ok(())
+    }
+
+    fn holds(
+        &self,
+        layer: &Layer,
+        at: usize,
+        platform: Platform,
+        lock: &Lock,
+        pins: &[Pin],
+    ) -> bool {
+        holds(self.project, self.local, (layer, at, platform), lock, pins)
     }
 
     fn solve_recipe(&self, ask: &Ask<'_>) -> Result<Vec<Pin>, SolveError> {
@@ -158,12 +168,18 @@ fn touches(update: &Update, layer: &Layer, pins: &[Pin]) -> bool {
 /// Whether an answer is for what lies below its layer now.
 fn holds(
     project: &Project,
-    layer: &Layer,
-    at: usize,
-    platform: Platform,
+    local: &LocalDigests,
+    (layer, at, platform): (&Layer, usize, Platform),
     lock: &Lock,
     pins: &[Pin],
 ) -> bool {
+    if let Some(laid) = layer.recipes.get(at).and_then(Recipe::laid) {
+        let request = recipe_request(project, layer, laid.recipe, platform, local);
+        let answer = request.and_then(|request| lock.answer(&request));
+        let source = answer.into_iter().flatten().find_map(Pin::source);
+        let laid = source.map(|source| Pin::Laid(LaidPin { source: source.integrity() }));
+        return laid.is_some_and(|laid| pins.contains(&laid));
+    }
     let Some(Recipe::Venv(venv)) = layer.recipes.get(at) else { return true };
     let found = interpreter_of(project, layer, platform, lock, venv.python.as_deref());
     let Ok(found) = found else { return false };
@@ -184,7 +200,7 @@ pub fn unanswered<'a>(
             .filter_map(|at| Some((at, recipe_request(project, layer, at, platform, local)?)));
         let stands = |at: usize, request: &RequestId| {
             let pins = lock.answer(request);
-            pins.is_some_and(|pins| holds(project, layer, at, platform, lock, pins))
+            pins.is_some_and(|pins| holds(project, local, (layer, at, platform), lock, pins))
         };
         debian && recipes.all(|(at, request)| stands(at, &request))
     };

@@ -13,7 +13,7 @@ use crate::blame::Blame;
 use crate::decl::{Kind, Npm};
 use crate::fetch::FetchError;
 use crate::fsx::IoAt;
-use crate::lock::{NpmPart, NpmPin, Pin, Source};
+use crate::lock::{LaidPin, NpmPart, NpmPin, Pin, Source};
 use crate::npm::{
     ItemKind, LockFault, Manifest, ManifestError, Omit, Origin, PackageLock, Placed, Tarball,
     TarballError, Tree, bins,
@@ -37,6 +37,8 @@ pub enum NpmLockError {
     NoLock,
     #[error("`{place}` is the file `{file}`, which leaves the project")]
     Leaves { place: String, file: String },
+    #[error("`{place}` is the file `{file}` of a project that is not local")]
+    Laid { place: String, file: String },
     #[error("npm package `{package}`: {source}")]
     Tarball { package: String, source: TarballError },
 }
@@ -67,7 +69,10 @@ struct Reading<'a> {
 }
 
 pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec<Pin>, SolveError> {
-    let files = ProjectFiles::local(solver, &npm.project);
+    let files = match &npm.laid {
+        None => ProjectFiles::local(solver, &npm.project),
+        Some(laid) => ProjectFiles::laid(solver, ask, laid, reads)?,
+    };
     let reading = Reading { solver, ask, npm, files };
     let (name, lock) = reading.lock()?;
     let tree = lock
@@ -85,8 +90,14 @@ pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec
     for (place, target) in &tree.links {
         pins.push(Pin::NpmPart(reading.link(&name, &lock, place, target)?));
     }
+    pins.extend(reading.files.source().map(|source| Pin::Laid(LaidPin { source })));
     pins.extend(reading.scripts(&name, &tree, &pins)?.into_iter().map(Pin::NpmPart));
     Ok(pins)
+}
+
+/// Files that are read of a project.
+fn reads(name: &str) -> bool {
+    name == "package.json" || LOCKS.contains(&name)
 }
 
 fn omit(npm: &Npm) -> Omit {
@@ -128,6 +139,10 @@ impl Reading<'_> {
             Origin::File(file) => {
                 let leaves =
                     || NpmLockError::Leaves { place: one.place.clone(), file: file.clone() };
+                if self.npm.laid.is_some() {
+                    let (place, file) = (one.place.clone(), file.clone());
+                    return Err(self.failed(lock, NpmLockError::Laid { place, file }));
+                }
                 let below = below(&self.npm.project, file);
                 format!("file:{}", below.ok_or_else(|| self.failed(lock, leaves()))?)
             }

@@ -2,16 +2,43 @@
 //! own, or of the source that an earlier recipe of the layer lays. Whoever reads them need not know
 //! which.
 
-use std::fs;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
 
-use super::{SolveError, Solver};
-use crate::fsx::IoAt;
+use super::{Ask, Places, SolveError, Solver};
+use crate::decl::{LaidProject, Picks, Take};
+use crate::digest::Integrity;
+use crate::fsx::{IoAt, PathIo};
+use crate::lock::Pin;
+use crate::lock::question::recipe_request;
+use crate::path::LayerPath;
+use crate::tarball::{MemberKind, Reader, TarError, unpacked};
+use crate::zipfile::{ZipFile, ZipFileError};
+
+/// Most bytes that a source may unpack to, and that one of the files that are read has.
+const LARGEST: u64 = 16 << 30;
+const LARGEST_READ: u64 = 256 << 20;
 
 /// Files by their path below the directory of what is locked.
 pub(super) enum ProjectFiles {
     /// Of this directory; its path below the project is for messages.
     Local { dir: PathBuf, shown: String },
+    /// Of a source: every path below the project's directory, with the bytes of those that may be
+    /// read.
+    Laid { source: Integrity, label: String, paths: BTreeMap<String, Option<Vec<u8>>> },
+}
+
+/// A source that cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    #[error(transparent)]
+    Zip(#[from] ZipFileError),
+    #[error(transparent)]
+    Io(#[from] PathIo),
 }
 
 impl ProjectFiles {
@@ -25,6 +52,7 @@ impl ProjectFiles {
         match self {
             ProjectFiles::Local { shown, .. } if shown.is_empty() => path.to_owned(),
             ProjectFiles::Local { shown, .. } => format!("{shown}/{path}"),
+            ProjectFiles::Laid { label, .. } => format!("{label}/{path}"),
         }
     }
 
@@ -35,12 +63,20 @@ impl ProjectFiles {
                 let full = dir.join(path);
                 Ok(fs::read(&full).at("read", &full)?)
             }
+            ProjectFiles::Laid { paths, .. } => {
+                let found = paths.get(&clean(path)).and_then(Clone::clone);
+                let path = self.label(path);
+                found.ok_or(SolveError::NotThere { path })
+            }
         }
     }
 
     pub(super) fn is_file(&self, path: &str) -> bool {
         match self {
             ProjectFiles::Local { dir, .. } => dir.join(path).is_file(),
+            ProjectFiles::Laid { paths, .. } => {
+                paths.get(&clean(path)).is_some_and(Option::is_some)
+            }
         }
     }
 
@@ -48,6 +84,124 @@ impl ProjectFiles {
     pub(super) fn exists(&self, path: &str) -> bool {
         match self {
             ProjectFiles::Local { dir, .. } => dir.join(path).exists(),
+            ProjectFiles::Laid { paths, .. } => {
+                let (path, below) = (clean(path), clean(path) + "/");
+                paths.contains_key(&path)
+                    || paths
+                        .range(below.clone()..)
+                        .next()
+                        .is_some_and(|(one, _)| one.starts_with(&below))
+            }
+        }
+    }
+
+    /// The source that they are of; `None` for local ones.
+    pub(super) fn source(&self) -> Option<Integrity> {
+        match self {
+            ProjectFiles::Local { .. } => None,
+            ProjectFiles::Laid { source, .. } => Some(*source),
+        }
+    }
+
+    /// Those of what an earlier recipe of the layer lays, which has been answered by now. Of files
+    /// whose name `reads` does not know, only that they are there is remembered.
+    pub(super) fn laid(
+        solver: &Solver<'_>,
+        ask: &Ask<'_>,
+        laid: &LaidProject,
+        reads: fn(&str) -> bool,
+    ) -> Result<Self, SolveError> {
+        let Solver { project, mirrors, store, client, progress, local, .. } = *solver;
+        let no_source = || SolveError::Declaration {
+            layer: ask.layer.name.clone(),
+            reason: "the recipe that lays the project has no source".to_owned(),
+        };
+        let request = recipe_request(project, ask.layer, laid.recipe, ask.platform, local);
+        let pins = request.and_then(|request| ask.lock.answer(&request)).unwrap_or_default();
+        let source = pins.iter().find_map(Pin::source).ok_or_else(no_source)?;
+        let take = ask.layer.recipes.get(laid.recipe).and_then(|recipe| recipe.take());
+        let take = take.ok_or_else(no_source)?;
+        let places = Places { project, mirrors, store };
+        if !places.has(&source) {
+            let failed = places.fetch(client, &[source], progress)?.pop_first();
+            failed.map_or(Ok(()), |(_, error)| Err(error))?;
+        }
+        let (digest, label) = (source.integrity(), source.label());
+        let mut looking = Looking { dir: clean(&laid.dir), reads, paths: BTreeMap::new() };
+        looking.look(&store.source_path(&digest), take).map_err(|error| {
+            SolveError::Declaration {
+                layer: ask.layer.name.clone(),
+                reason: format!("`{label}`: {error}"),
+            }
+        })?;
+        Ok(ProjectFiles::Laid { source: digest, label, paths: looking.paths })
+    }
+}
+
+/// A path without `.`, and without a slash too many.
+fn clean(path: &str) -> String {
+    path.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/")
+}
+
+/// A source that is being looked through.
+struct Looking {
+    /// The project's directory, below where the source is laid.
+    dir: String,
+    reads: fn(&str) -> bool,
+    paths: BTreeMap<String, Option<Vec<u8>>>,
+}
+
+impl Looking {
+    fn look(&mut self, blob: &Path, take: &Take) -> Result<(), LookError> {
+        let Take { strip, subdirectory, include, exclude, .. } = take;
+        let picks = Picks::new(*strip, subdirectory, include, exclude)
+            .map_err(std::io::Error::other)
+            .at("pick from", blob)?;
+        let mut file = BufReader::new(File::open(blob).at("open", blob)?);
+        if std::io::BufRead::fill_buf(&mut file).at("read", blob)?.starts_with(b"PK\x03\x04") {
+            return self.look_zip(blob, &picks);
+        }
+        let mut reader = Reader::new(unpacked(file).at("read", blob)?, LARGEST);
+        while let Some(member) = reader.next_member()? {
+            let is_dir = member.kind == MemberKind::Dir;
+            let Some(path) = self.place(&member.path, is_dir, &picks) else { continue };
+            let bytes = match member.kind == MemberKind::File && self.wants(&path, member.size) {
+                true => {
+                    let mut bytes = Vec::new();
+                    reader.read_to_end(&mut bytes).at("read", blob)?;
+                    Some(bytes)
+                }
+                false => None,
+            };
+            self.paths.insert(path, bytes);
+        }
+        Ok(())
+    }
+
+    fn look_zip(&mut self, blob: &Path, picks: &Picks) -> Result<(), LookError> {
+        let mut zip = ZipFile::open(blob, |_| {})?;
+        for member in zip.members()? {
+            let Some(path) = self.place(member.name.as_bytes(), false, picks) else { continue };
+            let bytes = match self.wants(&path, member.size) {
+                true => Some(zip.text(&member)?.into_bytes()),
+                false => None,
+            };
+            self.paths.insert(path, bytes);
+        }
+        Ok(())
+    }
+
+    fn wants(&self, path: &str, size: u64) -> bool {
+        (self.reads)(path.rsplit('/').next().unwrap_or(path)) && size <= LARGEST_READ
+    }
+
+    /// Where a member is below the project's directory.
+    fn place(&self, name: &[u8], is_dir: bool, picks: &Picks) -> Option<String> {
+        let path = LayerPath::parse_member(name).ok()?;
+        let path = String::from_utf8(picks.place(&path, is_dir)?).ok()?;
+        match self.dir.is_empty() {
+            true => Some(path),
+            false => path.strip_prefix(&*self.dir)?.strip_prefix('/').map(str::to_owned),
         }
     }
 }

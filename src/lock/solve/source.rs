@@ -3,10 +3,12 @@
 use super::index::{IndexFile, read_page};
 use super::places::archive_wants;
 use super::python::{VenvError, hint};
+use super::registry::MissingError;
 use super::{Ask, SolveError, Solver};
-use crate::decl::{Archive, PackageFiles};
+use crate::decl::{Archive, PackageFiles, PackageIndex};
 use crate::digest::{Digest, Integrity};
-use crate::lock::{ArchivePin, Pin, WheelPin};
+use crate::lock::{ArchivePin, NpmPin, Pin, WheelPin};
+use crate::npm::PackageName;
 use crate::python::{ProjectName, Version, WheelName};
 
 /// Has an archive in the store, under the digest that its declaration says.
@@ -55,12 +57,48 @@ fn import(
     Ok(solver.store.import(&full)?)
 }
 
-/// The wheel of a package at a version: one that is for every Python and platform.
+/// The package that files are taken out of.
 pub(super) fn package(
     solver: &Solver<'_>,
     ask: &Ask<'_>,
     files: &PackageFiles,
 ) -> Result<Vec<Pin>, SolveError> {
+    match files.index {
+        PackageIndex::Pypi => wheel(solver, ask, files),
+        PackageIndex::Npm => tarball(solver, ask, files),
+    }
+}
+
+/// The tarball of a package at a version.
+fn tarball(
+    solver: &Solver<'_>,
+    ask: &Ask<'_>,
+    files: &PackageFiles,
+) -> Result<Vec<Pin>, SolveError> {
+    let PackageFiles { package, version, .. } = files;
+    let missing = |source| SolveError::Missing { layer: ask.layer.name.clone(), source };
+    let name: Result<PackageName, _> = package.parse();
+    let gone = || missing(MissingError::Package { package: package.clone() });
+    name.map_err(|_| gone())?;
+    let document = solver.npm_document(package)?.ok_or_else(gone)?;
+    let release = document.versions.get(version).ok_or_else(|| {
+        let (package, wanted) = (package.clone(), version.clone());
+        missing(MissingError::Version { package, wanted, day: None, found: document.seen(None) })
+    })?;
+    let said = release.dist.integrity.as_deref().and_then(Integrity::parse_sri);
+    let old = || release.dist.shasum.as_ref().and_then(|hex| format!("sha1:{hex}").parse().ok());
+    Ok(vec![Pin::Npm(NpmPin {
+        name: package.as_str().into(),
+        version: version.as_str().into(),
+        integrity: said.or_else(old).ok_or_else(gone)?,
+        place: "".into(),
+        path: "".into(),
+        bins: Vec::new(),
+    })])
+}
+
+/// The wheel of a package at a version: one that is for every Python and platform.
+fn wheel(solver: &Solver<'_>, ask: &Ask<'_>, files: &PackageFiles) -> Result<Vec<Pin>, SolveError> {
     let failed = |source| SolveError::Venv { layer: ask.layer.name.clone(), source };
     let gone = || failed(VenvError::Project { package: files.package.clone() });
     let project: ProjectName = files.package.parse().map_err(|_| gone())?;
