@@ -5,6 +5,7 @@
 
 pub mod apt;
 pub mod deb;
+pub mod git;
 pub mod keys;
 pub mod npm;
 pub mod project;

@@ -1,0 +1,156 @@
+//! `npm` over a project that an earlier recipe lays, and files out of npm's packages.
+
+mod support;
+
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/http.rs"]
+mod http;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/registry.rs"]
+mod registry;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use registry::{Package, Registry};
+use support::git::Repository;
+use support::project::{Project, root};
+
+fn registry() -> Registry {
+    Registry::of([
+        Package::new("left", "1.0.0").bin("left", "cli.js").file("cli.js", "#!/bin/sh\n"),
+        Package::new("left", "1.1.0").file("index.js", "newer\n"),
+        Package::new("@s/assets", "2.0.0").file("css/a.css", "a {}\n").file("b.txt", "b\n"),
+    ])
+}
+
+/// What the registry says of a version's tarball.
+fn integrity(registry: &Registry, name: &str, version: &str) -> String {
+    let text = get_text(&format!("{}{name}", registry.url()));
+    let document: Value = serde_json::from_str(&text).unwrap();
+    document["versions"][version]["dist"]["integrity"].as_str().unwrap().to_owned()
+}
+
+/// The body of a small document.
+fn get_text(url: &str) -> String {
+    let client = sbx::fetch::Client::new(sbx::fetch::ClientConfig::default());
+    let document = client.get("a document", &[url.parse().unwrap()], 1 << 20).unwrap();
+    String::from_utf8(document.bytes).unwrap()
+}
+
+/// A project with a workspace that asks for `left`.
+fn files(registry: &Registry, version: &str) -> Vec<(String, String)> {
+    let manifest = json!({"name": "top", "version": "1.0.0", "workspaces": ["packages/*"],
+        "dependencies": {"left": version}});
+    let inner = json!({"name": "w", "version": "1.0.0", "bin": {"w": "w.js"}});
+    let bin = json!({"left": "cli.js"});
+    let lock = json!({"name": "top", "version": "1.0.0", "lockfileVersion": 3, "packages": {
+        "": manifest,
+        "node_modules/left": {"version": version, "bin": bin,
+            "integrity": integrity(registry, "left", version)},
+        "node_modules/w": {"resolved": "packages/w", "link": true},
+        "packages/w": {"version": "1.0.0", "bin": {"w": "w.js"}},
+    }});
+    let text = |value: &Value| serde_json::to_string_pretty(value).unwrap();
+    vec![
+        ("app/package.json".to_owned(), text(&manifest)),
+        ("app/package-lock.json".to_owned(), text(&lock)),
+        ("app/packages/w/package.json".to_owned(), text(&inner)),
+        ("app/packages/w/w.js".to_owned(), "#!/bin/sh\n".to_owned()),
+    ]
+}
+
+fn commit(repository: &Repository, files: &[(String, String)]) -> String {
+    let files: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    repository.commit(&files)
+}
+
+fn project(registry: &Registry, recipes: &str) -> Project {
+    let text = format!("layer \"l\" {{ {recipes} }}\nsandbox \"s\" {{ layers \"l\"; }}\n");
+    Project::new()
+        .file("sandboxes.kdl", &text)
+        .var("SBX_MIRROR_NPM", &registry.url())
+        .var("GIT_CONFIG_COUNT", "1")
+        .var("GIT_CONFIG_KEY_0", "safe.directory")
+        .var("GIT_CONFIG_VALUE_0", "*")
+}
+
+fn check(laid: &Path) {
+    assert!(laid.join("node_modules/left/package.json").is_file());
+    let link = fs::read_link(laid.join("node_modules/w")).unwrap();
+    assert_eq!(link, Path::new("../packages/w"));
+    assert!(laid.join("node_modules/w/w.js").is_file());
+    let command = fs::read_link(laid.join("node_modules/.bin/w")).unwrap();
+    assert_eq!(command, Path::new("../w/w.js"));
+}
+
+#[test]
+fn the_lock_of_a_fetched_project_is_read_out_of_its_tree() {
+    let registry = registry();
+    let repository = Repository::new();
+    commit(&repository, &files(&registry, "1.0.0"));
+    let url = repository.url();
+    let whole = format!("git {url:?} rev=\"main\" into=\"/srv\"; npm at=\"/srv/app\";");
+    let part = format!(
+        "git {url:?} rev=\"main\" into=\"/srv/app\" subdirectory=\"app\"; npm omit=\"dev\";"
+    );
+    for recipes in [&whole, &part] {
+        let project = project(&registry, recipes);
+        project.build();
+        check(&root(&project.unpack()).join("srv/app"));
+    }
+    // a branch that moves takes what was read of it along
+    let project = project(&registry, &whole);
+    project.build();
+    commit(&repository, &files(&registry, "1.1.0"));
+    project.sbx(&["lock", "--update", "app"]).fails(1, &["`app`"]);
+    let name = repository.path().file_name().unwrap().to_str().unwrap();
+    project.sbx(&["lock", "--update", name]).success();
+    assert!(project.read("sbx.lock").contains(" left 1.1.0 "), "{}", project.read("sbx.lock"));
+    project.sbx(&["build", "s", "--locked"]).success();
+    let missing = format!("git {url:?} rev=\"main\" into=\"/srv\"; npm;");
+    let fails = self::project(&registry, &missing);
+    fails.sbx(&["lock"]).fails(1, &["/package.json` does not exist"]);
+    let outside = format!("git {url:?} rev=\"main\" into=\"/srv\"; npm at=\"/opt\";");
+    self::project(&registry, &outside).sbx(&["check"]).fails(1, &["no recipe before lays"]);
+}
+
+#[test]
+fn the_lock_of_an_archives_project_is_read_out_of_it() {
+    let registry = registry();
+    let home = tempfile::tempdir().unwrap();
+    for (path, text) in files(&registry, "1.0.0") {
+        let full = home.path().join("top").join(path);
+        fs::create_dir_all(full.parent().unwrap()).unwrap();
+        fs::write(full, text).unwrap();
+    }
+    let tar = home.path().join("t.tgz");
+    let dir = home.path().to_str().unwrap();
+    support::tool("tar", &["-C", dir, "-czf", tar.to_str().unwrap(), "top"]);
+    let bytes = fs::read(&tar).unwrap();
+    let digest = sbx::digest::Digest::of(&bytes);
+    let recipes = format!(
+        "archive \"t.tgz\" digest=\"{digest}\" into=\"/srv/app\" strip=1 subdirectory=\"app\"; npm;"
+    );
+    let project = project(&registry, &recipes).file("none", "");
+    fs::write(project.dir.path().join("t.tgz"), bytes).unwrap();
+    project.build();
+    check(&root(&project.unpack()).join("srv/app"));
+}
+
+#[test]
+fn files_come_out_of_npms_packages() {
+    let registry = registry();
+    let recipes = "files \"css\" from=\"npm:@s/assets@2.0.0\" into=\"/www\";";
+    let project = project(&registry, recipes);
+    project.build();
+    let image = project.unpack();
+    assert_eq!(fs::read_to_string(root(&image).join("www/a.css")).unwrap(), "a {}\n");
+    assert!(!root(&image).join("www/b.txt").exists());
+    let gone = "files \".\" from=\"npm:@s/assets@3.0.0\" into=\"/www\";";
+    self::project(&registry, gone).sbx(&["lock"]).fails(1, &["@s/assets", "3.0.0", "2.0.0"]);
+    let git = "files \".\" from=\"git:x\" into=\"/www\";";
+    self::project(&registry, git).sbx(&["check"]).fails(1, &["npm:NAME@VERSION", "`git`"]);
+}
