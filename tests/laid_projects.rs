@@ -10,6 +10,7 @@ mod http;
 mod registry;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -153,4 +154,36 @@ fn files_come_out_of_npms_packages() {
     self::project(&registry, gone).sbx(&["lock"]).fails(1, &["@s/assets", "3.0.0", "2.0.0"]);
     let git = "files \".\" from=\"git:x\" into=\"/www\";";
     self::project(&registry, git).sbx(&["check"]).fails(1, &["npm:NAME@VERSION", "`git`"]);
+}
+
+#[test]
+fn files_come_out_of_another_layer() {
+    let text = "layer \"low\" ship=#false { file \"/opt/low\" content=\"low\\n\" mode=0o755; file \"/opt/both\" content=\"low\\n\"; }
+layer \"stage\" needs=\"low\" ship=#false { file \"/opt/both\" content=\"high\\n\" replace=#true; file \"/opt/t.txt\" content=\"t\\n\"; link \"/opt/to\" to=\"/opt/both\"; }
+layer \"l\" { needs \"stage\"; files \"/opt\" from=\"layer:stage\" into=\"/srv\" owner=\"33:33\" { exclude \"*.txt\"; }; files \"/opt/t.txt\" from=\"layer:stage\" into=\"/etc/name\"; }
+sandbox \"s\" { layers \"l\"; }\n";
+    let project = Project::new().file("sandboxes.kdl", text);
+    project.build();
+    let unpacked = project.unpack();
+    let root = root(&unpacked);
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    assert_eq!((read("srv/low"), read("srv/both")), ("low\n".to_owned(), "high\n".to_owned()));
+    assert_eq!(fs::read_link(root.join("srv/to")).unwrap(), Path::new("/opt/both"));
+    assert_eq!(read("etc/name"), "t\n");
+    assert!(!root.join("srv/t.txt").exists() && !root.join("opt").exists());
+    let meta = fs::metadata(root.join("srv/low")).unwrap();
+    assert_eq!((meta.permissions().mode() & 0o7777, meta.uid()), (0o755, 33));
+    // an edit of the stage is an edit of what comes out of it
+    project.write("sandboxes.kdl", &text.replace("high", "higher"));
+    project.build();
+    let again = project.unpack();
+    let both = support::project::root(&again).join("srv/both");
+    assert_eq!(fs::read_to_string(both).unwrap(), "higher\n");
+    let fails = |how: &str, texts: &[&str]| {
+        let text = text.replace("layer \"l\" { needs \"stage\"; files \"/opt\"", how);
+        Project::new().file("sandboxes.kdl", &text).sbx(&["build", "s"]).fails(1, texts);
+    };
+    fails("layer \"l\" { files \"/opt\"", &["does not need `stage`"]);
+    fails("layer \"l\" { needs \"stage\"; files \"opt\"", &["is not absolute"]);
+    fails("layer \"l\" { needs \"stage\"; files \"/nowhere\"", &["has nothing of what is meant"]);
 }

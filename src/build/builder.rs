@@ -259,7 +259,11 @@ impl Builder<'_> {
             Work::Npm(work) => self.make_packages(step, work),
             Work::Wheels(work) => self.make_environment(step, work),
             Work::Unpack(work) => self.make_unpacked(step, work),
-            Work::Settle(_) | Work::Accounts(_) | Work::Run(_) | Work::Bytecode(_) => {
+            Work::Settle(_)
+            | Work::Accounts(_)
+            | Work::Run(_)
+            | Work::Copy(_)
+            | Work::Bytecode(_) => {
                 unreachable!("only steps that see nothing are free")
             }
         }
@@ -489,6 +493,7 @@ impl Builder<'_> {
                     | Work::Npm(_)
                     | Work::Wheels(_)
                     | Work::Bytecode(_)
+                    | Work::Copy(_)
                     | Work::Unpack(_) => Origin::Files,
                 },
                 listing: &listings[at],
@@ -515,8 +520,8 @@ impl Builder<'_> {
 
 /// Paths that a step may lay over what is below.
 fn replaces(step: &Step) -> Vec<LayerPath> {
-    if let Work::Unpack(work) = &step.work {
-        return work.take.replace.then(|| work.take.into.clone()).into_iter().collect();
+    if let Some(take) = step.work.take() {
+        return take.replace.then(|| take.into.clone()).into_iter().collect();
     }
     let Work::Files(works) = &step.work else { return Vec::new() };
     let path = |work: &FileWork| match work {

@@ -6,6 +6,7 @@ mod bytecode;
 pub mod capture;
 pub mod compose;
 pub mod content;
+mod copy;
 mod environments;
 pub mod extract;
 mod extraction;

@@ -77,6 +77,7 @@ impl Builder<'_> {
             Work::Settle(work) => self.make_settle(plan, step, work),
             Work::Accounts(work) => self.make_accounts(step, work),
             Work::Run(work) => self.make_run(step, work),
+            Work::Copy(take) => self.make_copy(step, take),
         }
     }
 

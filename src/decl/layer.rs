@@ -9,6 +9,7 @@ use super::debian::Debian;
 use super::editable::Laid;
 use super::fault::{Fault, Location};
 use super::git::Git;
+use super::layer_files::LayerFiles;
 use super::mcp::Mcp;
 use super::node::Node;
 use super::nodejs::NodeJs;
@@ -66,6 +67,7 @@ pub enum Recipe {
     Archive(Archive),
     PackageFiles(PackageFiles),
     Git(Git),
+    LayerFiles(LayerFiles),
 }
 
 impl Recipe {
@@ -87,7 +89,7 @@ impl Recipe {
             Recipe::NpmTools(_) => "npm-tools",
             Recipe::Mcp(_) => "mcp",
             Recipe::Archive(_) => "archive",
-            Recipe::PackageFiles(_) => "files",
+            Recipe::PackageFiles(_) | Recipe::LayerFiles(_) => "files",
             Recipe::Git(_) => "git",
         }
     }
@@ -105,7 +107,8 @@ impl Recipe {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_)
-            | Recipe::Mcp(_) => false,
+            | Recipe::Mcp(_)
+            | Recipe::LayerFiles(_) => false,
             Recipe::Venv(_)
             | Recipe::NodeJs(_)
             | Recipe::Npm(_)
@@ -136,7 +139,7 @@ impl Recipe {
             Recipe::Venv(venv) => venv.reads(),
             Recipe::Npm(npm) => npm.files.iter().map(String::as_str).collect(),
             Recipe::Archive(archive) => archive.local().into_iter().collect(),
-            Recipe::PackageFiles(_) | Recipe::Git(_) => Vec::new(),
+            Recipe::PackageFiles(_) | Recipe::Git(_) | Recipe::LayerFiles(_) => Vec::new(),
         }
     }
 
@@ -164,6 +167,7 @@ impl Recipe {
             // a digest or a version is named: no day changes what they are
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_)
+            | Recipe::LayerFiles(_)
             | Recipe::Git(_) => None,
             Recipe::Venv(_) => Some("pypi"),
             Recipe::NodeJs(_) | Recipe::Npm(_) | Recipe::NpmTools(_) => Some("npm"),
@@ -188,6 +192,7 @@ impl Recipe {
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_)
+            | Recipe::LayerFiles(_)
             | Recipe::Git(_) => false,
             Recipe::Run(_) => true,
         }
@@ -208,6 +213,7 @@ impl Recipe {
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_)
+            | Recipe::LayerFiles(_)
             | Recipe::Git(_) => None,
             Recipe::Venv(venv) => venv.as_of.as_deref(),
             Recipe::Npm(npm) => npm.as_of.as_deref(),
@@ -236,6 +242,7 @@ impl Recipe {
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_)
+            | Recipe::LayerFiles(_)
             | Recipe::Git(_) => false,
         }
     }
@@ -274,6 +281,7 @@ impl Recipe {
             | Recipe::NodeJs(_)
             | Recipe::NpmTools(_)
             | Recipe::Mcp(_)
+            | Recipe::LayerFiles(_)
             | Recipe::PackageFiles(_) => None,
             Recipe::GitInit(git) => Some(&git.path),
             Recipe::Archive(archive) => Some(&archive.take.into),
@@ -301,6 +309,7 @@ impl Recipe {
             Recipe::Archive(recipe) => &recipe.at,
             Recipe::PackageFiles(recipe) => &recipe.at,
             Recipe::Git(recipe) => &recipe.at,
+            Recipe::LayerFiles(recipe) => &recipe.at,
         }
     }
 }
@@ -450,6 +459,9 @@ impl Layer {
                 return child.finish_leaf();
             }
             "debian" => Some(Recipe::Debian(Debian::read(child))),
+            "files" if LayerFiles::is_meant(child) => {
+                LayerFiles::read(child, &self.needs).map(Recipe::LayerFiles)
+            }
             "files" if PackageFiles::is_meant(child) => {
                 PackageFiles::read(child).map(Recipe::PackageFiles)
             }

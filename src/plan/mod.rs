@@ -421,6 +421,11 @@ impl<'a> Planner<'a> {
                 works.extend(wrappers);
                 continue;
             }
+            if let Recipe::LayerFiles(files) = recipe {
+                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
+                self.add_copy(layer, files)?;
+                continue;
+            }
             if let Some(take) = recipe.take() {
                 self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
                 self.add_unpack(layer, at, take, recipe.at())?;

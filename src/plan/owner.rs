@@ -118,6 +118,7 @@ impl Owners {
             | Recipe::Mcp(_)
             | Recipe::Archive(_)
             | Recipe::PackageFiles(_)
+            | Recipe::LayerFiles(_)
             | Recipe::Git(_) => return Ok(None),
             Recipe::Files(files) => {
                 let work = FileWork::Local {

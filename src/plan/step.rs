@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::npm::NpmWork;
 use super::python::{BytecodeWork, WheelsWork};
-use super::unpack::UnpackWork;
+use super::unpack::{TakeWork, UnpackWork};
 use crate::decl::{Debconf, Leftover, Secret};
 use crate::digest::Digest;
 use crate::lock::{DebPin, Pin, Source};
@@ -41,6 +41,8 @@ pub enum Work {
     Npm(NpmWork),
     /// Files of an archive or a package.
     Unpack(UnpackWork),
+    /// Files of what other layers give.
+    Copy(TakeWork),
     /// A virtual environment of wheels.
     Wheels(WheelsWork),
     /// Bytecode of such an environment, over the Python below it.
@@ -56,12 +58,25 @@ impl Work {
             | Work::Npm(_)
             | Work::Wheels(_)
             | Work::Unpack(_) => true,
-            Work::Settle(_) | Work::Accounts(_) | Work::Run(_) | Work::Bytecode(_) => false,
+            Work::Settle(_)
+            | Work::Accounts(_)
+            | Work::Run(_)
+            | Work::Copy(_)
+            | Work::Bytecode(_) => false,
         }
     }
 }
 
 impl Work {
+    /// What it takes out of a source or a layer.
+    pub fn take(&self) -> Option<&TakeWork> {
+        match self {
+            Work::Unpack(work) => Some(&work.take),
+            Work::Copy(take) => Some(take),
+            _ => None,
+        }
+    }
+
     /// What it needs of the store beside other layers.
     pub fn sources(&self) -> Vec<Source<'_>> {
         match self {
@@ -71,7 +86,7 @@ impl Work {
             Work::Npm(work) => work.packages.iter().map(Source::Npm).collect(),
             Work::Unpack(work) => work.source().into_iter().collect(),
             Work::Wheels(work) => work.wheels.iter().map(Source::Wheel).collect(),
-            Work::Accounts(_) | Work::Files(_) | Work::Bytecode(_) => Vec::new(),
+            Work::Accounts(_) | Work::Files(_) | Work::Copy(_) | Work::Bytecode(_) => Vec::new(),
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use super::owner::{OwnerError, Owners};
 use super::step::{Ids, Step, Work};
 use super::{PlanError, Planner, key_of};
-use crate::decl::{Layer, Location, Take};
+use crate::decl::{Layer, LayerFiles, Location, Take};
 use crate::lock::question::recipe_request;
 use crate::lock::{Pin, Source};
 use crate::path::LayerPath;
@@ -48,15 +48,53 @@ impl<'a> Planner<'a> {
         let request = recipe_request(project, layer, at, platform, local).ok_or_else(not_locked)?;
         let pins = lock.answer(&request).ok_or_else(not_locked)?;
         let pin = pins.iter().find(|pin| pin.source().is_some()).ok_or_else(not_locked)?;
-        let ids = match Owners::new(project, layer).ids(take.owner.as_ref(), place) {
+        if let Some(take) = self.take_work(layer, take, place)? {
+            self.rest.push(unpack_step(layer, pin.clone(), take));
+        }
+        Ok(())
+    }
+
+    /// Adds what is taken of another layer: a step that sees all that this one gives.
+    pub(super) fn add_copy(
+        &mut self,
+        layer: &'a Layer,
+        files: &'a LayerFiles,
+    ) -> Result<(), PlanError> {
+        let Some(stage) = self.given.project.layers.get(&files.layer) else { return Ok(()) };
+        let Some(take) = self.take_work(layer, &files.take, &files.at)? else { return Ok(()) };
+        let view = self.view(stage, usize::MAX)?;
+        for step in view.aside.iter().chain(&view.steps) {
+            if !self.aside.iter().any(|known| known.key == step.key) {
+                self.aside.push(step.clone());
+            }
+        }
+        let below: Vec<_> = view.steps.iter().map(|step| step.key).collect();
+        self.rest.push(Step {
+            layer: layer.name.clone(),
+            key: key_of("copy", &(&below, &take)),
+            title: format!("files of {} {}", files.layer, take.into),
+            below,
+            work: Work::Copy(take),
+        });
+        Ok(())
+    }
+
+    /// What is taken, with numeric owners; `None` where those are a fault.
+    fn take_work(
+        &mut self,
+        layer: &Layer,
+        take: &Take,
+        place: &Location,
+    ) -> Result<Option<TakeWork>, PlanError> {
+        let ids = match Owners::new(self.given.project, layer).ids(take.owner.as_ref(), place) {
             Ok(ids) => ids,
             Err(OwnerError::Fault(fault)) => {
                 self.faults.push(*fault);
-                return Ok(());
+                return Ok(None);
             }
             Err(OwnerError::NotScanned) => return Err(PlanError::NotScanned(layer.name.clone())),
         };
-        let take = TakeWork {
+        Ok(Some(TakeWork {
             into: take.into.clone(),
             subdirectory: take.subdirectory.clone(),
             strip: take.strip,
@@ -65,9 +103,7 @@ impl<'a> Planner<'a> {
             ids,
             mode: take.mode,
             replace: take.replace,
-        };
-        self.rest.push(unpack_step(layer, pin.clone(), take));
-        Ok(())
+        }))
     }
 }
 

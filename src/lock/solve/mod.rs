@@ -143,7 +143,8 @@ impl Solver<'_> {
             | Recipe::Own(_)
             | Recipe::GitInit(_)
             | Recipe::Run(_)
-            | Recipe::Mcp(_) => Ok(Vec::new()),
+            | Recipe::Mcp(_)
+            | Recipe::LayerFiles(_) => Ok(Vec::new()),
             Recipe::Venv(venv) => python::solve(self, ask, venv),
             Recipe::Npm(npm) => npm::solve(self, ask, npm),
             Recipe::Archive(archive) => source::archive(self, ask, archive),
