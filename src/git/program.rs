@@ -97,12 +97,12 @@ impl Program {
         if said.status.success() {
             return Ok(said.stdout);
         }
-        Err(self.failed(arguments[0], complaint(&said)))
+        Err(self.failed(verb(arguments), complaint(&said)))
     }
 
     /// Runs to the end, whatever that is.
     pub fn try_run(&self, arguments: &[&str], input: &[u8]) -> Result<Said, GitError> {
-        let verb = arguments[0];
+        let verb = verb(arguments);
         let mut command = self.command(arguments);
         // a group of its own, so that what it started ends with it
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -133,6 +133,15 @@ impl Program {
             _ => self.failed(verb, error.to_string()),
         })
     }
+}
+
+/// The word that says what git is to do, behind its settings.
+fn verb<'a>(arguments: &[&'a str]) -> &'a str {
+    arguments
+        .iter()
+        .find(|word| !word.starts_with('-') && !word.contains('='))
+        .copied()
+        .unwrap_or("")
 }
 
 /// The lines that say what is wrong, without progress.

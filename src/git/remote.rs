@@ -18,6 +18,9 @@ use crate::fsx::IoAt;
 /// What the fetched commit is called in the bare repository.
 const NAME: &str = "refs/sbx/wanted";
 const EVERYTHING: [&str; 2] = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+/// How everything is fetched.
+const FETCH: [&str; 6] =
+    ["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force", "--refmap="];
 /// How many files are asked for at once, on a command line.
 const AT_ONCE: usize = 500;
 /// How many names a message lists.
@@ -158,8 +161,7 @@ impl Remote {
 
     fn run(&self, specs: &[&str], depth: Option<u32>, partial: bool) -> Result<(), GitError> {
         let depth = depth.map(|depth| format!("--depth={depth}"));
-        let mut arguments = vec!["fetch", "--progress", "--no-tags", "--no-recurse-submodules"];
-        arguments.extend(["--force", "--refmap="]);
+        let mut arguments = FETCH.to_vec();
         arguments.extend(depth.as_deref());
         arguments.extend(partial.then_some("--filter=blob:none"));
         arguments.push("origin");
@@ -175,7 +177,11 @@ impl Remote {
         let missing: Vec<&str> =
             answer.lines().filter_map(|line| line.strip_suffix(" missing")).collect();
         for some in missing.chunks(AT_ONCE) {
-            self.run(some, None, true)?;
+            // a server that hears what is here would leave out all that this reaches
+            let mut arguments = vec!["-c", "fetch.negotiationAlgorithm=noop"];
+            arguments.extend(FETCH.iter().chain(&["--filter=blob:none", "origin"]));
+            arguments.extend(some);
+            self.program.run(&arguments, b"")?;
         }
         Ok(())
     }
