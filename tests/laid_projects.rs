@@ -119,6 +119,34 @@ fn the_lock_of_a_fetched_project_is_read_out_of_its_tree() {
 }
 
 #[test]
+fn a_digest_that_a_lock_does_not_say_is_asked_for_once_and_pinned() {
+    let registry = registry();
+    let repository = Repository::new();
+    let mut files = files(&registry, "1.0.0");
+    let digest = integrity(&registry, "left", "1.0.0");
+    let edit = |text: &str, edit: &dyn Fn(&mut Value)| {
+        let mut lock: Value = serde_json::from_str(text).unwrap();
+        edit(&mut lock["packages"]["node_modules/left"]);
+        lock.to_string()
+    };
+    files[1].1 = edit(&files[1].1, &|left| drop(left.as_object_mut().unwrap().remove("integrity")));
+    commit(&repository, &files);
+    let url = repository.url();
+    let project = project(
+        &registry,
+        &format!("git {url:?} rev=\"main\" into=\"/srv\"; npm at=\"/srv/app\";"),
+    );
+    project.sbx(&["lock"]).success().says("1 packages of the lock have no `integrity`");
+    let pinned = sbx::digest::Integrity::parse_sri(&digest).unwrap().to_string();
+    assert!(project.read("sbx.lock").contains(&format!(" left 1.0.0 {pinned} ")));
+    project.build();
+    check(&root(&project.unpack()).join("srv/app"));
+    files[1].1 = edit(&files[1].1, &|left| left["version"] = json!("1.0.9"));
+    commit(&repository, &files);
+    project.sbx(&["lock", "--update"]).fails(1, &["no `left` 1.0.9", "1.1.0"]);
+}
+
+#[test]
 fn the_lock_of_an_archives_project_is_read_out_of_it() {
     let registry = registry();
     let home = tempfile::tempdir().unwrap();

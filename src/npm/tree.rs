@@ -41,7 +41,8 @@ pub struct Placed {
     pub place: String,
     pub name: PackageName,
     pub version: String,
-    pub integrity: Integrity,
+    /// `None` where the lock does not say it, and a registry has to.
+    pub integrity: Option<Integrity>,
     pub origin: Origin,
     pub bins: Bins,
     /// Whether it wants to run something when it is installed.
@@ -182,12 +183,16 @@ impl PackageLock {
         if version.is_empty() && matches!(origin, Origin::Registry(_)) {
             return Err(self.fault(place, "has no version"));
         }
-        let Some(integrity) = &locked.integrity else {
-            return Err(self.fault(place, "has no `integrity`, so nothing says which bytes it is"));
+        let integrity = match &locked.integrity {
+            None if matches!(origin, Origin::Registry(_)) => None,
+            None => {
+                let reason = "has no `integrity`, so nothing says which bytes it is";
+                return Err(self.fault(place, reason));
+            }
+            Some(text) => Some(Integrity::parse_sri(text).ok_or_else(|| {
+                self.fault(place, format!("has an `integrity` that is none, `{text}`"))
+            })?),
         };
-        let integrity = Integrity::parse_sri(integrity).ok_or_else(|| {
-            self.fault(place, format!("has an `integrity` that is none, `{integrity}`"))
-        })?;
         let bins = bins(name.as_str(), &locked.manifest.bin);
         let (place, scripts) = (place.to_owned(), locked.has_install_script);
         Ok(Placed { place, name, version, integrity, origin, bins, scripts })

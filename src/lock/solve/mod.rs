@@ -7,6 +7,7 @@ mod git;
 mod index;
 mod node;
 mod npm;
+mod npm_digests;
 mod npm_program;
 mod npm_tools;
 mod places;

@@ -75,9 +75,10 @@ pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec
     };
     let reading = Reading { solver, ask, npm, files };
     let (name, lock) = reading.lock()?;
-    let tree = lock
+    let mut tree = lock
         .tree(ask.platform, omit(npm))
         .map_err(|fault| reading.failed(&name, NpmLockError::Lock(fault)))?;
+    solver.complete_digests(ask, &mut tree.packages)?;
     let mut pins = Vec::new();
     for one in &tree.packages {
         pins.push(Pin::Npm(reading.pin(&name, one)?));
@@ -150,7 +151,7 @@ impl Reading<'_> {
         Ok(NpmPin {
             name: one.name.as_str().into(),
             version: one.version.as_str().into(),
-            integrity: one.integrity,
+            integrity: one.integrity.expect("what was missing has been asked for"),
             place: one.place.as_str().into(),
             path: path.into(),
             bins: one.bins.clone(),

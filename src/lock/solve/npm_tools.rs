@@ -100,10 +100,13 @@ fn pins(tree: Tree) -> Result<Vec<Pin>, NpmToolsError> {
                 return Err(NpmToolsError::Elsewhere { package: one.name.to_string(), from });
             }
         };
+        let Some(integrity) = one.integrity else {
+            return Err(NpmToolsError::Answer(format!("`{}` has no `integrity`", one.place)));
+        };
         Ok(Pin::Npm(NpmPin {
             name: one.name.as_str().into(),
             version: one.version.into(),
-            integrity: one.integrity,
+            integrity,
             place: one.place.into(),
             path: path.into(),
             bins: one.bins,

@@ -1,6 +1,7 @@
 //! Sources that a declaration names itself: archives, and files of packages that are not installed.
 
 use super::index::{IndexFile, read_page};
+use super::npm_digests::digest;
 use super::places::archive_wants;
 use super::python::{VenvError, hint};
 use super::registry::MissingError;
@@ -85,12 +86,10 @@ fn tarball(
         let (package, wanted) = (package.clone(), version.clone());
         missing(MissingError::Version { package, wanted, day: None, found: document.seen(None) })
     })?;
-    let said = release.dist.integrity.as_deref().and_then(Integrity::parse_sri);
-    let old = || release.dist.shasum.as_ref().and_then(|hex| format!("sha1:{hex}").parse().ok());
     Ok(vec![Pin::Npm(NpmPin {
         name: package.as_str().into(),
         version: version.as_str().into(),
-        integrity: said.or_else(old).ok_or_else(gone)?,
+        integrity: digest(release).ok_or_else(gone)?,
         place: "".into(),
         path: "".into(),
         bins: Vec::new(),
