@@ -93,10 +93,11 @@ impl Daemon {
         let mut command = git(base);
         command.args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
         command.arg(format!("--port={port}")).arg(format!("--base-path={}", base.display()));
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let daemon = Daemon { child: command.spawn().unwrap(), port };
         for _ in 0..200 {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Daemon { child, port };
+                return daemon;
             }
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
