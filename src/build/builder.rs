@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::compose::{ComposeError, Delta, Origin, compose, restate};
-use super::content::{self, ContentError};
+use super::content::{self, ContentError, Laying};
 use super::extract::ExtractError;
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
@@ -23,6 +23,7 @@ use super::unpack::{UnpackError, unpack};
 use super::view::View;
 use super::wheels::WheelsError;
 use crate::blame::Blame;
+use crate::debian::path_filter::PathFilter;
 use crate::decl::Project;
 use crate::digest::Digest;
 use crate::fetch::{Client, FetchError, MirrorMap, Progress};
@@ -31,7 +32,7 @@ use crate::jail::{IdMap, Jail};
 use crate::lock::solve::Places;
 use crate::lock::{DebPin, Source};
 use crate::path::LayerPath;
-use crate::plan::{AccountWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
+use crate::plan::{AccountWork, ContentWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
 use crate::serve::Shelf;
 use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
 
@@ -234,27 +235,26 @@ impl Builder<'_> {
 
     pub(super) fn make_free(&self, step: &Step) -> Result<LayerRecord, BuildError> {
         match &step.work {
-            Work::Content { pins, fresh } => {
-                self.once(step, || match self.make_content(step, pins, *fresh) {
-                    Err(BuildError::Content {
-                        source: ContentError::Corrupt { expected, package, .. },
-                        ..
-                    }) => {
-                        self.events.note(&format!(
-                            "package `{package}` was damaged in the store: it is fetched again"
-                        ));
-                        self.store.drop_blob(&expected)?;
-                        let lost: Vec<Source<'_>> = pins
-                            .iter()
-                            .filter(|pin| pin.digest == expected)
-                            .map(Source::Deb)
-                            .collect();
-                        self.fetch(&lost)?;
-                        self.make_content(step, pins, *fresh)
-                    }
-                    result => result,
-                })
-            }
+            Work::Content(work) => self.once(step, || match self.make_content(step, work) {
+                Err(BuildError::Content {
+                    source: ContentError::Corrupt { expected, package, .. },
+                    ..
+                }) => {
+                    self.events.note(&format!(
+                        "package `{package}` was damaged in the store: it is fetched again"
+                    ));
+                    self.store.drop_blob(&expected)?;
+                    let lost: Vec<Source<'_>> = work
+                        .pins
+                        .iter()
+                        .filter(|pin| pin.digest == expected)
+                        .map(Source::Deb)
+                        .collect();
+                    self.fetch(&lost)?;
+                    self.make_content(step, work)
+                }
+                result => result,
+            }),
             Work::Files(works) => self.once(step, || self.make_files(step, works)),
             Work::Npm(work) => self.make_packages(step, work),
             Work::Wheels(work) => self.make_environment(step, work),
@@ -265,18 +265,16 @@ impl Builder<'_> {
         }
     }
 
-    fn make_content(
-        &self,
-        step: &Step,
-        pins: &[DebPin],
-        fresh: bool,
-    ) -> Result<LayerRecord, BuildError> {
-        self.events.step_started(&step.key, &step.title, pins.len() as u64);
-        let packages = self.packages(pins);
+    fn make_content(&self, step: &Step, work: &ContentWork) -> Result<LayerRecord, BuildError> {
+        self.events.step_started(&step.key, &step.title, work.pins.len() as u64);
+        let packages = self.packages(&work.pins);
+        let filter = PathFilter::new(&work.paths.exclude, &work.paths.include)
+            .expect("patterns were checked when they were read");
+        let laying = Laying { fresh: work.fresh, filter: &filter };
         let mut draft = self.store.draft()?;
         let tree = self.store.tree_draft()?;
         let progress = |label: &str| self.events.step_advanced(&step.key, label);
-        let listing = content::lay(&packages, fresh, tree.path(), &mut draft, &progress)
+        let listing = content::lay(&packages, laying, tree.path(), &mut draft, &progress)
             .map_err(|source| BuildError::Content { layer: step.layer.to_string(), source })?;
         let inner = tree.path().to_owned();
         self.commit(step.key, draft, tree, &inner, &listing)
@@ -482,7 +480,7 @@ impl Builder<'_> {
             .map(|(at, step)| Delta {
                 layer: step.layer.as_str(),
                 origin: match step.work {
-                    Work::Content { .. } => Origin::Content,
+                    Work::Content(_) => Origin::Content,
                     Work::Settle(_) | Work::Accounts(_) => Origin::Step,
                     Work::Run(_) => Origin::Run,
                     Work::Files(_)

@@ -26,7 +26,9 @@ mod take;
 mod units;
 
 pub use as_of::AsOf;
-pub use debian::{Base, Debconf, Debian, PackageRequest, PinRule, Repository, VersionRule};
+pub use debian::{
+    Base, Debconf, Debian, PackageRequest, PathRules, PinRule, Repository, VersionRule,
+};
 pub use editable::Editable;
 pub use fault::{Fault, Faults, Location, SourceFile, nearest};
 pub use init::{InitFile, init_files};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kdl::KdlDocument;
 
 use super::as_of::AsOf;
+use super::debian::PathRules;
 use super::fault::{Fault, Faults, Location, SourceFile};
 use super::layer::{Layer, Recipe};
 use super::merge::merge;
@@ -483,6 +484,12 @@ fn check_debian(project: &Project, sink: &Sink) {
                 );
             }
             _ => {}
+        }
+        if debian.paths != PathRules::default() && !below.is_empty() {
+            let message = format!("layer `{}` is not the lowest of Debian's", layer.name);
+            sink.push(Fault::new(&debian.at, message).help(
+                "say `path-exclude` and `path-include` in the lowest one: they hold for all above",
+            ));
         }
     }
 }

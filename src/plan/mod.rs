@@ -19,7 +19,9 @@ mod unpack;
 pub use npm::NpmWork;
 pub use python::{BytecodeWork, WheelsWork};
 pub use spec::{ImageSpec, Port};
-pub use step::{AccountWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work};
+pub use step::{
+    AccountWork, ContentWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work,
+};
 pub use unpack::{TakeWork, UnpackWork};
 
 use std::collections::BTreeMap;
@@ -29,7 +31,7 @@ use serde::Serialize;
 use self::mcp::Configs;
 use self::owner::Owners;
 use self::run::Views;
-use crate::decl::{Fault, Faults, Layer, Location, Project, Recipe, Sandbox, Take};
+use crate::decl::{Fault, Faults, Layer, Location, PathRules, Project, Recipe, Sandbox, Take};
 use crate::digest::Digest;
 use crate::fetch::defaults;
 use crate::lock::interpreter::InterpreterError;
@@ -288,13 +290,14 @@ impl<'a> Planner<'a> {
         let title = debian_title(layer);
         let identity: Vec<_> =
             pins.iter().map(|pin| (&pin.name, &pin.version, &pin.arch, &pin.digest)).collect();
-        let key = key_of("content", &(identity, fresh));
+        let paths = self.path_rules(layer);
+        let key = key_of("content", &(identity, fresh, &paths));
         self.chain.push(Step {
             layer: layer.name.clone(),
             key,
             title: title.clone(),
             below: Vec::new(),
-            work: Work::Content { pins: pins.clone(), fresh },
+            work: Work::Content(ContentWork { pins: pins.clone(), fresh, paths }),
         });
         let settle = self.settle_work(layer, pins, accounts);
         let marks: Vec<_> = settle.pins.iter().map(|pin| (&pin.name, pin.mark)).collect();
@@ -322,6 +325,12 @@ impl<'a> Planner<'a> {
             work: Work::Settle(settle),
         });
         Ok(())
+    }
+
+    /// What is left out of packages: the lowest debian layer says it for all.
+    fn path_rules(&self, layer: &Layer) -> PathRules {
+        let below = self.given.project.closure(layer).into_iter().chain([layer]);
+        below.filter_map(debian_of).next().map(|debian| debian.paths.clone()).unwrap_or_default()
     }
 
     /// apt in the image is told of the public archives, by the first layer that has them.

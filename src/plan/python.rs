@@ -91,7 +91,7 @@ impl<'a> Planner<'a> {
         let work =
             BytecodeWork { prefix: venv.prefix.clone(), program: interpreter.program.clone() };
         let view = self.view(layer, 0)?;
-        let content = view.steps.iter().filter(|step| matches!(step.work, Work::Content { .. }));
+        let content = view.steps.iter().filter(|step| matches!(step.work, Work::Content(_)));
         let content: Vec<Step> = content.cloned().collect();
         // what else lies below cannot change what Python makes of a source
         let pythons: Vec<_> = debs_below(project, layer, platform, lock)

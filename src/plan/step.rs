@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::npm::NpmWork;
 use super::python::{BytecodeWork, WheelsWork};
 use super::unpack::UnpackWork;
-use crate::decl::{Debconf, Leftover, Secret};
+use crate::decl::{Debconf, Leftover, PathRules, Secret};
 use crate::digest::Digest;
 use crate::lock::{DebPin, Pin, Source};
 use crate::name::LayerName;
@@ -27,8 +27,8 @@ pub struct Step {
 /// What gives the delta.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Debian packages, laid. `fresh`: nothing lies below.
-    Content { pins: Vec<DebPin>, fresh: bool },
+    /// Debian packages, laid.
+    Content(ContentWork),
     /// Their maintainer scripts.
     Settle(SettleWork),
     /// Accounts, added to what lies below.
@@ -51,7 +51,7 @@ impl Work {
     /// Whether it sees nothing below, so that it can be made at any time.
     pub fn is_free(&self) -> bool {
         match self {
-            Work::Content { .. }
+            Work::Content(_)
             | Work::Files(_)
             | Work::Npm(_)
             | Work::Wheels(_)
@@ -65,7 +65,7 @@ impl Work {
     /// What it needs of the store beside other layers.
     pub fn sources(&self) -> Vec<Source<'_>> {
         match self {
-            Work::Content { pins, .. } => pins.iter().map(Source::Deb).collect(),
+            Work::Content(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Run(work) => work.shelf.iter().filter_map(Pin::source).collect(),
             Work::Npm(work) => work.packages.iter().map(Source::Npm).collect(),
@@ -74,6 +74,16 @@ impl Work {
             Work::Accounts(_) | Work::Files(_) | Work::Bytecode(_) => Vec::new(),
         }
     }
+}
+
+/// Packages to lay.
+#[derive(Clone, Debug)]
+pub struct ContentWork {
+    pub pins: Vec<DebPin>,
+    /// Nothing lies below.
+    pub fresh: bool,
+    /// What of them is left out.
+    pub paths: PathRules,
 }
 
 /// What a settle needs; it runs over all chain steps before it.
