@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::base::BaseError;
 use super::compose::{ComposeError, Delta, Origin, compose, restate};
 use super::content::{self, ContentError, Laying};
 use super::extract::ExtractError;
@@ -30,7 +31,8 @@ use crate::fetch::{Client, FetchError, MirrorMap, Progress};
 use crate::fsx::{IoAt, PathIo};
 use crate::jail::{IdMap, Jail};
 use crate::lock::solve::Places;
-use crate::lock::{DebPin, Source};
+use crate::lock::{BaseLayerPin, DebPin, Source};
+use crate::oci::{Keychain, OciError};
 use crate::path::LayerPath;
 use crate::plan::{AccountWork, ContentWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
 use crate::serve::Shelf;
@@ -49,6 +51,10 @@ pub enum BuildError {
     Sources { errors: Vec<FetchError>, total: usize },
     #[error("{} left every archive that the lock was made from", labels(pins))]
     Gone { pins: Vec<DebPin> },
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    #[error("layer `{layer}`: {source}")]
+    Base { layer: String, source: BaseError },
     #[error("layer `{layer}`: {source}")]
     Content { layer: String, source: ContentError },
     #[error("layer `{layer}`: {source}")]
@@ -84,6 +90,8 @@ fn labels(pins: &[DebPin]) -> String {
 impl BuildError {
     pub fn blame(&self) -> Blame {
         match self {
+            BuildError::Oci(error) => error.blame(),
+            BuildError::Base { source, .. } => source.blame(),
             BuildError::Content { source, .. } => source.blame(),
             BuildError::Settle { source, .. } => source.blame(),
             BuildError::Files { source, .. } => source.blame(),
@@ -103,6 +111,7 @@ impl BuildError {
                 errors.iter().find_map(FetchError::help).map(str::to_owned)
             }
             BuildError::Fetch(error) => error.help().map(str::to_owned),
+            BuildError::Oci(error) => error.help(),
             BuildError::Settle { source, .. } => source.help().map(str::to_owned),
             BuildError::Compose(error) => error.help().map(str::to_owned),
             BuildError::Run { source, .. } => source.help(),
@@ -146,6 +155,7 @@ pub struct Builder<'a> {
     pub store: &'a Store,
     pub client: &'a Client,
     pub mirrors: &'a MirrorMap,
+    pub keychain: &'a Keychain,
     pub jail: &'a Jail,
     pub id_map: IdMap,
     pub events: &'a dyn Events,
@@ -178,13 +188,24 @@ impl Builder<'_> {
     }
 
     fn places(&self) -> Places<'_> {
-        Places { project: self.project, mirrors: self.mirrors, store: self.store }
+        let Builder { project, mirrors, store, keychain, .. } = *self;
+        Places { project, mirrors, store, keychain }
     }
 
     /// Fetches sources.
     pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
         let places = self.places();
-        let failures = places.fetch(self.client, sources, self.events)?;
+        let (layers, others): (Vec<_>, Vec<_>) =
+            sources.iter().copied().partition(|source| matches!(source, Source::BaseLayer(_)));
+        let mut failures = places.fetch(self.client, &others, self.events)?;
+        let layers: Vec<&BaseLayerPin> = layers
+            .into_iter()
+            .filter_map(|source| match source {
+                Source::BaseLayer(pin) => Some(pin),
+                _ => None,
+            })
+            .collect();
+        failures.extend(places.fetch_layers(self.client, &layers, self.events)?);
         if failures.is_empty() {
             return Ok(());
         }
@@ -255,6 +276,7 @@ impl Builder<'_> {
                 }
                 result => result,
             }),
+            Work::Base(work) => self.make_base(step, work),
             Work::Files(works) => self.once(step, || self.make_files(step, works)),
             Work::Npm(work) => self.make_packages(step, work),
             Work::Wheels(work) => self.make_environment(step, work),
@@ -308,7 +330,7 @@ impl Builder<'_> {
         Ok(record)
     }
 
-    fn tree_path(&self, diff_id: &Digest) -> PathBuf {
+    pub(super) fn tree_path(&self, diff_id: &Digest) -> PathBuf {
         self.store.tree_path(&self.id_map.name(), diff_id)
     }
 
@@ -320,6 +342,12 @@ impl Builder<'_> {
         }
         let listing = self.listing(record)?;
         let draft = self.store.tree_draft()?;
+        if record.packed.is_some() {
+            self.unpack_base(record, draft.path())?;
+            let inner = draft.path().to_owned();
+            draft.commit(&inner, &path)?;
+            return Ok(path);
+        }
         let blob = self.store.blob_path(&record.diff_id);
         unpack(&blob, &listing, draft.path(), self.id_map != IdMap::Identity)?;
         let inner = draft.path().to_owned();
@@ -348,7 +376,10 @@ impl Builder<'_> {
                 found.ok_or_else(|| BuildError::Below { layer: step.layer.to_string() })?;
             self.tree(&record)
         };
-        step.below.iter().map(tree).collect()
+        // an overlay takes a tree once; of a layer that a base has twice, the upper one shows
+        let above = |at: usize| step.below[at + 1..].contains(&step.below[at]);
+        let once = (0..step.below.len()).filter(|at| !above(*at));
+        once.map(|at| tree(&step.below[at])).collect()
     }
 
     pub(super) fn make_settle(
@@ -481,7 +512,8 @@ impl Builder<'_> {
                 layer: step.layer.as_str(),
                 origin: match step.work {
                     Work::Content(_) => Origin::Content,
-                    Work::Settle(_) | Work::Accounts(_) => Origin::Step,
+                    // layers of one base lie over each other as its maker meant it
+                    Work::Base(_) | Work::Settle(_) | Work::Accounts(_) => Origin::Step,
                     Work::Run(_) => Origin::Run,
                     Work::Files(_)
                     | Work::Npm(_)

@@ -1,6 +1,7 @@
 //! Building: from a plan to layers in the store.
 
 pub mod assembly;
+mod base;
 pub mod builder;
 mod bytecode;
 pub mod capture;

@@ -8,6 +8,7 @@ use super::as_of::AsOf;
 use super::debian::Debian;
 use super::editable::Laid;
 use super::fault::{Fault, Location};
+use super::from::BaseImage;
 use super::mcp::Mcp;
 use super::node::Node;
 use super::nodejs::NodeJs;
@@ -48,6 +49,7 @@ pub struct Layer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "recipe", rename_all = "kebab-case")]
 pub enum Recipe {
+    From(BaseImage),
     Debian(Debian),
     Files(Files),
     File(InlineFile),
@@ -70,6 +72,7 @@ impl Recipe {
     /// The node's name.
     pub const fn kind(&self) -> &'static str {
         match self {
+            Recipe::From(_) => "from",
             Recipe::Debian(_) => "debian",
             Recipe::Files(_) => "files",
             Recipe::File(_) => "file",
@@ -103,7 +106,8 @@ impl Recipe {
             | Recipe::GitInit(_)
             | Recipe::Run(_)
             | Recipe::Mcp(_) => false,
-            Recipe::Venv(_)
+            Recipe::From(_)
+            | Recipe::Venv(_)
             | Recipe::NodeJs(_)
             | Recipe::Npm(_)
             | Recipe::NpmTools(_)
@@ -118,7 +122,8 @@ impl Recipe {
             Recipe::Debian(debian) => {
                 debian.repositories.iter().map(|repository| &*repository.key).collect()
             }
-            Recipe::Files(_)
+            Recipe::From(_)
+            | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
             | Recipe::Dir(_)
@@ -147,7 +152,8 @@ impl Recipe {
     /// The ecosystem whose `as-of` counts for it.
     pub const fn ecosystem(&self) -> Option<&'static str> {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -168,7 +174,8 @@ impl Recipe {
     /// Whether what the recipes before it in its layer are answered is part of its question.
     pub const fn builds_on(&self) -> bool {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -190,7 +197,8 @@ impl Recipe {
     /// Its own `as-of`.
     pub fn as_of(&self) -> Option<&str> {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -213,7 +221,8 @@ impl Recipe {
     /// that they are written for.
     pub const fn is_runtime(&self) -> bool {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -236,7 +245,8 @@ impl Recipe {
     /// unless they say otherwise.
     pub const fn project_dir(&self) -> Option<&LayerPath> {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -257,6 +267,7 @@ impl Recipe {
 
     pub const fn at(&self) -> &Location {
         match self {
+            Recipe::From(recipe) => &recipe.at,
             Recipe::Debian(recipe) => &recipe.at,
             Recipe::Files(recipe) => &recipe.at,
             Recipe::File(recipe) => &recipe.at,
@@ -325,7 +336,7 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 /// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["from", "git"];
+const LATER: &[&str] = &["git"];
 
 const CHILDREN: &[&str] = &[
     "archive",
@@ -335,6 +346,7 @@ const CHILDREN: &[&str] = &[
     "env",
     "file",
     "files",
+    "from",
     "git-init",
     "link",
     "mcp",
@@ -420,6 +432,7 @@ impl Layer {
                 self.path_prepend.extend(dirs.filter_map(|(text, at)| absolute(child, text, &at)));
                 return child.finish_leaf();
             }
+            "from" => BaseImage::read(child).map(Recipe::From),
             "debian" => Some(Recipe::Debian(Debian::read(child))),
             "files" if PackageFiles::is_meant(child) => {
                 PackageFiles::read(child).map(Recipe::PackageFiles)

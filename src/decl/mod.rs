@@ -9,6 +9,7 @@ mod as_of;
 mod debian;
 mod editable;
 mod fault;
+mod from;
 mod init;
 mod layer;
 mod mcp;
@@ -31,6 +32,7 @@ pub use debian::{
 };
 pub use editable::Editable;
 pub use fault::{Fault, Faults, Location, SourceFile, nearest};
+pub use from::{BaseImage, ImageSource};
 pub use init::{InitFile, init_files};
 pub use layer::{Files, InlineFile, Layer, Owner, Recipe};
 pub use mcp::{KeyVar, Mcp, Server, Start};

@@ -15,6 +15,7 @@
 //! release ARCHIVE SUITE DATE
 //! ```
 
+pub mod base;
 mod diff;
 mod format;
 pub mod interpreter;
@@ -26,7 +27,7 @@ pub mod toolroom;
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
 pub use pin::{
-    ArchiveName, ArchivePin, DebPin, Mark, NpmPart, NpmPin, Pin, PythonPin, RequestId, Source,
+    ArchiveName, ArchivePin, BaseLayerPin, BasePart, BasePin, DebPin, Mark, NpmPart, NpmPin, Pin, PythonPin, RequestId, Source,
     WheelPin, Words,
 };
 

@@ -7,7 +7,7 @@ use super::python::{BytecodeWork, WheelsWork};
 use super::unpack::UnpackWork;
 use crate::decl::{Debconf, Leftover, PathRules, Secret};
 use crate::digest::Digest;
-use crate::lock::{DebPin, Pin, Source};
+use crate::lock::{BaseLayerPin, DebPin, Pin, Source};
 use crate::name::LayerName;
 use crate::path::LayerPath;
 use crate::store::Key;
@@ -27,6 +27,8 @@ pub struct Step {
 /// What gives the delta.
 #[derive(Clone, Debug)]
 pub enum Work {
+    /// A layer of somebody else's image, as it is.
+    Base(BaseWork),
     /// Debian packages, laid.
     Content(ContentWork),
     /// Their maintainer scripts.
@@ -51,7 +53,8 @@ impl Work {
     /// Whether it sees nothing below, so that it can be made at any time.
     pub fn is_free(&self) -> bool {
         match self {
-            Work::Content(_)
+            Work::Base(_)
+            | Work::Content(_)
             | Work::Files(_)
             | Work::Npm(_)
             | Work::Wheels(_)
@@ -65,6 +68,7 @@ impl Work {
     /// What it needs of the store beside other layers.
     pub fn sources(&self) -> Vec<Source<'_>> {
         match self {
+            Work::Base(work) => vec![Source::BaseLayer(&work.pin)],
             Work::Content(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Run(work) => work.shelf.iter().filter_map(Pin::source).collect(),
@@ -84,6 +88,12 @@ pub struct ContentWork {
     pub fresh: bool,
     /// What of them is left out.
     pub paths: PathRules,
+}
+
+/// Which layer it is.
+#[derive(Clone, Debug)]
+pub struct BaseWork {
+    pub pin: BaseLayerPin,
 }
 
 /// What a settle needs; it runs over all chain steps before it.

@@ -5,6 +5,7 @@
 //! layers that ask the same share the answer.
 
 mod archive;
+mod base;
 mod deb;
 mod npm;
 mod python;
@@ -12,6 +13,7 @@ mod wheel;
 mod words;
 
 pub use archive::ArchivePin;
+pub use base::{BaseLayerPin, BasePart, BasePin};
 pub use deb::{ArchiveName, DebPin, Mark};
 pub use npm::{NpmPart, NpmPin};
 pub use python::PythonPin;
@@ -64,6 +66,9 @@ impl Serialize for RequestId {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Pin {
     Archive(ArchivePin),
+    Base(BasePin),
+    BaseLayer(BaseLayerPin),
+    BasePart(BasePart),
     Npm(NpmPin),
     NpmPart(NpmPart),
     Python(PythonPin),
@@ -71,14 +76,29 @@ pub enum Pin {
 }
 
 /// First words of pins' lines.
-const KINDS: &[&str] =
-    &["archive", "npm", "npm-bundled", "npm-link", "npm-script", "python", "wheel"];
+const KINDS: &[&str] = &[
+    "archive",
+    "base",
+    "base-config",
+    "base-deb",
+    "base-dpkg",
+    "base-layer",
+    "npm",
+    "npm-bundled",
+    "npm-link",
+    "npm-script",
+    "python",
+    "wheel",
+];
 
 impl Pin {
     /// The first word of its line.
     pub const fn kind(&self) -> &'static str {
         match self {
             Pin::Archive(_) => "archive",
+            Pin::Base(_) => "base",
+            Pin::BaseLayer(_) => "base-layer",
+            Pin::BasePart(part) => part.kind(),
             Pin::Npm(_) => "npm",
             Pin::NpmPart(part) => part.kind(),
             Pin::Python(_) => "python",
@@ -90,6 +110,9 @@ impl Pin {
     pub fn label(&self) -> String {
         match self {
             Pin::Archive(pin) => pin.label(),
+            Pin::Base(pin) => pin.label(),
+            Pin::BaseLayer(pin) => pin.label(),
+            Pin::BasePart(part) => part.label(),
             Pin::Npm(pin) => pin.label(),
             Pin::NpmPart(part) => part.place().to_owned(),
             Pin::Python(pin) => pin.label(),
@@ -101,6 +124,10 @@ impl Pin {
     pub fn name(&self) -> &str {
         match self {
             Pin::Archive(pin) => &pin.name,
+            Pin::Base(pin) => &pin.name,
+            Pin::BaseLayer(pin) => &pin.image,
+            // what a base has changes with the base, and not by itself
+            Pin::BasePart(part) => part.kind(),
             Pin::Npm(pin) => &pin.name,
             Pin::NpmPart(part) => part.place(),
             Pin::Python(_) => "python",
@@ -108,10 +135,18 @@ impl Pin {
         }
     }
 
+    /// Whether it is of a base, which is seen as it is and not fetched by steps.
+    pub const fn is_base(&self) -> bool {
+        matches!(self, Pin::Base(_) | Pin::BaseLayer(_) | Pin::BasePart(_))
+    }
+
     /// The words behind kind and request, escaped.
     pub(super) fn write(&self, words: &mut Words) {
         match self {
             Pin::Archive(pin) => pin.write(words),
+            Pin::Base(pin) => pin.write(words),
+            Pin::BaseLayer(pin) => pin.write(words),
+            Pin::BasePart(part) => part.write(words),
             Pin::Npm(pin) => pin.write(words),
             Pin::NpmPart(part) => part.write(words),
             Pin::Python(pin) => pin.write(words),
@@ -130,6 +165,11 @@ impl Pin {
     ) -> Result<Self, String> {
         match kind {
             "archive" => ArchivePin::parse(words).map(Pin::Archive),
+            "base" => BasePin::parse(words).map(Pin::Base),
+            "base-layer" => BaseLayerPin::parse(words).map(Pin::BaseLayer),
+            "base-config" | "base-deb" | "base-dpkg" => {
+                BasePart::parse(kind, words).map(Pin::BasePart)
+            }
             "npm" => NpmPin::parse(words).map(Pin::Npm),
             "npm-bundled" | "npm-link" | "npm-script" => {
                 NpmPart::parse(kind, words).map(Pin::NpmPart)
@@ -146,6 +186,7 @@ impl Pin {
 pub enum Source<'a> {
     Deb(&'a DebPin),
     Archive(&'a ArchivePin),
+    BaseLayer(&'a BaseLayerPin),
     Npm(&'a NpmPin),
     Wheel(&'a WheelPin),
 }
@@ -155,8 +196,9 @@ impl Pin {
     pub fn source(&self) -> Option<Source<'_>> {
         match self {
             Pin::Archive(pin) => Some(Source::Archive(pin)),
+            Pin::BaseLayer(pin) => Some(Source::BaseLayer(pin)),
             Pin::Npm(pin) => Some(Source::Npm(pin)),
-            Pin::NpmPart(_) | Pin::Python(_) => None,
+            Pin::Base(_) | Pin::BasePart(_) | Pin::NpmPart(_) | Pin::Python(_) => None,
             Pin::Wheel(pin) => Some(Source::Wheel(pin)),
         }
     }
@@ -168,6 +210,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(_) => "package",
             Source::Archive(_) => "archive",
+            Source::BaseLayer(_) => "base layer",
             Source::Npm(_) => "npm package",
             Source::Wheel(_) => "wheel",
         }
@@ -178,6 +221,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => (&pin.name, &pin.version, &pin.arch),
             Source::Archive(pin) => (&pin.name, "", ""),
+            Source::BaseLayer(pin) => (&pin.image, &pin.short, ""),
             Source::Npm(pin) => (&pin.name, &pin.version, ""),
             Source::Wheel(pin) => (&pin.name, &pin.version, ""),
         }
@@ -187,6 +231,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => pin.label(),
             Source::Archive(pin) => pin.label(),
+            Source::BaseLayer(pin) => pin.label(),
             Source::Npm(pin) => pin.label(),
             Source::Wheel(pin) => pin.label(),
         }
@@ -196,6 +241,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => pin.digest.into(),
             Source::Archive(pin) => pin.digest.into(),
+            Source::BaseLayer(pin) => pin.digest.into(),
             Source::Npm(pin) => pin.integrity,
             Source::Wheel(pin) => pin.digest.into(),
         }
@@ -206,6 +252,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => Some(pin.size),
             Source::Archive(pin) => Some(pin.size),
+            Source::BaseLayer(pin) => Some(pin.size),
             Source::Npm(_) => None,
             Source::Wheel(pin) => pin.size,
         }
