@@ -7,6 +7,7 @@ pub mod apt;
 pub mod deb;
 pub mod keys;
 pub mod npm;
+pub mod oci;
 pub mod project;
 pub mod repo;
 pub mod server;
