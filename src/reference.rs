@@ -197,8 +197,23 @@ mod tests {
     #[test]
     fn what_no_registry_takes_is_no_reference() {
         for text in [
-            "", ":tag", "Debian", "a//b", "a/../b", "/a", "a:", "a:b/c", "-a", "a_-b", "host.org/",
-            "http://host/a", "a@sha256:0", "a@md5:00", "host:port/a", "a b", "ho st.org/a",
+            "",
+            ":tag",
+            "Debian",
+            "a//b",
+            "a/../b",
+            "/a",
+            "a:",
+            "a:b/c",
+            "-a",
+            "a_-b",
+            "host.org/",
+            "http://host/a",
+            "a@sha256:0",
+            "a@md5:00",
+            "host:port/a",
+            "a b",
+            "ho st.org/a",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }

@@ -25,7 +25,9 @@ pub enum BaseError {
     Io(#[from] PathIo),
     #[error("base layer `{name}` ({layer}): {source}")]
     Unpack { name: String, layer: Digest, source: UnpackError },
-    #[error("base layer `{name}` ({layer}) unpacks to other bytes than its config says: expected {expected}, found {found}")]
+    #[error(
+        "base layer `{name}` ({layer}) unpacks to other bytes than its config says: expected {expected}, found {found}"
+    )]
     DiffId { name: String, layer: Digest, expected: Digest, found: Digest },
 }
 
@@ -45,7 +47,11 @@ struct Stored<'a> {
 }
 
 impl Builder<'_> {
-    pub(super) fn make_base(&self, step: &Step, work: &BaseWork) -> Result<LayerRecord, BuildError> {
+    pub(super) fn make_base(
+        &self,
+        step: &Step,
+        work: &BaseWork,
+    ) -> Result<LayerRecord, BuildError> {
         self.once(step, || {
             self.events.step_started(&step.key, &step.title, 1);
             let pin = &work.pin;
@@ -89,11 +95,7 @@ impl Builder<'_> {
     }
 
     /// Answers what it holds, and the bytes of its tar.
-    fn unpack_stored(
-        &self,
-        stored: &Stored<'_>,
-        tree: &Path,
-    ) -> Result<(Listing, u64), BaseError> {
+    fn unpack_stored(&self, stored: &Stored<'_>, tree: &Path) -> Result<(Listing, u64), BaseError> {
         let path = self.store.blob_path(&stored.digest);
         let limits = limits(stored.size);
         let mut tar = stored.packing.open(&path).at("open", &path)?;

@@ -20,6 +20,7 @@ pub mod room;
 pub mod run;
 mod schedule;
 pub mod settle;
+mod sources;
 pub mod toolroom;
 pub mod tree;
 pub mod unpack;

@@ -133,8 +133,10 @@ fn check_below(project: &Project, layer: &Layer, sink: &Sink) {
     let below: Vec<&Layer> =
         project.closure(layer).into_iter().filter(|below| base_of(below).is_some()).collect();
     if let [one, two, ..] = below[..] {
-        let message =
-            format!("layer `{}` stands on two bases: `{}` and `{}`", layer.name, one.name, two.name);
+        let message = format!(
+            "layer `{}` stands on two bases: `{}` and `{}`",
+            layer.name, one.name, two.name
+        );
         sink.push(Fault::new(&layer.at, message));
     }
     let hidden = below.iter().find(|below| layer.ship && !below.ship);

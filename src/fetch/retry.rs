@@ -124,7 +124,8 @@ fn pause(config: &ClientConfig, attempt: u32) -> Duration {
 /// What an answer's status means, where it is not the one hoped for.
 pub(super) fn judge_status(label: &str, url: &Url, response: &Response) -> Verdict {
     let status = response.status();
-    if let Some(challenge) = find_challenge(response).filter(|_| status == StatusCode::UNAUTHORIZED) {
+    if let Some(challenge) = find_challenge(response).filter(|_| status == StatusCode::UNAUTHORIZED)
+    {
         let (label, url) = (label.to_owned(), redact(url));
         return Verdict::Next(FetchError::Unauthorized { label, url, challenge });
     }

@@ -69,10 +69,8 @@ pub fn write_compressed(
         Some(_) => Ok(None),
         None => gzip_twin(store, &layer.diff_id, Level::default()).map(Some),
     };
-    let twins: Vec<(&LayerRecord, Option<Twin>)> = layers
-        .iter()
-        .map(|layer| Ok((layer, twin(layer)?)))
-        .collect::<Result<_, ImageError>>()?;
+    let twins: Vec<(&LayerRecord, Option<Twin>)> =
+        layers.iter().map(|layer| Ok((layer, twin(layer)?))).collect::<Result<_, ImageError>>()?;
     let size = store.find_blob(&image).unwrap_or_default();
     Ok(store.put_blob(&config::compressed_manifest(spec, &twins, image, size))?)
 }

@@ -1,8 +1,8 @@
 //! What the lock knows of the base below a layer.
 
+use super::Lock;
 use super::pin::{BaseLayerPin, BasePart, BasePin, Pin, RequestId};
 use super::question::{LocalDigests, recipe_request};
-use super::Lock;
 use crate::decl::{BaseImage, Layer, Project, Recipe};
 use crate::digest::Digest;
 use crate::platform::Platform;
@@ -69,7 +69,9 @@ impl<'l> LockedBase<'l> {
                 Pin::BasePart(BasePart::Config { setting, words }) => {
                     base.settings.push((setting, words));
                 }
-                Pin::BasePart(BasePart::Deb { name, version, .. }) => debs.push((&**name, &**version)),
+                Pin::BasePart(BasePart::Deb { name, version, .. }) => {
+                    debs.push((&**name, &**version))
+                }
                 Pin::BasePart(BasePart::Dpkg { release, status }) => {
                     let (release, status) = (&**release, *status);
                     base.packages = Some(BasePackages { release, status, debs: Vec::new() });
@@ -94,7 +96,12 @@ impl<'l> LockedBase<'l> {
 
 impl Lock {
     /// The base that a layer stands on, if it is locked.
-    pub fn base_below(&self, project: &Project, layer: &Layer, platform: Platform) -> Option<LockedBase<'_>> {
+    pub fn base_below(
+        &self,
+        project: &Project,
+        layer: &Layer,
+        platform: Platform,
+    ) -> Option<LockedBase<'_>> {
         let below = base_layer(project, layer, platform)?;
         LockedBase::of(self.answer(&base_request(project, below, platform)?)?)
     }

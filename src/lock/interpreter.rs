@@ -62,8 +62,10 @@ pub fn debs_below<'l>(
     let names: Vec<LayerName> = below.map(|layer| layer.name.clone()).collect();
     let locked =
         lock.layers.iter().filter(move |((name, of), _)| *of == platform && names.contains(name));
-    let seen = |pin: &'l DebPin| {
-        SeenDeb { name: &pin.name, version: &pin.version, digest: Some(pin.digest) }
+    let seen = |pin: &'l DebPin| SeenDeb {
+        name: &pin.name,
+        version: &pin.version,
+        digest: Some(pin.digest),
     };
     base.chain(locked.flat_map(|(_, locked)| &locked.debs).map(seen))
 }

@@ -27,8 +27,8 @@ pub mod toolroom;
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
 pub use pin::{
-    ArchiveName, ArchivePin, BaseLayerPin, BasePart, BasePin, DebPin, Mark, NpmPart, NpmPin, Pin, PythonPin, RequestId, Source,
-    WheelPin, Words,
+    ArchiveName, ArchivePin, BaseLayerPin, BasePart, BasePin, DebPin, Mark, NpmPart, NpmPin, Pin,
+    PythonPin, RequestId, Source, WheelPin, Words,
 };
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -58,7 +58,11 @@ pub fn debian_of(layer: &Layer) -> Option<&Debian> {
 
 /// The release that a layer is of: its own, the one of the layers it needs, or the one of the base
 /// below.
-fn release_of<'a>(project: &'a Project, layer: &'a Layer, base: Option<&BasePackages<'a>>) -> &'a str {
+fn release_of<'a>(
+    project: &'a Project,
+    layer: &'a Layer,
+    base: Option<&BasePackages<'a>>,
+) -> &'a str {
     let below = project.closure(layer).into_iter().chain([layer]);
     let named = below.filter_map(debian_of).find_map(|debian| debian.release.as_deref());
     named.or(base.map(|base| base.release)).unwrap_or_default()

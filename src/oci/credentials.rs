@@ -45,9 +45,14 @@ impl CredentialError {
 /// What a registry, or who gives tokens for it, wants to see.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
-    Password { user: String, password: String },
+    Password {
+        user: String,
+        password: String,
+    },
     /// What tokens are given for.
-    Identity { token: String },
+    Identity {
+        token: String,
+    },
 }
 
 impl fmt::Debug for Credential {
@@ -147,9 +152,8 @@ impl ConfigFile {
             return Ok(Some(found));
         }
         let exact = self.auths.get(name);
-        let auth = exact.or_else(|| {
-            self.auths.iter().find(|(key, _)| fits(key)).map(|(_, auth)| auth)
-        });
+        let auth =
+            exact.or_else(|| self.auths.iter().find(|(key, _)| fits(key)).map(|(_, auth)| auth));
         Ok(auth.and_then(Auth::credential))
     }
 }
@@ -171,7 +175,11 @@ impl Auth {
 }
 
 /// Asks a credential helper; `None` where it knows nothing.
-fn ask(helper: &str, name: &str, patience: Duration) -> Result<Option<Credential>, CredentialError> {
+fn ask(
+    helper: &str,
+    name: &str,
+    patience: Duration,
+) -> Result<Option<Credential>, CredentialError> {
     let program = format!("docker-credential-{helper}");
     let failed = |reason: String| CredentialError::Helper { program: program.clone(), reason };
     if helper.contains('/') {
@@ -254,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_named_and_not_shown() {
-        let files = [("/home/me/config.json".to_owned(), "{\"auths\":{\"a\":\"secret\"}}".to_owned())];
+        let files =
+            [("/home/me/config.json".to_owned(), "{\"auths\":{\"a\":\"secret\"}}".to_owned())];
         let error = Keychain::parse(&files).unwrap_err().to_string();
         assert!(error.starts_with("/home/me/config.json is no configuration"), "{error}");
         assert!(!error.contains("secret"), "{error}");
@@ -264,6 +273,8 @@ mod tests {
     fn helpers_that_are_not_there_are_named() {
         let all = keychain(r#"{"credsStore":"of-no-such-name"}"#);
         let error = all.find(&["a"]).unwrap_err().to_string();
-        assert!(error.starts_with("the credential helper `docker-credential-of-no-such-name` cannot"));
+        assert!(
+            error.starts_with("the credential helper `docker-credential-of-no-such-name` cannot")
+        );
     }
 }

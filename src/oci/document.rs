@@ -21,10 +21,8 @@ const MANIFESTS: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
-const CONFIGS: [&str; 2] = [
-    "application/vnd.oci.image.config.v1+json",
-    "application/vnd.docker.container.image.v1+json",
-];
+const CONFIGS: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 /// Layers that registries may not hand on.
 const FOREIGN: [&str; 2] = [
     "application/vnd.docker.image.rootfs.foreign.diff.",
@@ -288,10 +286,13 @@ impl Config {
         }
         let odd = |(name, words): &&Setting| {
             let nul = words.iter().any(|word| word.contains('\0'));
-            nul || *name == "env" && words[0].is_empty() || *name == "port" && port(&words[0]).is_none()
+            nul || *name == "env" && words[0].is_empty()
+                || *name == "port" && port(&words[0]).is_none()
         };
         match settings.iter().find(odd) {
-            Some((name, words)) => Err(DocumentError::Config(format!("{name} {}", words.join(" ")))),
+            Some((name, words)) => {
+                Err(DocumentError::Config(format!("{name} {}", words.join(" "))))
+            }
             None => Ok(settings),
         }
     }
@@ -339,6 +340,9 @@ mod tests {
         let settings = config.unwrap().settings().unwrap();
         let lines: Vec<String> =
             settings.iter().map(|(name, words)| format!("{name} {}", words.join(" "))).collect();
-        assert_eq!(lines, ["env PATH /bin", "env A ", "cmd sh", "user 1:2", "port 80/tcp", "volume /v"]);
+        assert_eq!(
+            lines,
+            ["env PATH /bin", "env A ", "cmd sh", "user 1:2", "port 80/tcp", "volume /v"]
+        );
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::packing::Packing;
 use crate::digest::Digest;
-use crate::tarball::{Limits, MemberKind, Reader, TarError};
 use crate::path::LayerPath;
+use crate::tarball::{Limits, MemberKind, Reader, TarError};
 
 /// Largest file that is read.
 const LARGEST: u64 = 64 << 20;
@@ -19,7 +19,9 @@ pub enum PeekError {
     Read { layer: Digest, source: io::Error },
     #[error("layer {layer}: {source}")]
     Tar { layer: Digest, source: TarError },
-    #[error("layer {layer} unpacks to other bytes than its config says: expected {expected}, found {found}")]
+    #[error(
+        "layer {layer} unpacks to other bytes than its config says: expected {expected}, found {found}"
+    )]
     DiffId { layer: Digest, expected: Digest, found: Digest },
     #[error("layer {layer}: {path} has {size} bytes")]
     TooLarge { layer: Digest, path: String, size: u64 },
@@ -52,10 +54,7 @@ pub fn limits(packed: u64) -> Limits {
 
 /// Looks for paths (absolute) in layers, bottom first. Each layer that is read is held against the
 /// digest of its tar; those below the last path that was sought are not read.
-pub fn peek(
-    layers: &[PeekLayer],
-    paths: &[&str],
-) -> Result<BTreeMap<String, Found>, PeekError> {
+pub fn peek(layers: &[PeekLayer], paths: &[&str]) -> Result<BTreeMap<String, Found>, PeekError> {
     let mut sought: Vec<LayerPath> =
         paths.iter().filter_map(|path| LayerPath::parse_absolute(path).ok()).collect();
     let mut all = BTreeMap::new();

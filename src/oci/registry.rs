@@ -65,7 +65,16 @@ impl<'a> Registry<'a> {
         url.set_path(&format!("/v2/{repository}/"));
         let authorization = Mutex::default();
         let host = host.to_owned();
-        Ok(Registry { client, keychain, host, base: url, repository, credential, authorization, image })
+        Ok(Registry {
+            client,
+            keychain,
+            host,
+            base: url,
+            repository,
+            credential,
+            authorization,
+            image,
+        })
     }
 
     /// A manifest or an index, by tag or digest; its bytes are not judged yet.
@@ -80,7 +89,12 @@ impl<'a> Registry<'a> {
     }
 
     /// A small blob, whose bytes are not judged yet.
-    pub(super) fn blob(&self, label: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>, OciError> {
+    pub(super) fn blob(
+        &self,
+        label: &str,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Vec<u8>, OciError> {
         let url = self.blob_url(digest);
         let document = self.ask(|authorization| {
             let headers = Headers { authorization, ..Headers::default() };
@@ -219,7 +233,8 @@ impl<'a> Registry<'a> {
         }
         let answer: Option<Answer> = serde_json::from_slice(&answer.bytes).ok();
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
-        let plain = |token: &String| !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic());
+        let plain =
+            |token: &String| !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic());
         Ok(token.filter(plain))
     }
 }
@@ -267,7 +282,8 @@ mod tests {
 
     #[test]
     fn parameters_of_a_challenge_may_hold_commas_and_come_in_any_order() {
-        let text = r#"realm="https://auth.example.org/token",service=a, scope="repository:a:pull,push""#;
+        let text =
+            r#"realm="https://auth.example.org/token",service=a, scope="repository:a:pull,push""#;
         let find = |name: &str| find_parameter(text, name);
         assert_eq!(find("realm").as_deref(), Some("https://auth.example.org/token"));
         assert_eq!(find("service").as_deref(), Some("a"));

@@ -269,9 +269,8 @@ impl<'a> Planner<'a> {
     ) -> Result<(), PlanError> {
         let not_locked =
             || PlanError::NotLocked { layer: layer.name.clone(), platform: self.given.platform };
-        let request =
-            request_of(self.given.project, layer, self.given.platform, self.given.lock)
-                .ok_or_else(not_locked)?;
+        let request = request_of(self.given.project, layer, self.given.platform, self.given.lock)
+            .ok_or_else(not_locked)?;
         let locked = self
             .given
             .lock

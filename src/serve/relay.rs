@@ -216,12 +216,11 @@ impl<'a> Relay<'a> {
         request: &Request,
     ) -> Result<Response, Refusal> {
         let url = below(&index.url, &[project, ""])?;
-        let headers =
-            Headers {
-                accept: request.accept.clone(),
-                authorization: index.authorization.clone(),
-                form: None,
-            };
+        let headers = Headers {
+            accept: request.accept.clone(),
+            authorization: index.authorization.clone(),
+            form: None,
+        };
         let page = self.get(&format!("project `{project}`"), &[url], &headers, DOCUMENT)?;
         let base = Url::parse(&page.url).map_err(|_| Refusal::Damaged)?;
         let text = String::from_utf8(page.bytes).map_err(|_| Refusal::Damaged)?;

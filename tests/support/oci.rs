@@ -110,7 +110,12 @@ impl Image {
         self.layer_as(members, Compression::Gzip, GZIP)
     }
 
-    pub fn layer_as(mut self, members: &[Member], packed: Compression, media: &'static str) -> Self {
+    pub fn layer_as(
+        mut self,
+        members: &[Member],
+        packed: Compression,
+        media: &'static str,
+    ) -> Self {
         let tar = tar_of(members);
         self.diff_ids.push(Digest::of(&tar));
         self.layers.push((packed.apply(&tar), media));

@@ -342,7 +342,8 @@ pub(super) fn shelve(pin: &Pin, store: &Store) -> Option<Shelved> {
         | Pin::Base(_)
         | Pin::BaseLayer(_)
         | Pin::BasePart(_)
-        | Pin::NpmPart(_) | Pin::Python(_) => None,
+        | Pin::NpmPart(_)
+        | Pin::Python(_) => None,
         Pin::Npm(pin) => Some(Shelved {
             kind: Shelving::Npm,
             name: pin.name.to_string(),

@@ -151,7 +151,7 @@ impl BasePart {
             "base-config" => {
                 let setting = Words::next(words, "setting")?.into();
                 let mut all = Vec::new();
-                while let Some(word) = words.next() {
+                for word in words {
                     all.push(Words::next(&mut Some(word).into_iter(), "word")?.into());
                 }
                 Ok(BasePart::Config { setting, words: all })

@@ -18,9 +18,9 @@ use crate::debian::resolve::{BaseSet, Request, Wanted, resolve};
 use crate::debian::universe::{Member, PinRule, Universe};
 use crate::debian::version::Relation;
 use crate::decl::{Base, Debian, Layer};
+use crate::digest::Digest;
 use crate::fetch::{Want, defaults};
 use crate::fsx::IoAt;
-use crate::digest::Digest;
 use crate::lock::base::LockedBase;
 use crate::lock::question::{debian_of, request_of, suites_of};
 use crate::lock::{ArchiveName, DebPin, LayerLock, Lock, Mark};
@@ -80,7 +80,11 @@ impl Solver<'_> {
         Ok(())
     }
 
-    fn suites(&self, layer: &Layer, base: Option<&LockedBase<'_>>) -> Result<Vec<Suite>, SolveError> {
+    fn suites(
+        &self,
+        layer: &Layer,
+        base: Option<&LockedBase<'_>>,
+    ) -> Result<Vec<Suite>, SolveError> {
         let declared: Vec<&Debian> =
             self.project.closure(layer).into_iter().chain([layer]).filter_map(debian_of).collect();
         let bad = |reason: String| SolveError::Declaration { layer: layer.name.clone(), reason };

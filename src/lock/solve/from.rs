@@ -24,7 +24,9 @@ use crate::store::Store;
 pub enum BaseError {
     #[error("image `{image}` has no packages of Debian's: there is no {STATUS} in it")]
     NoPackages { image: String },
-    #[error("in image `{image}`, /bin is a directory of its own: packages need one merged with /usr")]
+    #[error(
+        "in image `{image}`, /bin is a directory of its own: packages need one merged with /usr"
+    )]
     Split { image: String },
     #[error("in image `{image}`, package `{package}` is left `{state}`")]
     Unfinished { image: String, package: String, state: String },
