@@ -29,6 +29,13 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    /// Digest of all that can be read.
+    pub fn of_reader(mut bytes: impl io::Read) -> io::Result<Self> {
+        let mut hasher = Hasher::new();
+        io::copy(&mut bytes, &mut hasher)?;
+        Ok(hasher.finish())
+    }
+
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Digest(bytes)
     }

@@ -16,6 +16,7 @@ pub mod fsx;
 pub mod name;
 pub mod path;
 pub mod platform;
+pub mod reference;
 pub mod tarball;
 pub mod zipfile;
 
@@ -32,6 +33,7 @@ pub mod fetch;
 pub mod git;
 pub mod lock;
 pub mod npm;
+pub mod oci;
 pub mod python;
 pub mod serve;
 

@@ -15,6 +15,7 @@ use sbx::fetch::{Client, ClientConfig, IndexSettings, MirrorMap, ProxyConfig, Se
 use sbx::jail::Jail;
 use sbx::lock::Lock;
 use sbx::lock::solve::lock_path;
+use sbx::oci::Keychain;
 use sbx::platform::Platform;
 use sbx::store::Store;
 
@@ -49,6 +50,7 @@ pub struct Workspace {
     pub store: Store,
     pub client: Client,
     pub mirrors: MirrorMap,
+    pub keychain: Keychain,
     pub jail: Jail,
     pub vault: HostVault,
     pub now: Timestamp,
@@ -134,6 +136,7 @@ impl Workspace {
             store,
             client: Client::new(config),
             mirrors: settings.mirrors,
+            keychain: read_keychain()?,
             jail: Jail { program },
             vault: HostVault { root },
             now: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
@@ -255,6 +258,23 @@ fn index_settings(variables: Vec<(String, String)>) -> IndexSettings {
         netrc: find("NETRC").or_else(|| home(".netrc")).and_then(read),
         variables,
     }
+}
+
+/// Who one is at registries: what `docker login` and `podman login` wrote.
+fn read_keychain() -> Outcome<Keychain> {
+    let base = etcetera::choose_base_strategy().ok();
+    let dir = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let docker = dir("DOCKER_CONFIG");
+    let docker = docker.or_else(|| base.as_ref().map(|base| base.home_dir().join(".docker")));
+    let podman = dir("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
+    let config = base.as_ref().map(|base| base.config_dir().join("containers/auth.json"));
+    let paths =
+        [dir("REGISTRY_AUTH_FILE"), docker.map(|dir| dir.join("config.json")), podman, config];
+    // a file that cannot be read says nothing
+    let read =
+        |path: PathBuf| Some((path.display().to_string(), std::fs::read_to_string(&path).ok()?));
+    let files: Vec<_> = paths.into_iter().flatten().filter_map(read).collect();
+    Keychain::parse(&files).map_err(|error| Failure::input(error.to_string()))
 }
 
 fn read_settings_file() -> Outcome<Settings> {

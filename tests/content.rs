@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use sbx::build::content::{Package, lay};
+use sbx::build::content::{Laying, Package, lay};
+use sbx::debian::path_filter::PathFilter;
 use sbx::digest::Digest;
 
 /// A `.deb` of directories, and one file below each.
@@ -56,7 +57,8 @@ fn merged_directories_become_links_though_packages_ship_them_as_directories() {
         package(home.path(), "base-files", &["bin", "lib", "sbin", "etc"]),
         package(home.path(), "dash", &["bin", "usr/bin"]),
     ];
-    lay(&packages, true, &tree, &mut std::io::sink(), &|_| {}).unwrap();
+    let laying = Laying { fresh: true, filter: &PathFilter::default() };
+    lay(&packages, laying, &tree, &mut std::io::sink(), &|_| {}).unwrap();
     for name in ["bin", "lib", "sbin"] {
         let target = std::fs::read_link(tree.join(name)).unwrap();
         assert_eq!(target, PathBuf::from(format!("usr/{name}")));

@@ -107,26 +107,21 @@ fn sort(root: &Path, path: &str, lines: usize) {
     });
 }
 
-fn mmdebstrap(repo: &Repo, into: &Path) {
+fn mmdebstrap(repo: &Repo, into: &Path, options: &[&str]) {
     let server = Server::serve(repo.dir.path());
     let include = [BASE_EXTRA.join(","), THIRDS.join(" ").replace(' ', ",")].join(",");
     let source = format!("deb [trusted=yes] {} trixie main", server.url(""));
     let include = format!("--include={include}");
     let into = into.to_str().unwrap();
-    tool(
-        "mmdebstrap",
-        &[
-            "--quiet",
-            "--mode=root",
-            "--variant=essential",
-            "--architectures=amd64",
-            "--format=directory",
-            &include,
-            "trixie",
-            into,
-            &source,
-        ],
-    );
+    let fixed = [
+        "--quiet",
+        "--mode=root",
+        "--variant=essential",
+        "--architectures=amd64",
+        "--format=directory",
+        &include,
+    ];
+    tool("mmdebstrap", &[&fixed, options, &["trixie", into, &source]].concat());
 }
 
 #[test]
@@ -134,7 +129,7 @@ fn an_image_is_what_mmdebstrap_makes_of_the_same_packages() {
     let repo = repo();
     let other = tempfile::tempdir().unwrap();
     let other = other.path().join("root");
-    mmdebstrap(&repo, &other);
+    mmdebstrap(&repo, &other, &[]);
     let project = Project::from_repo(&repo).debian_layers(&[&THIRDS.join(" ")]);
     project.build();
     let image = project.unpack();
@@ -143,6 +138,35 @@ fn an_image_is_what_mmdebstrap_makes_of_the_same_packages() {
         assert!(survey.len() > 2000, "there is a whole system");
         survey
     });
+    let found = ours.differences(&theirs);
+    assert!(found.is_empty(), "ours | theirs\n{}", found.join("\n"));
+}
+
+#[test]
+fn what_is_left_out_of_packages_is_what_dpkg_leaves_out() {
+    let repo = repo();
+    let home = tempfile::tempdir().unwrap();
+    let other = home.path().join("root");
+    let options = [
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    ];
+    mmdebstrap(&repo, &other, &options);
+    let project = Project::from_repo(&repo).debian_layers(&[&THIRDS.join(" ")]);
+    let rules = "path-exclude \"/usr/share/doc/*\" \"/usr/share/man/*\"; path-include \"/usr/share/doc/*/copyright\"; key";
+    project.write("sandboxes.kdl", &project.read("sandboxes.kdl").replacen("key", rules, 1));
+    project.build();
+    let image = project.unpack();
+    let image = root(&image);
+    assert!(image.join("usr/share/doc/bash/copyright").exists());
+    assert!(!image.join("usr/share/man/man1").exists());
+    let told = image.join("etc/dpkg/dpkg.cfg.d/paths");
+    assert_eq!(fs::read_to_string(&told).unwrap().lines().count(), 3);
+    // each tells dpkg in a file of its own
+    fs::remove_file(told).unwrap();
+    fs::remove_file(other.join("etc/dpkg/dpkg.cfg.d/99mmdebstrap")).unwrap();
+    let [ours, theirs] = [image, other].map(|root| survey(&root).without(&TRACES).without(&MEANT));
     let found = ours.differences(&theirs);
     assert!(found.is_empty(), "ours | theirs\n{}", found.join("\n"));
 }

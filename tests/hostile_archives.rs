@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use sbx::build::content::{Package, lay};
+use sbx::build::content::{Laying, Package, lay};
 use sbx::build::unpack::unpack_tar;
 use sbx::debian::archive::{Deb, DebError};
+use sbx::debian::path_filter::PathFilter;
 use sbx::digest::Digest;
 use sbx::tarball::{Limits, Member};
 
@@ -297,7 +298,13 @@ fn lay_one(home: &Path, members: &[Raw<'_>]) -> Result<(), String> {
     let tree = home.join("tree");
     fs::create_dir(&tree).unwrap();
     let package = Package { label: "p 1".to_owned(), blob, digest: Digest::of(&bytes) };
-    let laid = lay(&[package], false, &tree, &mut std::io::sink(), &|_| {});
+    let laid = lay(
+        &[package],
+        Laying { fresh: false, filter: &PathFilter::default() },
+        &tree,
+        &mut std::io::sink(),
+        &|_| {},
+    );
     laid.map(drop).map_err(|error| error.to_string())
 }
 
@@ -348,7 +355,14 @@ fn a_package_that_changed_in_the_store_is_named_as_such() {
         let tree = home.path().join(number.to_string());
         fs::create_dir(&tree).unwrap();
         let package = Package { label: "p 1".to_owned(), blob, digest };
-        let error = lay(&[package], false, &tree, &mut std::io::sink(), &|_| {}).unwrap_err();
+        let error = lay(
+            &[package],
+            Laying { fresh: false, filter: &PathFilter::default() },
+            &tree,
+            &mut std::io::sink(),
+            &|_| {},
+        )
+        .unwrap_err();
         let wanted = format!("expected {digest}, found {}", Digest::of(&damaged));
         assert!(error.to_string().ends_with(&wanted), "{error}");
     }

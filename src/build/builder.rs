@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::base::BaseError;
 use super::compose::{ComposeError, Delta, Origin, compose, restate};
-use super::content::{self, ContentError};
+use super::content::{self, ContentError, Laying};
 use super::extract::ExtractError;
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
@@ -23,15 +24,16 @@ use super::unpack::{UnpackError, unpack};
 use super::view::View;
 use super::wheels::WheelsError;
 use crate::blame::Blame;
+use crate::debian::path_filter::PathFilter;
 use crate::decl::Project;
 use crate::digest::Digest;
 use crate::fetch::{Client, FetchError, MirrorMap, Progress};
 use crate::fsx::{IoAt, PathIo};
 use crate::jail::{IdMap, Jail};
-use crate::lock::solve::Places;
 use crate::lock::{DebPin, Source};
+use crate::oci::{Keychain, OciError};
 use crate::path::LayerPath;
-use crate::plan::{AccountWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
+use crate::plan::{AccountWork, ContentWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
 use crate::serve::Shelf;
 use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
 
@@ -48,6 +50,10 @@ pub enum BuildError {
     Sources { errors: Vec<FetchError>, total: usize },
     #[error("{} left every archive that the lock was made from", labels(pins))]
     Gone { pins: Vec<DebPin> },
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    #[error("layer `{layer}`: {source}")]
+    Base { layer: String, source: BaseError },
     #[error("layer `{layer}`: {source}")]
     Content { layer: String, source: ContentError },
     #[error("layer `{layer}`: {source}")]
@@ -83,6 +89,8 @@ fn labels(pins: &[DebPin]) -> String {
 impl BuildError {
     pub fn blame(&self) -> Blame {
         match self {
+            BuildError::Oci(error) => error.blame(),
+            BuildError::Base { source, .. } => source.blame(),
             BuildError::Content { source, .. } => source.blame(),
             BuildError::Settle { source, .. } => source.blame(),
             BuildError::Files { source, .. } => source.blame(),
@@ -102,6 +110,7 @@ impl BuildError {
                 errors.iter().find_map(FetchError::help).map(str::to_owned)
             }
             BuildError::Fetch(error) => error.help().map(str::to_owned),
+            BuildError::Oci(error) => error.help(),
             BuildError::Settle { source, .. } => source.help().map(str::to_owned),
             BuildError::Compose(error) => error.help().map(str::to_owned),
             BuildError::Run { source, .. } => source.help(),
@@ -145,6 +154,7 @@ pub struct Builder<'a> {
     pub store: &'a Store,
     pub client: &'a Client,
     pub mirrors: &'a MirrorMap,
+    pub keychain: &'a Keychain,
     pub jail: &'a Jail,
     pub id_map: IdMap,
     pub events: &'a dyn Events,
@@ -161,49 +171,6 @@ pub fn directories_key(plan: &Plan) -> Key {
 }
 
 impl Builder<'_> {
-    /// The sources of a plan that the store does not have and a build needs.
-    pub fn missing_sources<'p>(&self, plan: &'p Plan) -> Result<Vec<Source<'p>>, BuildError> {
-        let places = self.places();
-        let mut missing = Vec::new();
-        let wanted = self.wanted(plan)?;
-        for step in plan.aside.iter().chain(&plan.steps) {
-            if wanted.contains(&step.key) {
-                missing.extend(step.work.sources().into_iter().filter(|one| !places.has(one)));
-            }
-        }
-        missing.sort_by_key(Source::integrity);
-        missing.dedup_by_key(|source| source.integrity());
-        Ok(missing)
-    }
-
-    fn places(&self) -> Places<'_> {
-        Places { project: self.project, mirrors: self.mirrors, store: self.store }
-    }
-
-    /// Fetches sources.
-    pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
-        let places = self.places();
-        let failures = places.fetch(self.client, sources, self.events)?;
-        if failures.is_empty() {
-            return Ok(());
-        }
-        let lost = sources.iter().filter(|source| failures.contains_key(&source.integrity()));
-        let deb = |source: &Source<'_>| match source {
-            Source::Deb(pin) => Some((*pin).clone()),
-            _ => None,
-        };
-        let pins: Option<Vec<DebPin>> = lost.map(deb).collect();
-        match pins {
-            Some(pins) if failures.values().all(FetchError::is_gone) => {
-                Err(BuildError::Gone { pins })
-            }
-            _ => {
-                let errors = failures.into_values().collect();
-                Err(BuildError::Sources { total: sources.len(), errors })
-            }
-        }
-    }
-
     /// The layer of a step, if the store has it whole.
     pub(super) fn find(&self, step: &Step) -> Result<Option<LayerRecord>, BuildError> {
         let mut damaged = |digest: &Digest| {
@@ -234,27 +201,27 @@ impl Builder<'_> {
 
     pub(super) fn make_free(&self, step: &Step) -> Result<LayerRecord, BuildError> {
         match &step.work {
-            Work::Content { pins, fresh } => {
-                self.once(step, || match self.make_content(step, pins, *fresh) {
-                    Err(BuildError::Content {
-                        source: ContentError::Corrupt { expected, package, .. },
-                        ..
-                    }) => {
-                        self.events.note(&format!(
-                            "package `{package}` was damaged in the store: it is fetched again"
-                        ));
-                        self.store.drop_blob(&expected)?;
-                        let lost: Vec<Source<'_>> = pins
-                            .iter()
-                            .filter(|pin| pin.digest == expected)
-                            .map(Source::Deb)
-                            .collect();
-                        self.fetch(&lost)?;
-                        self.make_content(step, pins, *fresh)
-                    }
-                    result => result,
-                })
-            }
+            Work::Content(work) => self.once(step, || match self.make_content(step, work) {
+                Err(BuildError::Content {
+                    source: ContentError::Corrupt { expected, package, .. },
+                    ..
+                }) => {
+                    self.events.note(&format!(
+                        "package `{package}` was damaged in the store: it is fetched again"
+                    ));
+                    self.store.drop_blob(&expected)?;
+                    let lost: Vec<Source<'_>> = work
+                        .pins
+                        .iter()
+                        .filter(|pin| pin.digest == expected)
+                        .map(Source::Deb)
+                        .collect();
+                    self.fetch(&lost)?;
+                    self.make_content(step, work)
+                }
+                result => result,
+            }),
+            Work::Base(work) => self.make_base(step, work),
             Work::Files(works) => self.once(step, || self.make_files(step, works)),
             Work::Npm(work) => self.make_packages(step, work),
             Work::Wheels(work) => self.make_environment(step, work),
@@ -269,18 +236,16 @@ impl Builder<'_> {
         }
     }
 
-    fn make_content(
-        &self,
-        step: &Step,
-        pins: &[DebPin],
-        fresh: bool,
-    ) -> Result<LayerRecord, BuildError> {
-        self.events.step_started(&step.key, &step.title, pins.len() as u64);
-        let packages = self.packages(pins);
+    fn make_content(&self, step: &Step, work: &ContentWork) -> Result<LayerRecord, BuildError> {
+        self.events.step_started(&step.key, &step.title, work.pins.len() as u64);
+        let packages = self.packages(&work.pins);
+        let filter = PathFilter::new(&work.paths.exclude, &work.paths.include)
+            .expect("patterns were checked when they were read");
+        let laying = Laying { fresh: work.fresh, filter: &filter };
         let mut draft = self.store.draft()?;
         let tree = self.store.tree_draft()?;
         let progress = |label: &str| self.events.step_advanced(&step.key, label);
-        let listing = content::lay(&packages, fresh, tree.path(), &mut draft, &progress)
+        let listing = content::lay(&packages, laying, tree.path(), &mut draft, &progress)
             .map_err(|source| BuildError::Content { layer: step.layer.to_string(), source })?;
         let inner = tree.path().to_owned();
         self.commit(step.key, draft, tree, &inner, &listing)
@@ -314,7 +279,7 @@ impl Builder<'_> {
         Ok(record)
     }
 
-    fn tree_path(&self, diff_id: &Digest) -> PathBuf {
+    pub(super) fn tree_path(&self, diff_id: &Digest) -> PathBuf {
         self.store.tree_path(&self.id_map.name(), diff_id)
     }
 
@@ -326,6 +291,12 @@ impl Builder<'_> {
         }
         let listing = self.listing(record)?;
         let draft = self.store.tree_draft()?;
+        if record.packed.is_some() {
+            self.unpack_base(record, draft.path())?;
+            let inner = draft.path().to_owned();
+            draft.commit(&inner, &path)?;
+            return Ok(path);
+        }
         let blob = self.store.blob_path(&record.diff_id);
         unpack(&blob, &listing, draft.path(), self.id_map != IdMap::Identity)?;
         let inner = draft.path().to_owned();
@@ -354,7 +325,10 @@ impl Builder<'_> {
                 found.ok_or_else(|| BuildError::Below { layer: step.layer.to_string() })?;
             self.tree(&record)
         };
-        step.below.iter().map(tree).collect()
+        // an overlay takes a tree once; of a layer that a base has twice, the upper one shows
+        let above = |at: usize| step.below[at + 1..].contains(&step.below[at]);
+        let once = (0..step.below.len()).filter(|at| !above(*at));
+        once.map(|at| tree(&step.below[at])).collect()
     }
 
     pub(super) fn make_settle(
@@ -486,8 +460,9 @@ impl Builder<'_> {
             .map(|(at, step)| Delta {
                 layer: step.layer.as_str(),
                 origin: match step.work {
-                    Work::Content { .. } => Origin::Content,
-                    Work::Settle(_) | Work::Accounts(_) => Origin::Step,
+                    Work::Content(_) => Origin::Content,
+                    // layers of one base lie over each other as its maker meant it
+                    Work::Base(_) | Work::Settle(_) | Work::Accounts(_) => Origin::Step,
                     Work::Run(_) => Origin::Run,
                     Work::Files(_)
                     | Work::Npm(_)

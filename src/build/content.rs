@@ -20,6 +20,7 @@ use super::settle::replaces;
 use crate::blame::Blame;
 use crate::debian::archive::{Control, Deb, DebError};
 use crate::debian::database::{find_field, info_name};
+use crate::debian::path_filter::{CONFIGURATION, PathFilter};
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
@@ -151,11 +152,18 @@ fn or_corrupt(error: ContentError, package: &Package) -> ContentError {
     }
 }
 
-/// Lays packages into the empty directory `tree` and writes the tar. `fresh`: nothing lies below, so
-/// the merged directories' links are made, too.
+/// How packages are laid.
+#[derive(Clone, Copy, Debug)]
+pub struct Laying<'a> {
+    /// Nothing lies below, so the merged directories' links are made, and dpkg is told the filter.
+    pub fresh: bool,
+    pub filter: &'a PathFilter,
+}
+
+/// Lays packages into the empty directory `tree` and writes the tar.
 pub fn lay(
     packages: &[Package],
-    fresh: bool,
+    laying: Laying<'_>,
     tree: &std::path::Path,
     tar: &mut dyn Write,
     progress: &(dyn Fn(&str) + Sync),
@@ -172,7 +180,7 @@ pub fn lay(
     let laid: Mutex<BTreeMap<u32, Laid>> = Mutex::default();
     queue.into_par_iter().with_max_len(1).try_for_each(
         |(origin, package)| -> Result<(), ContentError> {
-            let one = lay_package(origin, package, &assembly)
+            let one = lay_package(origin, package, laying.filter, &assembly)
                 .map_err(|error| or_corrupt(error, package))?;
             progress(&package.label);
             laid.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(origin, one);
@@ -184,8 +192,9 @@ pub fn lay(
     for (origin, one) in laid.iter().filter(|(_, one)| !one.diverts) {
         put_info(*origin, one, losers.get(origin), &assembly)?;
     }
-    if fresh {
+    if laying.fresh {
         put_links(&assembly)?;
+        put_configuration(laying.filter, &assembly)?;
     }
     assembly.finish(|_, one, two| Ok(if losers_has(&laid, two, one) { one } else { two }), tar)
 }
@@ -198,7 +207,12 @@ fn losers_has(laid: &BTreeMap<u32, Laid>, loser: u32, winner: u32) -> bool {
     }
 }
 
-fn lay_package(origin: u32, package: &Package, assembly: &Assembly) -> Result<Laid, ContentError> {
+fn lay_package(
+    origin: u32,
+    package: &Package,
+    filter: &PathFilter,
+    assembly: &Assembly,
+) -> Result<Laid, ContentError> {
     let deb_error = |source| ContentError::Deb { package: package.label.clone(), source };
     let file = File::open(&package.blob).at("open", &package.blob)?;
     let deb = Deb::open(file).map_err(deb_error)?;
@@ -212,10 +226,11 @@ fn lay_package(origin: u32, package: &Package, assembly: &Assembly) -> Result<La
         let path = LayerPath::parse_member(&member.path)
             .map_err(|error| Streaming::Layout(error.into()))?;
         list.push(if path.is_root() { "/.".to_owned() } else { path.to_string() });
-        if diverts || path.is_root() {
+        let kind = member.kind;
+        let may_lead = matches!(kind, MemberKind::Dir | MemberKind::Symlink);
+        if diverts || path.is_root() || !filter.keeps(&path.to_string(), may_lead) {
             return Ok(());
         }
-        let kind = member.kind;
         // base-files ships `/var/run` and `/var/lock` as directories, for its postinst to replace
         let is_var = path.as_bytes().starts_with(b"var/");
         let keep = package.label.starts_with("base-files ") && kind == MemberKind::Dir && is_var;
@@ -323,6 +338,17 @@ fn put_links(assembly: &Assembly) -> Result<(), ContentError> {
         }
     }
     Ok(())
+}
+
+/// What dpkg is told of paths that are left out, where any are.
+fn put_configuration(filter: &PathFilter, assembly: &Assembly) -> Result<(), ContentError> {
+    if filter.is_empty() {
+        return Ok(());
+    }
+    let path = LayerPath::parse_absolute(CONFIGURATION).map_err(AssemblyError::from)?;
+    let bytes = filter.configuration().as_bytes();
+    let entry = Entry { path, meta: Meta::root(0o644), kind: Kind::File(bytes.len() as u64) };
+    Ok(assembly.put(u32::MAX, entry, &mut &bytes[..])?)
 }
 
 /// Reads the control archives of packages, for a settle.

@@ -1,6 +1,7 @@
 //! Building: from a plan to layers in the store.
 
 pub mod assembly;
+mod base;
 pub mod builder;
 mod bytecode;
 pub mod capture;
@@ -20,6 +21,7 @@ pub mod room;
 pub mod run;
 mod schedule;
 pub mod settle;
+mod sources;
 pub mod toolroom;
 pub mod tree;
 pub mod unpack;

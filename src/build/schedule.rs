@@ -68,7 +68,8 @@ impl Builder<'_> {
 
     fn make_step(&self, plan: &Plan, step: &Step) -> Result<LayerRecord, BuildError> {
         match &step.work {
-            Work::Content { .. }
+            Work::Base(_)
+            | Work::Content(_)
             | Work::Files(_)
             | Work::Npm(_)
             | Work::Wheels(_)

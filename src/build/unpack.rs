@@ -19,7 +19,7 @@ use crate::blame::Blame;
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::{LayerPath, PathError};
-use crate::tarball::{Limits, Reader, TarError};
+use crate::tarball::{Limits, Member, Reader, TarError};
 
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -84,11 +84,39 @@ pub fn unpack_tar(
     tree: &Path,
     userxattr: bool,
 ) -> Result<Listing, UnpackError> {
+    unpack_as(tar, limits, tree, userxattr, Member::to_entry)
+}
+
+/// Unpacks a layer of somebody else's image. What it says of files' times is kept, for programs
+/// compare them, and a directory that it names is meant.
+pub fn unpack_foreign(
+    tar: impl Read,
+    limits: Limits,
+    tree: &Path,
+    userxattr: bool,
+) -> Result<Listing, UnpackError> {
+    unpack_as(tar, limits, tree, userxattr, |member| {
+        let mut entry = member.to_entry()?;
+        match &mut entry.kind {
+            Kind::Dir(claim) => *claim = Claim::Set,
+            _ => entry.meta.mtime = member.mtime,
+        }
+        Ok(entry)
+    })
+}
+
+fn unpack_as(
+    tar: impl Read,
+    limits: Limits,
+    tree: &Path,
+    userxattr: bool,
+    to_entry: fn(&Member) -> Result<Entry, TarError>,
+) -> Result<Listing, UnpackError> {
     let mut unpacking = Unpacking { tree: Tree::open(tree)?, entries: BTreeMap::new() };
     let mut reader = Reader::new(tar, limits);
     let mut buffer = vec![0; PIECE];
     while let Some(member) = reader.next_member()? {
-        let entry = decode_whiteout(member.to_entry()?)?;
+        let entry = decode_whiteout(to_entry(&member)?)?;
         unpacking.lay(&entry, &mut reader, &mut buffer)?;
         unpacking.entries.insert(entry.path.clone(), entry);
     }

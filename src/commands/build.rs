@@ -160,6 +160,7 @@ pub fn solve(
         store: &workspace.store,
         client: &workspace.client,
         mirrors: &workspace.mirrors,
+        keychain: &workspace.keychain,
         local,
         toolroom: &BuildRoom { builder, local },
         now: workspace.now,
@@ -208,6 +209,7 @@ pub fn builder<'a>(
         store: &workspace.store,
         client: &workspace.client,
         mirrors: &workspace.mirrors,
+        keychain: &workspace.keychain,
         jail: &workspace.jail,
         id_map,
         events: ui,
@@ -334,7 +336,9 @@ fn answer(target: Target<'_>, plan: &Plan, record: &ImageRecord, built: &[BuiltL
 
 /// Makes the compressed twins and answers the manifest that lists them.
 fn compress(workspace: &Workspace, target: Target<'_>, answer: &Answer) -> Outcome<Digest> {
-    let layers: Vec<Digest> = answer.layers.iter().map(|layer| layer.diff_id).collect();
     let plan = plan_target(workspace, target, &workspace.read_lock()?)?;
-    Ok(sbx::image::write_compressed(&workspace.store, &plan.spec, answer.image, &layers)?)
+    let record = workspace.store.find_image(&plan.key)?.ok_or_else(|| {
+        Failure::world(format!("image {} went out of the store while it was packed", answer.image))
+    })?;
+    Ok(sbx::image::write_compressed(&workspace.store, &plan.spec, answer.image, &record.layers)?)
 }

@@ -39,8 +39,8 @@ pub fn run(global: &Global, arguments: &FetchArguments, ui: &Ui) -> Outcome {
     let targets = workspace.targets(&arguments.names, all, &arguments.platform)?;
     let lock = ensure_lock(&workspace, &targets, arguments.locked, ui)?;
     let layers = super::build::layers_of(&workspace.project, &targets);
-    let (project, mirrors, store) = (&workspace.project, &workspace.mirrors, &workspace.store);
-    let places = Places { project, mirrors, store };
+    let Workspace { project, mirrors, store, keychain, .. } = &workspace;
+    let places = Places { project, mirrors, store, keychain };
     let mut missing = lock.sources(|name, platform| {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });

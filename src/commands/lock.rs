@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use sbx::lock::solve::{Update, unanswered};
+use sbx::decl::Layer;
+use sbx::lock::solve::{Origins, Update, unanswered};
 use sbx::lock::{Change, Lock, LockDiff};
+use sbx::platform::Platform;
 
 use super::Global;
 use super::build::{layers_of, scan_layers, solve};
@@ -32,7 +34,7 @@ pub fn run(global: &Global, arguments: &LockArguments, ui: &Ui) -> Outcome {
     let targets = workspace.targets(&[], true, &platforms)?;
     let lock = workspace.read_lock()?;
     if arguments.check {
-        return check(&workspace, &targets, &lock);
+        return check(&workspace, &targets, &lock, ui);
     }
     let layers = layers_of(&workspace.project, &targets);
     let update = match &arguments.update {
@@ -54,9 +56,12 @@ pub fn run(global: &Global, arguments: &LockArguments, ui: &Ui) -> Outcome {
     Ok(())
 }
 
-fn check(workspace: &Workspace, targets: &[Target<'_>], lock: &Lock) -> Outcome {
+fn check(workspace: &Workspace, targets: &[Target<'_>], lock: &Lock, ui: &Ui) -> Outcome {
     let layers = layers_of(&workspace.project, targets);
     let local = scan_layers(workspace, &layers)?;
+    if !workspace.client.is_offline() {
+        tell_moved(workspace, &layers, lock, ui);
+    }
     let stale: Vec<String> = unanswered(&workspace.project, lock, &layers, &local)
         .into_iter()
         .map(|(layer, platform)| format!("`{}` for {platform}", layer.name))
@@ -66,6 +71,32 @@ fn check(workspace: &Workspace, targets: &[Target<'_>], lock: &Lock) -> Outcome 
         false => {
             let message = format!("the lock does not answer layer {}", stale.join(", "));
             Err(Failure::input(message).with_help("run `sbx lock`"))
+        }
+    }
+}
+
+/// Says which bases have moved at their registries. That makes a lock no worse, so it fails nothing.
+fn tell_moved(workspace: &Workspace, layers: &[(&Layer, Platform)], lock: &Lock, ui: &Ui) {
+    for (layer, platform) in layers {
+        let origin = Origins {
+            project: &workspace.project,
+            client: &workspace.client,
+            mirrors: &workspace.mirrors,
+            keychain: &workspace.keychain,
+        };
+        match origin.find_moved(lock, layer, *platform) {
+            Ok(None) => {}
+            Ok(Some((pin, now))) => ui.say(&format!(
+                "note: base `{}` for {platform} has moved: locked is {}, it is now {now} \
+                 (`sbx lock --update {}` follows it)",
+                pin.name, pin.manifest, layer.name
+            )),
+            Err(error) => {
+                ui.say(&format!(
+                    "note: whether the base of layer `{}` moved is not known: {error}",
+                    layer.name
+                ));
+            }
         }
     }
 }

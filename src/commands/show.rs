@@ -56,7 +56,7 @@ pub fn run(global: &Global, arguments: &ShowArguments, ui: &Ui) -> Outcome {
         let mut layers = Vec::new();
         for step in &plan.steps {
             let pins = match &step.work {
-                Work::Content { pins, .. } => pins.as_slice(),
+                Work::Content(work) => work.pins.as_slice(),
                 _ => &[],
             };
             let mut damaged =

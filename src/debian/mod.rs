@@ -5,6 +5,7 @@ pub mod control;
 pub mod database;
 pub mod keyring;
 pub mod packages;
+pub mod path_filter;
 pub mod relation;
 pub mod release;
 pub mod resolve;

@@ -32,6 +32,9 @@ pub struct Debian {
     pub exclude: Vec<String>,
     pub repositories: Vec<Repository>,
     pub debconf: Vec<Debconf>,
+    /// Which paths of packages are laid, in the lowest debian layer. Not part of what is asked.
+    #[serde(skip)]
+    pub paths: PathRules,
     /// Key that signs the archive instead of Debian's own, a file of the project's.
     pub key: Option<String>,
     /// Where to fetch Debian's archive from. Not part of what is asked.
@@ -39,6 +42,14 @@ pub struct Debian {
     pub mirror: Option<String>,
     #[serde(skip)]
     pub at: Location,
+}
+
+/// What is left out of packages, and what of that is not (dpkg(1), `--path-exclude`): globs of
+/// absolute paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PathRules {
+    pub exclude: Vec<String>,
+    pub include: Vec<String>,
 }
 
 /// `nginx`, `nginx>=1.26`, `libc6:arm64`.
@@ -95,6 +106,8 @@ const CHILDREN: &[&str] = &[
     "key",
     "mirror",
     "packages",
+    "path-exclude",
+    "path-include",
     "pin",
     "recommends",
     "repository",
@@ -114,6 +127,7 @@ impl Debian {
             exclude: Vec::new(),
             repositories: Vec::new(),
             debconf: Vec::new(),
+            paths: PathRules::default(),
             key: None,
             mirror: None,
             at: node.at(),
@@ -142,6 +156,8 @@ impl Debian {
                     packages.filter_map(|(text, at)| PackageRequest::read(child, &text, at)),
                 );
             }
+            "path-exclude" => self.paths.exclude.extend(read_paths(child)),
+            "path-include" => self.paths.include.extend(read_paths(child)),
             "exclude" => self.exclude.extend(names("names of packages")),
             "pin" => self.pins.extend(PinRule::read(child)),
             "repository" => return self.repositories.extend(Repository::read(child)),
@@ -169,6 +185,25 @@ fn read_base(node: &Node<'_>) -> Option<Base> {
             None
         }
     }
+}
+
+/// Globs as both dpkg and this program understand them.
+fn read_paths(node: &Node<'_>) -> Vec<String> {
+    let sound = |(text, at): (String, Location)| {
+        if !text.starts_with('/') || text.contains(['{', '}', '\n']) {
+            let fault = Fault::new(&at, format!("`{text}` is no pattern of paths"));
+            node.sink.push(fault.help("it begins with `/` and has no braces: `/usr/share/man/*`"));
+            return None;
+        }
+        match globset::Glob::new(&text) {
+            Ok(_) => Some(text),
+            Err(error) => {
+                node.sink.push(Fault::new(&at, error.to_string()));
+                None
+            }
+        }
+    };
+    node.texts("patterns of paths").into_iter().filter_map(sound).collect()
 }
 
 /// Debian Policy 5.6.1: lower-case letters, digits, `+`, `-`, `.`; at least two.

@@ -9,6 +9,7 @@ use super::debian::Debian;
 use super::editable::Laid;
 use super::fault::{Fault, Location};
 use super::files::{Files, InlineFile};
+use super::from::BaseImage;
 use super::git::Git;
 use super::layer_files::LayerFiles;
 use super::mcp::Mcp;
@@ -51,6 +52,7 @@ pub struct Layer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "recipe", rename_all = "kebab-case")]
 pub enum Recipe {
+    From(BaseImage),
     Debian(Debian),
     Files(Files),
     File(InlineFile),
@@ -75,6 +77,7 @@ impl Recipe {
     /// The node's name.
     pub const fn kind(&self) -> &'static str {
         match self {
+            Recipe::From(_) => "from",
             Recipe::Debian(_) => "debian",
             Recipe::Files(_) => "files",
             Recipe::File(_) => "file",
@@ -110,7 +113,8 @@ impl Recipe {
             | Recipe::Run(_)
             | Recipe::Mcp(_)
             | Recipe::LayerFiles(_) => false,
-            Recipe::Venv(_)
+            Recipe::From(_)
+            | Recipe::Venv(_)
             | Recipe::NodeJs(_)
             | Recipe::Npm(_)
             | Recipe::NpmTools(_)
@@ -126,7 +130,8 @@ impl Recipe {
             Recipe::Debian(debian) => {
                 debian.repositories.iter().map(|repository| &*repository.key).collect()
             }
-            Recipe::Files(_)
+            Recipe::From(_)
+            | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
             | Recipe::Dir(_)
@@ -155,7 +160,8 @@ impl Recipe {
     /// The ecosystem whose `as-of` counts for it.
     pub const fn ecosystem(&self) -> Option<&'static str> {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -178,7 +184,8 @@ impl Recipe {
     /// Whether what the recipes before it in its layer are answered is part of its question.
     pub const fn builds_on(&self) -> bool {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -202,7 +209,8 @@ impl Recipe {
     /// Its own `as-of`.
     pub fn as_of(&self) -> Option<&str> {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -227,7 +235,8 @@ impl Recipe {
     /// that they are written for.
     pub const fn is_runtime(&self) -> bool {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -270,7 +279,8 @@ impl Recipe {
     /// unless they say otherwise.
     pub const fn project_dir(&self) -> Option<&LayerPath> {
         match self {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -293,6 +303,7 @@ impl Recipe {
 
     pub const fn at(&self) -> &Location {
         match self {
+            Recipe::From(recipe) => &recipe.at,
             Recipe::Debian(recipe) => &recipe.at,
             Recipe::Files(recipe) => &recipe.at,
             Recipe::File(recipe) => &recipe.at,
@@ -329,9 +340,6 @@ pub(super) fn as_text<S: serde::Serializer>(
     serializer.collect_str(path)
 }
 
-/// Nodes of `docs/kdl.md` that this version does not read yet.
-const LATER: &[&str] = &["from"];
-
 const CHILDREN: &[&str] = &[
     "archive",
     "as-of",
@@ -340,6 +348,7 @@ const CHILDREN: &[&str] = &[
     "env",
     "file",
     "files",
+    "from",
     "git",
     "git-init",
     "link",
@@ -426,6 +435,7 @@ impl Layer {
                 self.path_prepend.extend(dirs.filter_map(|(text, at)| absolute(child, text, &at)));
                 return child.finish_leaf();
             }
+            "from" => BaseImage::read(child).map(Recipe::From),
             "debian" => Some(Recipe::Debian(Debian::read(child))),
             "files" if LayerFiles::is_meant(child) => {
                 LayerFiles::read(child, &self.needs).map(Recipe::LayerFiles)
@@ -448,13 +458,6 @@ impl Layer {
             "node" => NodeJs::read(child).map(Recipe::NodeJs),
             "npm-tools" => NpmTools::read(child, &self.name).map(Recipe::NpmTools),
             "mcp" => return Mcp::read(child, root, &mut self.recipes),
-            name if LATER.contains(&name) => {
-                let fault = Fault::new(
-                    &child.at(),
-                    format!("recipe `{name}` is not available in this version"),
-                );
-                return child.sink.push(fault.help("docs/kdl.md says which recipes are"));
-            }
             _ => return child.unknown("a layer", CHILDREN),
         };
         self.recipes.extend(recipe);

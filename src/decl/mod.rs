@@ -10,6 +10,7 @@ mod debian;
 mod editable;
 mod fault;
 mod files;
+mod from;
 mod git;
 mod git_url;
 mod init;
@@ -31,10 +32,13 @@ mod take;
 mod units;
 
 pub use as_of::AsOf;
-pub use debian::{Base, Debconf, Debian, PackageRequest, PinRule, Repository, VersionRule};
+pub use debian::{
+    Base, Debconf, Debian, PackageRequest, PathRules, PinRule, Repository, VersionRule,
+};
 pub use editable::Editable;
 pub use fault::{Fault, Faults, Location, SourceFile, nearest};
 pub use files::{Files, InlineFile};
+pub use from::{BaseImage, ImageSource};
 pub use git::{Git, History};
 pub use git_url::{GitUrl, Reach, redact};
 pub use init::{InitFile, init_files};

@@ -17,6 +17,13 @@ impl Sink {
         self.0.borrow_mut().push(fault);
     }
 
+    /// Adds a fault unless it has been said.
+    pub(super) fn push_once(&self, fault: Fault) {
+        if !self.0.borrow().iter().any(|known| known.message == fault.message) {
+            self.push(fault);
+        }
+    }
+
     pub(super) fn into_inner(self) -> Vec<Fault> {
         self.0.into_inner()
     }

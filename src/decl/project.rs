@@ -7,7 +7,9 @@ use std::sync::Arc;
 use kdl::KdlDocument;
 
 use super::as_of::AsOf;
+use super::debian::PathRules;
 use super::fault::{Fault, Faults, Location, SourceFile};
+use super::from::{check_bases, has_base};
 use super::layer::{Layer, Recipe};
 use super::merge::merge;
 use super::node::{Node, Sink};
@@ -341,6 +343,7 @@ impl Reading<'_> {
         }
         check_names(&project, &self.sandboxes, self.sink);
         check_needs(&project, self.sink);
+        check_bases(&project, self.sink);
         check_debian(&project, self.sink);
         check_shipped(&project, &self.sandboxes, self.sink);
         project
@@ -466,7 +469,7 @@ fn check_debian(project: &Project, sink: &Sink) {
         let below: Vec<_> = project.closure(layer).into_iter().filter_map(release).collect();
         let inherited = below.iter().find_map(|debian| debian.release.clone());
         match (&debian.release, inherited) {
-            (None, None) => {
+            (None, None) if !has_base(project, layer) => {
                 let message = format!(
                     "`debian` in layer `{}` names no release, and no layer it needs does",
                     layer.name
@@ -483,6 +486,12 @@ fn check_debian(project: &Project, sink: &Sink) {
                 );
             }
             _ => {}
+        }
+        if debian.paths != PathRules::default() && !below.is_empty() {
+            let message = format!("layer `{}` is not the lowest of Debian's", layer.name);
+            sink.push(Fault::new(&debian.at, message).help(
+                "say `path-exclude` and `path-include` in the lowest one: they hold for all above",
+            ));
         }
     }
 }

@@ -74,6 +74,8 @@ pub struct Headers {
     pub accept: Option<String>,
     /// A credential; a redirect to another host goes without it.
     pub authorization: Option<String>,
+    /// Fields of a form, encoded: then the document is asked for by POST.
+    pub form: Option<String>,
 }
 
 impl std::fmt::Debug for Headers {
@@ -142,6 +144,16 @@ impl Client {
         wants: Vec<Want>,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
+        self.fetch_all_with(wants, &Headers::default(), progress)
+    }
+
+    /// Likewise, with a credential.
+    pub fn fetch_all_with(
+        &self,
+        wants: Vec<Want>,
+        headers: &Headers,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
         let missing = wants.into_iter().filter(|want| !want.into.exists());
         let wants: BTreeMap<Integrity, Want> = missing.map(|want| (want.digest, want)).collect();
         if wants.is_empty() {
@@ -153,7 +165,7 @@ impl Client {
         }
         let engine = self.engine()?;
         let one = |want: Want| async move {
-            let result = transfer::fetch(engine, &self.config, &want, progress).await;
+            let result = transfer::fetch(engine, &self.config, &want, headers, progress).await;
             result.err().map(|error| (want.digest, error))
         };
         let all = futures::future::join_all(wants.into_values().map(one));

@@ -16,6 +16,15 @@ pub const PYPI: &str = "https://pypi.org/simple/";
 /// Where files of the Python index are: a path of a pin, below this.
 pub const PYPI_FILES: &str = "https://files.pythonhosted.org/";
 
+/// The registry that Docker's short names mean.
+pub const DOCKER: &str = "https://registry-1.docker.io/";
+
+/// What people call it in references.
+pub const DOCKER_NAMES: [&str; 2] = ["docker.io", "index.docker.io"];
+
+/// What Docker's configuration calls it.
+pub const DOCKER_LOGIN: &str = "https://index.docker.io/v1/";
+
 /// The archive that a suite of Debian's belongs to, by the name that locks use. Suites were
 /// `buster/updates` before they were `bullseye-security`.
 pub fn debian_archive(suite: &str) -> &'static str {

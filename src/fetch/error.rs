@@ -14,6 +14,13 @@ pub enum FetchError {
     Offline { label: String },
     #[error("{label}: {url} answers {status}{tries}")]
     Status { label: String, url: String, status: u16, tries: Tries },
+    #[error("{label}: {url} answers 401")]
+    Unauthorized {
+        label: String,
+        url: String,
+        /// What the server would like to see (`WWW-Authenticate`).
+        challenge: String,
+    },
     #[error("{label}: {url} gave {found} bytes, expected {expected}")]
     Size { label: String, url: String, expected: u64, found: u64 },
     #[error("{label}: {url} gave other bytes: expected {expected}, found {found}")]

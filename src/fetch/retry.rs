@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::fmt::rfc2822;
-use reqwest::Response;
-use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{Response, StatusCode};
 use url::Url;
 
 use super::client::{ClientConfig, Engine};
@@ -124,6 +124,11 @@ fn pause(config: &ClientConfig, attempt: u32) -> Duration {
 /// What an answer's status means, where it is not the one hoped for.
 pub(super) fn judge_status(label: &str, url: &Url, response: &Response) -> Verdict {
     let status = response.status();
+    if let Some(challenge) = find_challenge(response).filter(|_| status == StatusCode::UNAUTHORIZED)
+    {
+        let (label, url) = (label.to_owned(), redact(url));
+        return Verdict::Next(FetchError::Unauthorized { label, url, challenge });
+    }
     let error = FetchError::Status {
         label: label.to_owned(),
         url: redact(url),
@@ -135,6 +140,14 @@ pub(super) fn judge_status(label: &str, url: &Url, response: &Response) -> Verdi
     } else {
         Verdict::Next(error)
     }
+}
+
+/// Of several challenges, the one that asks for a token.
+fn find_challenge(response: &Response) -> Option<String> {
+    let all = response.headers().get_all(WWW_AUTHENTICATE);
+    let all: Vec<&str> = all.iter().filter_map(|value| value.to_str().ok()).collect();
+    let bearer = all.iter().find(|text| text.to_ascii_lowercase().starts_with("bearer "));
+    bearer.or(all.first()).map(|text| (*text).to_owned())
 }
 
 /// `Retry-After` in seconds, or as a date, which is taken from the server's own `Date`.

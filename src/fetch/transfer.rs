@@ -29,12 +29,16 @@ pub(super) async fn fetch(
     engine: &Engine,
     config: &ClientConfig,
     want: &Want,
+    headers: &Headers,
     progress: &dyn Progress,
 ) -> Result<(), FetchError> {
     loop {
         let slot = engine.slot().await?;
         match Part::find(want).await? {
-            Found::Part(part) => return fetch_part(engine, config, want, *part, progress).await,
+            Found::Part(part) => {
+                let gathering = Gathering { engine, config, want, headers };
+                return gathering.fetch(*part, progress).await;
+            }
             Found::Busy => {
                 drop(slot);
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -48,22 +52,28 @@ pub(super) async fn fetch(
     }
 }
 
-async fn fetch_part(
-    engine: &Engine,
-    config: &ClientConfig,
-    want: &Want,
-    mut part: Part,
-    progress: &dyn Progress,
-) -> Result<(), FetchError> {
-    let mut meter = Meter::start(progress, &want.label, want.size);
-    let tried = try_each(engine, config, &want.label, &want.urls, progress, async |url| {
-        Transfer { engine, config, want, url }.run(&mut part, &mut meter).await
-    });
-    match tried.await {
-        Ok(()) => Ok(part.finish(want)?),
-        Err(error) => {
-            part.give_up();
-            Err(error)
+/// A file that nobody else is fetching.
+#[derive(Clone, Copy)]
+struct Gathering<'a> {
+    engine: &'a Engine,
+    config: &'a ClientConfig,
+    want: &'a Want,
+    headers: &'a Headers,
+}
+
+impl Gathering<'_> {
+    async fn fetch(&self, mut part: Part, progress: &dyn Progress) -> Result<(), FetchError> {
+        let Gathering { engine, config, want, headers } = *self;
+        let mut meter = Meter::start(progress, &want.label, want.size);
+        let tried = try_each(engine, config, &want.label, &want.urls, progress, async |url| {
+            Transfer { engine, config, want, headers, url }.run(&mut part, &mut meter).await
+        });
+        match tried.await {
+            Ok(()) => Ok(part.finish(want)?),
+            Err(error) => {
+                part.give_up();
+                Err(error)
+            }
         }
     }
 }
@@ -73,6 +83,7 @@ struct Transfer<'a> {
     engine: &'a Engine,
     config: &'a ClientConfig,
     want: &'a Want,
+    headers: &'a Headers,
     url: &'a Url,
 }
 
@@ -127,6 +138,9 @@ impl Transfer<'_> {
     async fn ask(&self, part: &mut Part) -> Result<Response, Verdict> {
         let mut request =
             self.engine.http.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let Some(authorization) = &self.headers.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         if part.len() > 0 {
             request = request.header(RANGE, format!("bytes={}-", part.len()));
         }
@@ -217,7 +231,14 @@ async fn try_get(
     limit: u64,
 ) -> Result<Document, Verdict> {
     let network = |error: reqwest::Error| judge_network(config, label, url, &error);
-    let mut request = engine.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+    let asked = match &headers.form {
+        None => engine.http.get(url.clone()),
+        Some(form) => {
+            let kind = "application/x-www-form-urlencoded";
+            engine.http.post(url.clone()).header(CONTENT_TYPE, kind).body(form.clone())
+        }
+    };
+    let mut request = asked.header(ACCEPT_ENCODING, "identity");
     for (name, value) in [(ACCEPT, &headers.accept), (AUTHORIZATION, &headers.authorization)] {
         if let Some(value) = value {
             request = request.header(name, value);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::digest::Digest;
 use crate::entry::EPOCH;
 use crate::plan::ImageSpec;
-use crate::store::LayerRecord;
+use crate::store::{LayerRecord, Packed};
 
 use super::twin::Twin;
 
@@ -45,6 +45,8 @@ struct Process<'a> {
     user: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     exposed_ports: BTreeMap<String, Empty>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    volumes: BTreeMap<&'a str, Empty>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     env: Vec<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -80,16 +82,16 @@ struct History<'a> {
 struct Manifest<'a> {
     schema_version: u8,
     media_type: &'static str,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
+    config: Descriptor<'a>,
+    layers: Vec<Descriptor<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: &'a BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: &'static str,
+struct Descriptor<'a> {
+    media_type: &'a str,
     digest: Digest,
     size: u64,
 }
@@ -114,6 +116,7 @@ pub(super) fn config(spec: &ImageSpec, layers: &[ImageLayer]) -> Vec<u8> {
         config: Process {
             user: &spec.user,
             exposed_ports: ports.collect(),
+            volumes: spec.volumes.iter().map(|path| (path.as_str(), Empty {})).collect(),
             env: spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
             entrypoint: &spec.entrypoint,
             cmd: &spec.command,
@@ -130,36 +133,50 @@ pub(super) fn config(spec: &ImageSpec, layers: &[ImageLayer]) -> Vec<u8> {
     serde_json::to_vec(&config).expect("the config has string keys only")
 }
 
-/// The layout manifest as it is stored: layers uncompressed.
+/// The layout manifest as it is stored: layers uncompressed, but for those of a base.
 pub(super) fn manifest(
     spec: &ImageSpec,
     layers: &[ImageLayer],
     image: Digest,
     image_size: u64,
 ) -> Vec<u8> {
-    let layer = |layer: &ImageLayer| Descriptor {
-        media_type: MEDIA_LAYER,
-        digest: layer.record.diff_id,
-        size: layer.record.size,
-    };
-    write_manifest(spec, layers.iter().map(layer).collect(), image, image_size)
+    let mut descriptors = Vec::with_capacity(layers.len());
+    for ImageLayer { record, .. } in layers {
+        let (digest, size) = (record.diff_id, record.size);
+        let plain = Descriptor { media_type: MEDIA_LAYER, digest, size };
+        descriptors.push(as_stored(record).unwrap_or(plain));
+    }
+    write_manifest(spec, descriptors, image, image_size)
 }
 
-/// The manifest that registries get: layers as their gzip twins.
+/// A layer that stays as somebody else stored it.
+fn as_stored(record: &LayerRecord) -> Option<Descriptor<'_>> {
+    let packed = record.packed.as_ref()?;
+    let Packed { digest, size, media_type } = packed;
+    Some(Descriptor { media_type, digest: *digest, size: *size })
+}
+
+/// The manifest that registries get: layers as their gzip twins, but for those of a base.
 pub(super) fn compressed_manifest(
     spec: &ImageSpec,
-    twins: &[Twin],
+    layers: &[(&LayerRecord, Option<Twin>)],
     image: Digest,
     image_size: u64,
 ) -> Vec<u8> {
-    let layer =
-        |twin: &Twin| Descriptor { media_type: MEDIA_GZIP, digest: twin.digest, size: twin.size };
-    write_manifest(spec, twins.iter().map(layer).collect(), image, image_size)
+    let mut descriptors = Vec::with_capacity(layers.len());
+    for (record, twin) in layers {
+        let twin = twin.as_ref().map(|twin| {
+            let Twin { digest, size } = *twin;
+            Descriptor { media_type: MEDIA_GZIP, digest, size }
+        });
+        descriptors.extend(twin.or_else(|| as_stored(record)));
+    }
+    write_manifest(spec, descriptors, image, image_size)
 }
 
 fn write_manifest(
     spec: &ImageSpec,
-    layers: Vec<Descriptor>,
+    layers: Vec<Descriptor<'_>>,
     image: Digest,
     image_size: u64,
 ) -> Vec<u8> {
@@ -189,13 +206,14 @@ mod tests {
             command: vec!["/boot.sh".into()],
             workdir: "/workspace".into(),
             user: String::new(),
+            volumes: vec![],
             ports: vec![Port { number: 80, protocol: "tcp" }],
             labels: BTreeMap::from([("b".into(), "2".into()), ("a".into(), "1".into())]),
             stop_signal: Some("SIGTERM".into()),
             annotations: BTreeMap::from([("org.opencontainers.image.title".into(), "base".into())]),
         };
         let stamp = Stamp { size: 3, mtime: 0, ctime: 0, inode: 0 };
-        let record = LayerRecord { diff_id: Digest::of(b"tar"), size: 3, stamp };
+        let record = LayerRecord { diff_id: Digest::of(b"tar"), packed: None, size: 3, stamp };
         let layer = ImageLayer { record, created_by: "files".into(), comment: "app".into() };
         let layers = [layer];
         let config = config(&spec, &layers);

@@ -16,7 +16,7 @@ use crate::blame::Blame;
 use crate::digest::Digest;
 use crate::fsx::PathIo;
 use crate::plan::ImageSpec;
-use crate::store::{ImageRecord, Store, StoreError};
+use crate::store::{ImageRecord, LayerRecord, Store, StoreError};
 
 /// What can go wrong while an image is written.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +63,14 @@ pub fn write_compressed(
     store: &Store,
     spec: &ImageSpec,
     image: Digest,
-    layers: &[Digest],
+    layers: &[LayerRecord],
 ) -> Result<Digest, ImageError> {
-    let twins: Vec<Twin> = layers
-        .iter()
-        .map(|layer| gzip_twin(store, layer, Level::default()))
-        .collect::<Result<_, _>>()?;
+    let twin = |layer: &'_ LayerRecord| match layer.packed {
+        Some(_) => Ok(None),
+        None => gzip_twin(store, &layer.diff_id, Level::default()).map(Some),
+    };
+    let twins: Vec<(&LayerRecord, Option<Twin>)> =
+        layers.iter().map(|layer| Ok((layer, twin(layer)?))).collect::<Result<_, ImageError>>()?;
     let size = store.find_blob(&image).unwrap_or_default();
     Ok(store.put_blob(&config::compressed_manifest(spec, &twins, image, size))?)
 }

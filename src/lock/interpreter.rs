@@ -3,6 +3,7 @@
 use super::{DebPin, Lock};
 use crate::blame::Blame;
 use crate::decl::{Layer, Project};
+use crate::digest::Digest;
 use crate::name::LayerName;
 use crate::path::LayerPath;
 use crate::platform::Platform;
@@ -38,18 +39,35 @@ impl InterpreterError {
     }
 }
 
+/// A Debian package that a layer sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenDeb<'l> {
+    pub name: &'l str,
+    pub version: &'l str,
+    /// Of its archive; a base does not say.
+    pub digest: Option<Digest>,
+}
+
 /// The Debian packages that a layer sees.
 pub fn debs_below<'l>(
     project: &Project,
     layer: &Layer,
     platform: Platform,
     lock: &'l Lock,
-) -> impl Iterator<Item = &'l DebPin> + use<'l> {
+) -> impl Iterator<Item = SeenDeb<'l>> + use<'l> {
+    let base = lock.base_below(project, layer, platform).and_then(|base| base.packages);
+    let base = base.into_iter().flat_map(|base| base.debs);
+    let base = base.map(|(name, version)| SeenDeb { name, version, digest: None });
     let below = project.closure_on(layer, platform).into_iter().chain([layer]);
     let names: Vec<LayerName> = below.map(|layer| layer.name.clone()).collect();
     let locked =
         lock.layers.iter().filter(move |((name, of), _)| *of == platform && names.contains(name));
-    locked.flat_map(|(_, locked)| &locked.debs)
+    let seen = |pin: &'l DebPin| SeenDeb {
+        name: &pin.name,
+        version: &pin.version,
+        digest: Some(pin.digest),
+    };
+    base.chain(locked.flat_map(|(_, locked)| &locked.debs).map(seen))
 }
 
 /// The Python that a layer's environments are for.
@@ -60,8 +78,8 @@ pub fn interpreter_of(
     lock: &Lock,
     wanted: Option<&str>,
 ) -> Result<Interpreter, InterpreterError> {
-    let debs: Vec<&DebPin> = debs_below(project, layer, platform, lock).collect();
-    let find = |name: &str| debs.iter().find(|pin| &*pin.name == name).copied();
+    let debs: Vec<SeenDeb<'_>> = debs_below(project, layer, platform, lock).collect();
+    let find = |name: &str| debs.iter().find(|pin| pin.name == name).copied();
     // `python3.13-minimal` has the interpreter's program
     let minimal = debs.iter().filter_map(|pin| {
         let version = pin.name.strip_prefix("python")?.strip_suffix("-minimal")?;
@@ -69,7 +87,7 @@ pub fn interpreter_of(
     });
     let found: Vec<_> = minimal.collect();
     let names = || found.iter().map(|(name, ..)| (*name).to_owned()).collect();
-    let default = find("python3-minimal").and_then(|pin| pair(upstream(&pin.version)));
+    let default = find("python3-minimal").and_then(|pin| pair(upstream(pin.version)));
     let layer = layer.name.clone();
     let meant = match (wanted, found.as_slice(), default) {
         (_, [], _) => return Err(InterpreterError::None { layer }),
@@ -92,10 +110,10 @@ pub fn interpreter_of(
     let program = LayerPath::parse_absolute(&format!("/usr/bin/python{name}"));
     Ok(Interpreter {
         version,
-        full_version: upstream(&pin.version).into(),
+        full_version: upstream(pin.version).into(),
         program: program.expect("digits and a dot are no path of their own"),
         platform,
-        glibc: find("libc6").and_then(|pin| pair(upstream(&pin.version))).unwrap_or((2, 17)),
+        glibc: find("libc6").and_then(|pin| pair(upstream(pin.version))).unwrap_or((2, 17)),
     })
 }
 

@@ -15,6 +15,7 @@
 //! release ARCHIVE SUITE DATE
 //! ```
 
+pub mod base;
 mod diff;
 mod format;
 pub mod interpreter;
@@ -26,8 +27,8 @@ pub mod toolroom;
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
 pub use pin::{
-    ArchiveName, ArchivePin, DebPin, GitPin, LaidPin, Mark, NpmPart, NpmPin, Pin, PythonPin,
-    RequestId, Source, WheelPin, Words,
+    ArchiveName, ArchivePin, BaseLayerPin, BasePart, BasePin, DebPin, GitPin, LaidPin, Mark,
+    NpmPart, NpmPin, Pin, PythonPin, RequestId, Source, WheelPin, Words,
 };
 
 use std::collections::{BTreeMap, BTreeSet};

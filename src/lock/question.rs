@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::Lock;
+use super::base::{BasePackages, base_layer};
 use super::pin::RequestId;
 use crate::decl::{Base, Debian, Layer, Project, Recipe};
 use crate::digest::Digest;
@@ -54,15 +56,21 @@ pub fn debian_of(layer: &Layer) -> Option<&Debian> {
     })
 }
 
-/// The release that a layer is of: its own, or the one of the layers it needs.
-pub fn release_of<'a>(project: &'a Project, layer: &'a Layer) -> &'a str {
+/// The release that a layer is of: its own, the one of the layers it needs, or the one of the base
+/// below.
+fn release_of<'a>(
+    project: &'a Project,
+    layer: &'a Layer,
+    base: Option<&BasePackages<'a>>,
+) -> &'a str {
     let below = project.closure(layer).into_iter().chain([layer]);
-    below.filter_map(debian_of).find_map(|debian| debian.release.as_deref()).unwrap_or_default()
+    let named = below.filter_map(debian_of).find_map(|debian| debian.release.as_deref());
+    named.or(base.map(|base| base.release)).unwrap_or_default()
 }
 
 /// The suites of Debian's own that a layer resolves against: those it names, those of the lowest
 /// layer below that names any, or the usual three.
-pub fn suites_of(project: &Project, layer: &Layer) -> Vec<String> {
+pub fn suites_of(project: &Project, layer: &Layer, base: Option<&BasePackages<'_>>) -> Vec<String> {
     let named =
         debian_of(layer).map(|debian| debian.suites.clone()).filter(|suites| !suites.is_empty());
     let below = || {
@@ -73,7 +81,7 @@ pub fn suites_of(project: &Project, layer: &Layer) -> Vec<String> {
             .find(|debian| !debian.suites.is_empty())
     };
     named.or_else(|| below().map(|debian| debian.suites.clone())).unwrap_or_else(
-        || match release_of(project, layer) {
+        || match release_of(project, layer, base) {
             release @ ("sid" | "unstable" | "experimental") => vec![release.to_owned()],
             release => vec![
                 release.to_owned(),
@@ -84,19 +92,34 @@ pub fn suites_of(project: &Project, layer: &Layer) -> Vec<String> {
     )
 }
 
-/// The digest of what a layer asks of Debian; `None` for a layer that asks nothing.
-pub fn request_of(project: &Project, layer: &Layer, platform: Platform) -> Option<Digest> {
+/// The digest of what a layer asks of Debian, over the base that is locked; `None` for a layer that
+/// asks nothing.
+pub fn request_of(
+    project: &Project,
+    layer: &Layer,
+    platform: Platform,
+    lock: &Lock,
+) -> Option<Digest> {
     let recipe = debian_of(layer)?;
-    let below: Vec<Digest> = project
-        .closure(layer)
+    let base = lock.base_below(project, layer, platform).and_then(|base| base.packages);
+    // a base that is not known yet is one of its own
+    let unknown = || Digest::of(b"a base");
+    let base_digest = base_layer(project, layer, platform)
+        .map(|_| base.as_ref().map_or_else(unknown, |base| base.status));
+    let below: Vec<Digest> = base_digest
         .into_iter()
-        .filter_map(|below| request_of(project, below, platform))
+        .chain(
+            project
+                .closure(layer)
+                .into_iter()
+                .filter_map(|below| request_of(project, below, platform, lock)),
+        )
         .collect();
     let question = DebianQuestion {
         format: 1,
         platform,
-        release: release_of(project, layer),
-        suites: suites_of(project, layer),
+        release: release_of(project, layer, base.as_ref()),
+        suites: suites_of(project, layer, base.as_ref()),
         base: if below.is_empty() { recipe.base } else { Base::None },
         recipe,
         below,

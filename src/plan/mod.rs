@@ -5,6 +5,7 @@
 //! sandboxes share chains as far as they share debian layers. A chain step's Key covers the whole
 //! chain before it, because dpkg's database is one; a content's Key covers its packages only.
 
+mod from;
 mod mcp;
 mod node;
 mod npm;
@@ -19,7 +20,9 @@ mod unpack;
 pub use npm::NpmWork;
 pub use python::{BytecodeWork, WheelsWork};
 pub use spec::{ImageSpec, Port};
-pub use step::{AccountWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work};
+pub use step::{
+    AccountWork, BaseWork, ContentWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work,
+};
 pub use unpack::{TakeWork, UnpackWork};
 
 use std::collections::BTreeMap;
@@ -29,9 +32,10 @@ use serde::Serialize;
 use self::mcp::Configs;
 use self::owner::Owners;
 use self::run::Views;
-use crate::decl::{Fault, Faults, Layer, Project, Recipe, Sandbox};
+use crate::decl::{Fault, Faults, Layer, PathRules, Project, Recipe, Sandbox};
 use crate::digest::Digest;
 use crate::fetch::defaults;
+use crate::lock::base::{base_layer, from_of};
 use crate::lock::interpreter::InterpreterError;
 use crate::lock::question::{LocalDigests, debian_of, request_of, suites_of};
 use crate::lock::{DebPin, Lock};
@@ -169,15 +173,15 @@ impl Plan {
         let views = Views::default();
         let given = Given { project, sandbox: &sandbox.name, platform, lock, local, views: &views };
         let mut planner = Planner::new(given, Scope::Whole);
-        for layer in &layers {
-            planner.add(layer, usize::MAX)?;
-        }
+        planner.add_all(&layers)?;
         planner.add_configs();
         Faults::check(planner.faults)?;
         let steps: Vec<Step> = planner.chain.into_iter().chain(planner.rest).collect();
         let mut aside = planner.aside;
         aside.retain(|step| !steps.iter().any(|shipped| shipped.key == step.key));
-        let spec = ImageSpec::new(sandbox, &layers, platform);
+        let base = layers.iter().find(|layer| from_of(layer).is_some());
+        let base = base.and_then(|layer| lock.base_below(project, layer, platform));
+        let spec = ImageSpec::new(sandbox, &layers, platform, base.as_ref());
         let keys: Vec<Key> = steps.iter().map(|step| step.key).collect();
         let key = key_of("image", &(&keys, &spec));
         Ok(Plan { sandbox: sandbox.name.clone(), platform, steps, aside, spec, key })
@@ -197,9 +201,9 @@ impl Plan {
         let views = Views::default();
         let given = Given { project, sandbox: &sandbox, platform, lock, local, views: &views };
         let mut planner = Planner::new(given, Scope::Runtimes);
-        for layer in project.closure_on(layer, platform).into_iter().chain([layer]) {
-            planner.add(layer, usize::MAX)?;
-        }
+        let layers: Vec<&Layer> =
+            project.closure_on(layer, platform).into_iter().chain([layer]).collect();
+        planner.add_all(&layers)?;
         Faults::check(planner.faults)?;
         let steps: Vec<Step> = planner.chain.into_iter().chain(planner.rest).collect();
         let spec = ImageSpec::bare(platform);
@@ -210,8 +214,17 @@ impl Plan {
 }
 
 impl<'a> Planner<'a> {
+    /// Adds whole layers: a base, if there is one, below all others.
+    fn add_all(&mut self, layers: &[&'a Layer]) -> Result<(), PlanError> {
+        let is_base = |layer: &&&Layer| from_of(layer).is_some();
+        let bases = layers.iter().filter(is_base);
+        let others = layers.iter().filter(|layer| !is_base(layer));
+        bases.chain(others).try_for_each(|layer| self.add(layer, usize::MAX))
+    }
+
     /// Adds the steps of a layer's recipes, those at and after `until` left out.
     fn add(&mut self, layer: &'a Layer, until: usize) -> Result<(), PlanError> {
+        self.add_base(layer)?;
         let users = layer.recipes.iter().filter_map(|recipe| match recipe {
             Recipe::User(user) => Some(AccountWork {
                 name: user.name.clone(),
@@ -256,8 +269,8 @@ impl<'a> Planner<'a> {
     ) -> Result<(), PlanError> {
         let not_locked =
             || PlanError::NotLocked { layer: layer.name.clone(), platform: self.given.platform };
-        let request =
-            request_of(self.given.project, layer, self.given.platform).ok_or_else(not_locked)?;
+        let request = request_of(self.given.project, layer, self.given.platform, self.given.lock)
+            .ok_or_else(not_locked)?;
         let locked = self
             .given
             .lock
@@ -288,13 +301,14 @@ impl<'a> Planner<'a> {
         let title = debian_title(layer);
         let identity: Vec<_> =
             pins.iter().map(|pin| (&pin.name, &pin.version, &pin.arch, &pin.digest)).collect();
-        let key = key_of("content", &(identity, fresh));
+        let paths = self.path_rules(layer);
+        let key = key_of("content", &(identity, fresh, &paths));
         self.chain.push(Step {
             layer: layer.name.clone(),
             key,
             title: title.clone(),
             below: Vec::new(),
-            work: Work::Content { pins: pins.clone(), fresh },
+            work: Work::Content(ContentWork { pins: pins.clone(), fresh, paths }),
         });
         let settle = self.settle_work(layer, pins, accounts);
         let marks: Vec<_> = settle.pins.iter().map(|pin| (&pin.name, pin.mark)).collect();
@@ -324,6 +338,12 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// What is left out of packages: the lowest debian layer says it for all.
+    fn path_rules(&self, layer: &Layer) -> PathRules {
+        let below = self.given.project.closure(layer).into_iter().chain([layer]);
+        below.filter_map(debian_of).next().map(|debian| debian.paths.clone()).unwrap_or_default()
+    }
+
     /// apt in the image is told of the public archives, by the first layer that has them.
     fn settle_work(
         &self,
@@ -342,11 +362,13 @@ impl<'a> Planner<'a> {
         };
         let mut sources = Vec::new();
         let mut keyrings = Vec::new();
-        let lowest =
-            !self.given.project.closure(layer).iter().any(|below| debian_of(below).is_some());
+        let based = base_layer(self.given.project, layer, self.given.platform).is_some();
+        // a base has its own
+        let lowest = !based
+            && !self.given.project.closure(layer).iter().any(|below| debian_of(below).is_some());
         if lowest {
             for archive in ["debian", "debian-security"] {
-                let suites: Vec<String> = suites_of(self.given.project, layer)
+                let suites: Vec<String> = suites_of(self.given.project, layer, None)
                     .into_iter()
                     .filter(|suite| defaults::debian_archive(suite) == archive)
                     .collect();

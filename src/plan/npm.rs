@@ -150,7 +150,7 @@ impl<'a> Planner<'a> {
     ) -> RunWork {
         let mut layers = self.given.project.closure_on(layer, self.given.platform);
         layers.push(layer);
-        let mut env = environment(&[], &layers);
+        let mut env = environment(&[], &layers, self.base_below(layer).as_ref());
         let dir = format!("{root}/{}", script.place);
         if let Some((_, path)) = env.iter_mut().find(|(name, _)| name == "PATH") {
             *path = format!("{}:{path}", search_path(&dir));

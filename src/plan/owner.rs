@@ -108,7 +108,8 @@ impl Owners {
         content: impl Fn() -> Option<Digest>,
     ) -> Result<Option<(FileWork, String)>, OwnerError> {
         Ok(Some(match recipe {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::User(_)
             | Recipe::Run(_)
             | Recipe::Venv(_)

@@ -91,12 +91,16 @@ impl<'a> Planner<'a> {
         let work =
             BytecodeWork { prefix: venv.prefix.clone(), program: interpreter.program.clone() };
         let view = self.view(layer, 0)?;
-        let content = view.steps.iter().filter(|step| matches!(step.work, Work::Content { .. }));
+        let is_below = |step: &&Step| matches!(step.work, Work::Base(_) | Work::Content(_));
+        let content = view.steps.iter().filter(is_below);
         let content: Vec<Step> = content.cloned().collect();
         // what else lies below cannot change what Python makes of a source
         let pythons: Vec<_> = debs_below(project, layer, platform, lock)
             .filter(|pin| pin.name.contains("python"))
-            .map(|pin| (&pin.name, &pin.digest))
+            .map(|pin| {
+                let other = || pin.version.to_owned();
+                (pin.name, pin.digest.map_or_else(other, |digest| digest.to_string()))
+            })
             .collect();
         let bytecode = key_of("bytecode", &(key, &work, pythons));
         let below = content.iter().map(|step| step.key).chain([key]).collect();

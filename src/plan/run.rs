@@ -68,9 +68,7 @@ impl<'a> Planner<'a> {
             return Ok(Rc::clone(view));
         }
         let mut inner = Planner::new(self.given, Scope::Whole);
-        for below in self.given.project.closure_on(layer, self.given.platform) {
-            inner.add(below, usize::MAX)?;
-        }
+        inner.add_all(&self.given.project.closure_on(layer, self.given.platform))?;
         inner.add(layer, at)?;
         let Planner { chain, rest, aside, faults, .. } = inner;
         // those of layers that are shipped are found there, too
@@ -85,8 +83,8 @@ impl<'a> Planner<'a> {
         let Given { project, platform, lock, local, .. } = self.given;
         let requests =
             (0..at).filter_map(|before| recipe_request(project, layer, before, platform, local));
-        let mut pins: Vec<Pin> =
-            requests.filter_map(|request| lock.answer(&request)).flatten().cloned().collect();
+        let pins = requests.filter_map(|request| lock.answer(&request)).flatten();
+        let mut pins: Vec<Pin> = pins.filter(|pin| !pin.is_base()).cloned().collect();
         pins.sort();
         pins.dedup();
         pins
@@ -95,7 +93,8 @@ impl<'a> Planner<'a> {
     fn run_work(&self, layer: &Layer, at: usize, run: &Run) -> RunWork {
         let mut layers = self.given.project.closure_on(layer, self.given.platform);
         layers.push(layer);
-        let mut env = environment(&run.env, &layers);
+        let base = self.base_below(layer);
+        let mut env = environment(&run.env, &layers, base.as_ref());
         env.extend(headers(&layers));
         RunWork {
             command: run.command.clone(),

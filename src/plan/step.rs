@@ -5,9 +5,9 @@ use serde::Serialize;
 use super::npm::NpmWork;
 use super::python::{BytecodeWork, WheelsWork};
 use super::unpack::{TakeWork, UnpackWork};
-use crate::decl::{Debconf, Leftover, Secret};
+use crate::decl::{Debconf, Leftover, PathRules, Secret};
 use crate::digest::Digest;
-use crate::lock::{DebPin, Pin, Source};
+use crate::lock::{BaseLayerPin, DebPin, Pin, Source};
 use crate::name::LayerName;
 use crate::path::LayerPath;
 use crate::store::Key;
@@ -27,8 +27,10 @@ pub struct Step {
 /// What gives the delta.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Debian packages, laid. `fresh`: nothing lies below.
-    Content { pins: Vec<DebPin>, fresh: bool },
+    /// A layer of somebody else's image, as it is.
+    Base(BaseWork),
+    /// Debian packages, laid.
+    Content(ContentWork),
     /// Their maintainer scripts.
     Settle(SettleWork),
     /// Accounts, added to what lies below.
@@ -53,7 +55,8 @@ impl Work {
     /// Whether it sees nothing below, so that it can be made at any time.
     pub fn is_free(&self) -> bool {
         match self {
-            Work::Content { .. }
+            Work::Base(_)
+            | Work::Content(_)
             | Work::Files(_)
             | Work::Npm(_)
             | Work::Wheels(_)
@@ -80,7 +83,8 @@ impl Work {
     /// What it needs of the store beside other layers.
     pub fn sources(&self) -> Vec<Source<'_>> {
         match self {
-            Work::Content { pins, .. } => pins.iter().map(Source::Deb).collect(),
+            Work::Base(work) => vec![Source::BaseLayer(&work.pin)],
+            Work::Content(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Run(work) => work.shelf.iter().filter_map(Pin::source).collect(),
             Work::Npm(work) => work.packages.iter().map(Source::Npm).collect(),
@@ -89,6 +93,22 @@ impl Work {
             Work::Accounts(_) | Work::Files(_) | Work::Copy(_) | Work::Bytecode(_) => Vec::new(),
         }
     }
+}
+
+/// Packages to lay.
+#[derive(Clone, Debug)]
+pub struct ContentWork {
+    pub pins: Vec<DebPin>,
+    /// Nothing lies below.
+    pub fresh: bool,
+    /// What of them is left out.
+    pub paths: PathRules,
+}
+
+/// Which layer it is.
+#[derive(Clone, Debug)]
+pub struct BaseWork {
+    pub pin: BaseLayerPin,
 }
 
 /// What a settle needs; it runs over all chain steps before it.

@@ -129,6 +129,7 @@ impl<'a> Relay<'a> {
                     &Headers {
                         accept: request.accept.clone(),
                         authorization: upstream.authorization.clone(),
+                        form: None,
                     },
                     DOCUMENT,
                 )?;
@@ -185,7 +186,7 @@ impl<'a> Relay<'a> {
             return Err(Refusal::Strange);
         }
         let label = format!("file `{path}`");
-        let headers = |authorization| Headers { accept: None, authorization };
+        let headers = |authorization| Headers { authorization, ..Headers::default() };
         let mut result = Err(Refusal::Strange);
         if !home.is_empty() {
             result = self.get(&label, &home, &headers(upstream.authorization.clone()), FILE);
@@ -215,8 +216,11 @@ impl<'a> Relay<'a> {
         request: &Request,
     ) -> Result<Response, Refusal> {
         let url = below(&index.url, &[project, ""])?;
-        let headers =
-            Headers { accept: request.accept.clone(), authorization: index.authorization.clone() };
+        let headers = Headers {
+            accept: request.accept.clone(),
+            authorization: index.authorization.clone(),
+            form: None,
+        };
         let page = self.get(&format!("project `{project}`"), &[url], &headers, DOCUMENT)?;
         let base = Url::parse(&page.url).map_err(|_| Refusal::Damaged)?;
         let text = String::from_utf8(page.bytes).map_err(|_| Refusal::Damaged)?;
@@ -256,7 +260,7 @@ impl<'a> Relay<'a> {
             }
         }
         let named = named.ok_or(Refusal::Strange)?;
-        let headers = Headers { accept: None, authorization: named.authorization };
+        let headers = Headers { authorization: named.authorization, ..Headers::default() };
         let document = self.get(&format!("file `{name}`"), &[named.url], &headers, FILE)?;
         Ok(Response::ok("application/octet-stream", Body::Bytes(document.bytes)))
     }
@@ -302,6 +306,7 @@ impl Refusal {
         match self {
             Refusal::Strange => 403,
             Refusal::Fetch(FetchError::Status { status, .. }) => *status,
+            Refusal::Fetch(FetchError::Unauthorized { .. }) => 401,
             Refusal::Damaged | Refusal::Fetch(_) => 502,
         }
     }

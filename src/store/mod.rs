@@ -25,7 +25,7 @@ mod stamp;
 
 pub use draft::{Draft, TreeDraft};
 pub use layout::{Claimant, ImageRef, PublishedImage};
-pub use record::{ImageRecord, Key, LayerRecord};
+pub use record::{ImageRecord, Key, LayerRecord, Packed};
 pub use stamp::Stamp;
 
 use std::fs::{self, File};

@@ -33,10 +33,30 @@ impl fmt::Debug for Key {
 pub struct LayerRecord {
     /// Digest of the uncompressed tar (OCI image-spec, `diff_ids`).
     pub diff_id: Digest,
+    /// How somebody else stored it: then that is the blob, and there is none of the tar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     /// Size of the uncompressed tar in bytes.
     pub size: u64,
     /// How the blob looked when its bytes were last known to be right.
     pub stamp: Stamp,
+}
+
+/// A layer as somebody else stored it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// OCI's.
+    pub media_type: String,
+}
+
+impl LayerRecord {
+    /// The blob that has its bytes.
+    pub fn blob(&self) -> &Digest {
+        self.packed.as_ref().map_or(&self.diff_id, |packed| &packed.digest)
+    }
 }
 
 /// The image that a plan gave.
@@ -74,15 +94,15 @@ impl Store {
         record: &LayerRecord,
         damaged: &mut dyn FnMut(&Digest),
     ) -> Result<Option<LayerRecord>, StoreError> {
-        let Some(stamp) = Stamp::at(&self.blob_path(&record.diff_id)) else { return Ok(None) };
+        let Some(stamp) = Stamp::at(&self.blob_path(record.blob())) else { return Ok(None) };
         if stamp == record.stamp {
             return Ok(Some(record.clone()));
         }
-        match self.verify_blob(&record.diff_id) {
+        match self.verify_blob(record.blob()) {
             Ok(()) => Ok(Some(LayerRecord { stamp, ..record.clone() })),
             Err(StoreError::Corrupt { .. }) => {
-                damaged(&record.diff_id);
-                self.drop_blob(&record.diff_id)?;
+                damaged(record.blob());
+                self.drop_blob(record.blob())?;
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -94,7 +114,22 @@ impl Store {
         let path = self.blob_path(&diff_id);
         let meta = fs::symlink_metadata(&path).at("stat", &path)?;
         let stamp = Stamp::new(&meta);
-        let record = LayerRecord { diff_id, size: stamp.size, stamp };
+        let record = LayerRecord { diff_id, packed: None, size: stamp.size, stamp };
+        self.write_record("keys", key, &record)?;
+        Ok(record)
+    }
+
+    /// Remembers a layer that stays as somebody else stored it; `size` is that of its tar.
+    pub fn put_packed(
+        &self,
+        key: &Key,
+        diff_id: Digest,
+        size: u64,
+        packed: Packed,
+    ) -> Result<LayerRecord, StoreError> {
+        let path = self.blob_path(&packed.digest);
+        let meta = fs::symlink_metadata(&path).at("stat", &path)?;
+        let record = LayerRecord { diff_id, packed: Some(packed), size, stamp: Stamp::new(&meta) };
         self.write_record("keys", key, &record)?;
         Ok(record)
     }
@@ -103,7 +138,7 @@ impl Store {
     pub fn find_image(&self, key: &Key) -> Result<Option<ImageRecord>, StoreError> {
         let Some(record) = self.read_record::<ImageRecord>("images", key)? else { return Ok(None) };
         let whole = record.layers.iter().all(|layer| {
-            Stamp::at(&self.blob_path(&layer.diff_id)).is_some_and(|stamp| stamp == layer.stamp)
+            Stamp::at(&self.blob_path(layer.blob())).is_some_and(|stamp| stamp == layer.stamp)
         });
         let intact = |digest| self.read_blob(digest).is_ok();
         Ok((whole && intact(&record.image) && intact(&record.manifest)).then_some(record))

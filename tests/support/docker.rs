@@ -94,7 +94,9 @@ impl Container<'_> {
     /// What it has said.
     pub fn logs(&self) -> String {
         let output = self.engine.command(&["logs", &self.id]).output().unwrap();
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+        [output.stdout, output.stderr]
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat()
     }
 
     #[track_caller]

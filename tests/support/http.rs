@@ -39,6 +39,8 @@ pub enum Fault {
     Bytes(Vec<u8>),
     /// Other bytes without a promised length: the end of the connection is theirs.
     Unannounced(Vec<u8>),
+    /// 401, and what would be liked instead.
+    Challenge(String),
     /// To another address.
     Redirect(String),
 }
@@ -260,6 +262,9 @@ impl State {
             Some(Fault::Status(status)) => Reply::empty(status).send(stream),
             Some(Fault::Busy(status, wait)) => {
                 Reply::empty(status).with("Retry-After", wait).send(stream)
+            }
+            Some(Fault::Challenge(text)) => {
+                Reply::empty(401).with("WWW-Authenticate", &text).send(stream)
             }
             Some(Fault::Redirect(to)) => Reply::empty(302).with("Location", &to).send(stream),
             Some(Fault::Drop) => Ok(After::Close),

@@ -8,6 +8,7 @@ pub mod deb;
 pub mod git;
 pub mod keys;
 pub mod npm;
+pub mod oci;
 pub mod project;
 pub mod repo;
 pub mod server;

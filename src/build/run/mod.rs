@@ -338,7 +338,14 @@ impl RunJob<'_> {
 /// A pin as a step finds it on its shelf; `None` for what no registry has.
 pub(super) fn shelve(pin: &Pin, store: &Store) -> Option<Shelved> {
     match pin {
-        Pin::Archive(_) | Pin::Git(_) | Pin::Laid(_) | Pin::NpmPart(_) | Pin::Python(_) => None,
+        Pin::Archive(_)
+        | Pin::Base(_)
+        | Pin::BaseLayer(_)
+        | Pin::BasePart(_)
+        | Pin::Git(_)
+        | Pin::Laid(_)
+        | Pin::NpmPart(_)
+        | Pin::Python(_) => None,
         Pin::Npm(pin) => Some(Shelved {
             kind: Shelving::Npm,
             name: pin.name.to_string(),

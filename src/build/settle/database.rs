@@ -392,6 +392,14 @@ fn write_extended_states(
     put(&upper.join("var/lib/apt/extended_states"), &text)
 }
 
+/// Whether there is nothing left to do for a package: a base may have some that are held, and some
+/// that were removed.
+fn is_finished(stanza: &str) -> bool {
+    let status = find_field(stanza, "Status").unwrap_or_default();
+    let state = status.rsplit(' ').next().unwrap_or_default();
+    status.contains(" ok ") && ["installed", "config-files", "not-installed"].contains(&state)
+}
+
 /// After the scripts every package must be installed, with its configuration files in place.
 pub(super) fn check_finished(upper: &Path) -> Result<(), SettleError> {
     let path = upper.join(ADMIN).join("status");
@@ -400,7 +408,7 @@ pub(super) fn check_finished(upper: &Path) -> Result<(), SettleError> {
         .filter(|stanza| {
             // a file that stayed aside would make the next upgrade ask
             let waits = |line: &str| line.ends_with(" newconffile");
-            !crate::debian::database::is_configured(stanza) || stanza.lines().any(waits)
+            !is_finished(stanza) || stanza.lines().any(waits)
         })
         .map(|stanza| {
             let field = |name| find_field(stanza, name).unwrap_or_default();

@@ -5,6 +5,7 @@
 //! layers that ask the same share the answer.
 
 mod archive;
+mod base;
 mod deb;
 mod git;
 mod laid;
@@ -14,6 +15,7 @@ mod wheel;
 mod words;
 
 pub use archive::ArchivePin;
+pub use base::{BaseLayerPin, BasePart, BasePin};
 pub use deb::{ArchiveName, DebPin, Mark};
 pub use git::GitPin;
 pub use laid::LaidPin;
@@ -68,6 +70,9 @@ impl Serialize for RequestId {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Pin {
     Archive(ArchivePin),
+    Base(BasePin),
+    BaseLayer(BaseLayerPin),
+    BasePart(BasePart),
     Git(GitPin),
     Laid(LaidPin),
     Npm(NpmPin),
@@ -77,14 +82,31 @@ pub enum Pin {
 }
 
 /// First words of pins' lines.
-const KINDS: &[&str] =
-    &["archive", "git", "laid", "npm", "npm-bundled", "npm-link", "npm-script", "python", "wheel"];
+const KINDS: &[&str] = &[
+    "archive",
+    "base",
+    "base-config",
+    "base-deb",
+    "base-dpkg",
+    "base-layer",
+    "git",
+    "laid",
+    "npm",
+    "npm-bundled",
+    "npm-link",
+    "npm-script",
+    "python",
+    "wheel",
+];
 
 impl Pin {
     /// The first word of its line.
     pub const fn kind(&self) -> &'static str {
         match self {
             Pin::Archive(_) => "archive",
+            Pin::Base(_) => "base",
+            Pin::BaseLayer(_) => "base-layer",
+            Pin::BasePart(part) => part.kind(),
             Pin::Git(_) => "git",
             Pin::Laid(_) => "laid",
             Pin::Npm(_) => "npm",
@@ -98,6 +120,9 @@ impl Pin {
     pub fn label(&self) -> String {
         match self {
             Pin::Archive(pin) => pin.label(),
+            Pin::Base(pin) => pin.label(),
+            Pin::BaseLayer(pin) => pin.label(),
+            Pin::BasePart(part) => part.label(),
             Pin::Git(pin) => pin.label(),
             Pin::Laid(pin) => pin.source.to_string(),
             Pin::Npm(pin) => pin.label(),
@@ -111,6 +136,10 @@ impl Pin {
     pub fn name(&self) -> &str {
         match self {
             Pin::Archive(pin) => &pin.name,
+            Pin::Base(pin) => &pin.name,
+            Pin::BaseLayer(pin) => &pin.image,
+            // what a base has changes with the base, and not by itself
+            Pin::BasePart(part) => part.kind(),
             Pin::Git(pin) => &pin.name,
             Pin::Laid(_) => "laid",
             Pin::Npm(pin) => &pin.name,
@@ -120,10 +149,18 @@ impl Pin {
         }
     }
 
+    /// Whether it is of a base, which is seen as it is and not fetched by steps.
+    pub const fn is_base(&self) -> bool {
+        matches!(self, Pin::Base(_) | Pin::BaseLayer(_) | Pin::BasePart(_))
+    }
+
     /// The words behind kind and request, escaped.
     pub(super) fn write(&self, words: &mut Words) {
         match self {
             Pin::Archive(pin) => pin.write(words),
+            Pin::Base(pin) => pin.write(words),
+            Pin::BaseLayer(pin) => pin.write(words),
+            Pin::BasePart(part) => part.write(words),
             Pin::Git(pin) => pin.write(words),
             Pin::Laid(pin) => pin.write(words),
             Pin::Npm(pin) => pin.write(words),
@@ -144,6 +181,11 @@ impl Pin {
     ) -> Result<Self, String> {
         match kind {
             "archive" => ArchivePin::parse(words).map(Pin::Archive),
+            "base" => BasePin::parse(words).map(Pin::Base),
+            "base-layer" => BaseLayerPin::parse(words).map(Pin::BaseLayer),
+            "base-config" | "base-deb" | "base-dpkg" => {
+                BasePart::parse(kind, words).map(Pin::BasePart)
+            }
             "git" => GitPin::parse(words).map(Pin::Git),
             "laid" => LaidPin::parse(words).map(Pin::Laid),
             "npm" => NpmPin::parse(words).map(Pin::Npm),
@@ -162,6 +204,7 @@ impl Pin {
 pub enum Source<'a> {
     Deb(&'a DebPin),
     Archive(&'a ArchivePin),
+    BaseLayer(&'a BaseLayerPin),
     Git(&'a GitPin),
     Npm(&'a NpmPin),
     Wheel(&'a WheelPin),
@@ -172,9 +215,12 @@ impl Pin {
     pub fn source(&self) -> Option<Source<'_>> {
         match self {
             Pin::Archive(pin) => Some(Source::Archive(pin)),
+            Pin::BaseLayer(pin) => Some(Source::BaseLayer(pin)),
             Pin::Git(pin) => Some(Source::Git(pin)),
             Pin::Npm(pin) => Some(Source::Npm(pin)),
-            Pin::Laid(_) | Pin::NpmPart(_) | Pin::Python(_) => None,
+            Pin::Base(_) | Pin::BasePart(_) | Pin::Laid(_) | Pin::NpmPart(_) | Pin::Python(_) => {
+                None
+            }
             Pin::Wheel(pin) => Some(Source::Wheel(pin)),
         }
     }
@@ -186,6 +232,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(_) => "package",
             Source::Archive(_) => "archive",
+            Source::BaseLayer(_) => "base layer",
             Source::Git(_) => "git",
             Source::Npm(_) => "npm package",
             Source::Wheel(_) => "wheel",
@@ -197,6 +244,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => (&pin.name, &pin.version, &pin.arch),
             Source::Archive(pin) => (&pin.name, "", ""),
+            Source::BaseLayer(pin) => (&pin.image, &pin.short, ""),
             Source::Git(pin) => (&pin.name, pin.short(), ""),
             Source::Npm(pin) => (&pin.name, &pin.version, ""),
             Source::Wheel(pin) => (&pin.name, &pin.version, ""),
@@ -207,6 +255,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => pin.label(),
             Source::Archive(pin) => pin.label(),
+            Source::BaseLayer(pin) => pin.label(),
             Source::Git(pin) => pin.label(),
             Source::Npm(pin) => pin.label(),
             Source::Wheel(pin) => pin.label(),
@@ -217,6 +266,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => pin.digest.into(),
             Source::Archive(pin) => pin.digest.into(),
+            Source::BaseLayer(pin) => pin.digest.into(),
             Source::Git(pin) => pin.digest.into(),
             Source::Npm(pin) => pin.integrity,
             Source::Wheel(pin) => pin.digest.into(),
@@ -228,6 +278,7 @@ impl<'a> Source<'a> {
         match self {
             Source::Deb(pin) => Some(pin.size),
             Source::Archive(pin) => Some(pin.size),
+            Source::BaseLayer(pin) => Some(pin.size),
             Source::Git(pin) => Some(pin.size),
             Source::Npm(_) => None,
             Source::Wheel(pin) => pin.size,

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use rayon::prelude::*;
 use url::Url;
 
-use super::{SolveError, Solver, Update};
+use super::from::installed_index;
+use super::{BaseError, SolveError, Solver, Update};
 use crate::debian::keyring::Keyring;
 use crate::debian::packages::Index;
 use crate::debian::release::{PackagesFile, Release};
@@ -17,8 +18,10 @@ use crate::debian::resolve::{BaseSet, Request, Wanted, resolve};
 use crate::debian::universe::{Member, PinRule, Universe};
 use crate::debian::version::Relation;
 use crate::decl::{Base, Debian, Layer};
+use crate::digest::Digest;
 use crate::fetch::{Want, defaults};
 use crate::fsx::IoAt;
+use crate::lock::base::LockedBase;
 use crate::lock::question::{debian_of, request_of, suites_of};
 use crate::lock::{ArchiveName, DebPin, LayerLock, Lock, Mark};
 use crate::name::LayerName;
@@ -49,19 +52,25 @@ impl Solver<'_> {
         update: &Update,
     ) -> Result<(), SolveError> {
         let mut releases = BTreeMap::new();
-        let mut universes: BTreeMap<(Vec<Suite>, Platform), Universe> = BTreeMap::new();
+        let mut universes: BTreeMap<(Vec<Suite>, Platform, Option<Digest>), Universe> =
+            BTreeMap::new();
         for (layer, platform) in layers {
-            let Some(request) = request_of(self.project, layer, *platform) else { continue };
+            let Some(request) = request_of(self.project, layer, *platform, next) else { continue };
             let locked = lock.layers.get(&(layer.name.clone(), *platform));
             let keep = locked
                 .is_some_and(|locked| locked.request == request && !touches(update, layer, locked));
             if keep {
                 continue;
             }
-            let suites = self.suites(layer)?;
-            let key = (suites.clone(), *platform);
+            let base = next.base_below(self.project, layer, *platform);
+            let suites = self.suites(layer, base.as_ref())?;
+            let status = self.base_status(next, layer, *platform)?;
+            let key = (suites.clone(), *platform, status.as_ref().map(|(digest, _)| *digest));
             if !universes.contains_key(&key) {
-                let universe = self.read_universe(&suites, *platform, lock, &mut releases)?;
+                let installed = status.map(|(_, bytes)| installed_member(&bytes)).transpose()?;
+                let mut members = self.read_members(&suites, *platform, lock, &mut releases)?;
+                members.extend(installed);
+                let universe = Universe::new(members, platform.debian());
                 universes.insert(key.clone(), universe);
             }
             let debs = self.solve_layer(layer, *platform, &universes[&key], lock, next, update)?;
@@ -71,7 +80,11 @@ impl Solver<'_> {
         Ok(())
     }
 
-    fn suites(&self, layer: &Layer) -> Result<Vec<Suite>, SolveError> {
+    fn suites(
+        &self,
+        layer: &Layer,
+        base: Option<&LockedBase<'_>>,
+    ) -> Result<Vec<Suite>, SolveError> {
         let declared: Vec<&Debian> =
             self.project.closure(layer).into_iter().chain([layer]).filter_map(debian_of).collect();
         let bad = |reason: String| SolveError::Declaration { layer: layer.name.clone(), reason };
@@ -80,7 +93,12 @@ impl Solver<'_> {
             debian_of(layer).map(|debian| debian.components.clone()).unwrap_or_default();
         let mirror = declared.iter().rev().find_map(|debian| debian.mirror.clone());
         let key = declared.iter().find_map(|debian| debian.key.clone());
-        for suite in suites_of(self.project, layer) {
+        let packages = base.and_then(|base| base.packages.as_ref());
+        for suite in suites_of(self.project, layer, packages) {
+            if let Some(base) = base.filter(|_| suite.is_empty()) {
+                let source = BaseError::NoRelease { image: base.pin.name.to_string() };
+                return Err(SolveError::Base { layer: layer.name.clone(), source });
+            }
             let archive = defaults::debian_archive(&suite);
             let public =
                 mirror.as_deref().filter(|_| archive == "debian").or(defaults::debian_url(archive));
@@ -110,13 +128,13 @@ impl Solver<'_> {
         Ok(suites)
     }
 
-    fn read_universe(
+    fn read_members(
         &self,
         suites: &[Suite],
         platform: Platform,
         lock: &Lock,
         releases: &mut BTreeMap<(ArchiveName, String), Timestamp>,
-    ) -> Result<Universe, SolveError> {
+    ) -> Result<Vec<Member>, SolveError> {
         let asks: Vec<(String, Vec<Url>)> = suites
             .iter()
             .map(|suite| {
@@ -140,9 +158,7 @@ impl Solver<'_> {
             }
         }
         self.fetch_indexes(&indexes)?;
-        let members: Result<Vec<Member>, SolveError> =
-            indexes.into_par_iter().map(|index| self.read_index(&index)).collect();
-        Ok(Universe::new(members?, platform.debian()))
+        indexes.into_par_iter().map(|index| self.read_index(&index)).collect()
     }
 
     fn verify(&self, suite: &Suite, bytes: &[u8], lock: &Lock) -> Result<Release, SolveError> {
@@ -210,13 +226,17 @@ impl Solver<'_> {
     ) -> Result<Vec<DebPin>, SolveError> {
         let Some(recipe) = debian_of(layer) else { return Ok(Vec::new()) };
         let below = self.project.closure(layer);
+        let base = next.base_below(self.project, layer, platform);
+        let base_debs = base.iter().filter_map(|base| base.packages.as_ref());
+        let base_debs = base_debs.flat_map(|packages| &packages.debs);
         let installed: BTreeMap<String, String> = below
             .iter()
             .filter_map(|below| next.layers.get(&(below.name.clone(), platform)))
             .flat_map(|locked| &locked.debs)
             .map(|pin| (pin.name.to_string(), pin.version.to_string()))
+            .chain(base_debs.map(|(name, version)| ((*name).to_owned(), (*version).to_owned())))
             .collect();
-        let lowest = !below.iter().any(|below| debian_of(below).is_some());
+        let lowest = base.is_none() && !below.iter().any(|below| debian_of(below).is_some());
         let request = Request {
             base: if lowest { base_set(recipe.base) } else { BaseSet::None },
             packages: wanted(layer, recipe, platform)?,
@@ -293,6 +313,18 @@ struct SuiteIndex<'a> {
     release: &'a Release,
     component: &'a str,
     file: PackagesFile<'a>,
+}
+
+/// What a base has, for its relations.
+fn installed_member(status: &[u8]) -> Result<Member, SolveError> {
+    let (archive, suite) = ("base".to_owned(), "the base".to_owned());
+    match Index::parse(installed_index(&String::from_utf8_lossy(status))) {
+        // what is installed is apt's last choice among equals
+        Ok(index) => Ok(Member { index, archive, suite, priority: 100 }),
+        Err(source) => {
+            Err(SolveError::Index { archive, suite, component: "status".to_owned(), source })
+        }
+    }
 }
 
 fn touches(update: &Update, layer: &Layer, locked: &LayerLock) -> bool {

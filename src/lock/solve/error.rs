@@ -1,5 +1,6 @@
 //! Why a lock cannot be made.
 
+use super::from::BaseError;
 use super::npm::NpmLockError;
 use super::npm_tools::NpmToolsError;
 use super::python::VenvError;
@@ -16,6 +17,7 @@ use crate::lock::interpreter::InterpreterError;
 use crate::lock::toolroom::ToolError;
 use crate::name::LayerName;
 use crate::npm::TarballError;
+use crate::oci::OciError;
 use crate::platform::Platform;
 use crate::python::WheelError;
 use crate::store::StoreError;
@@ -39,6 +41,10 @@ pub enum SolveError {
     NoIndex { archive: String, suite: String, component: String, arch: String },
     #[error("layer `{layer}` for {platform}: {source}")]
     Unsolvable { layer: LayerName, platform: Platform, source: Unsolvable },
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    #[error("layer `{layer}`: {source}")]
+    Base { layer: LayerName, source: BaseError },
     #[error(transparent)]
     Tool(#[from] ToolError),
     #[error(transparent)]
@@ -67,6 +73,7 @@ impl SolveError {
     pub fn blame(&self) -> Blame {
         match self {
             SolveError::Fetch(error) => error.blame(),
+            SolveError::Oci(error) => error.blame(),
             SolveError::Tool(error) => error.blame(),
             SolveError::Interpreter(error) => error.blame(),
             SolveError::Venv { source: VenvError::Answer(_), .. } => Blame::World,
@@ -75,6 +82,7 @@ impl SolveError {
             SolveError::NpmTools { source, .. } => source.blame(),
             SolveError::Git { source, .. } => source.blame(),
             SolveError::Missing { .. }
+            | SolveError::Base { .. }
             | SolveError::Key { .. }
             | SolveError::Unsolvable { .. }
             | SolveError::NotThere { .. }
@@ -86,6 +94,7 @@ impl SolveError {
     pub fn help(&self) -> Option<String> {
         match self {
             SolveError::Fetch(error) => error.help().map(str::to_owned),
+            SolveError::Oci(error) => error.help(),
             SolveError::Tool(error) => error.help().map(str::to_owned),
             SolveError::Interpreter(error) => Some(error.help().to_owned()),
             SolveError::Venv { source, .. } => source.help(),

@@ -11,12 +11,12 @@ use crate::lock::{GitPin, Pin};
 
 /// Has the tree of a declaration in the store.
 pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, git: &Git) -> Result<Vec<Pin>, SolveError> {
-    let Solver { project, mirrors, store, client, progress, .. } = *solver;
+    let Solver { client, progress, .. } = *solver;
     let label = format!("git `{}` {}", git.url.name(), git.rev);
     if client.is_offline() {
         return Err(FetchError::Offline { label }.into());
     }
-    let places = Places { project, mirrors, store };
+    let places = solver.places();
     progress.started(&label, None);
     let made = places.workshop(client).make(git, None);
     progress.finished(&label);

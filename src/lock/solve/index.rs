@@ -45,7 +45,11 @@ pub(super) fn read_page(
     project: &ProjectName,
 ) -> Result<Vec<IndexFile>, FetchError> {
     let url = index.url.join(&format!("{project}/")).unwrap_or_else(|_| index.url.clone());
-    let headers = Headers { accept: Some(ACCEPT.to_owned()), authorization: index.authorization() };
+    let headers = Headers {
+        accept: Some(ACCEPT.to_owned()),
+        authorization: index.authorization(),
+        form: None,
+    };
     let label = format!("project `{project}`");
     let page = match client.get_with(&label, &[url], &headers, LARGEST) {
         Err(error) if error.is_gone() => return Ok(Vec::new()),

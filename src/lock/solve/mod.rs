@@ -3,6 +3,7 @@
 
 mod debian;
 mod error;
+mod from;
 mod git;
 mod index;
 mod node;
@@ -18,6 +19,7 @@ mod source;
 mod uv;
 
 pub use error::SolveError;
+pub use from::{BaseError, Origins};
 pub use places::{Places, lock_path};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,12 +27,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::Lock;
+use super::base::{LockedBase, base_request};
 use super::interpreter::interpreter_of;
 use super::pin::{LaidPin, Pin, PythonPin, RequestId};
 use super::question::{LocalDigests, recipe_request, request_of};
 use super::toolroom::Toolroom;
 use crate::decl::{Layer, Project, Recipe};
 use crate::fetch::{Client, MirrorMap, Progress};
+use crate::oci::Keychain;
 use crate::platform::Platform;
 use crate::store::Store;
 
@@ -51,6 +55,7 @@ pub struct Solver<'a> {
     pub store: &'a Store,
     pub client: &'a Client,
     pub mirrors: &'a MirrorMap,
+    pub keychain: &'a Keychain,
     /// Of the files that recipes read.
     pub local: &'a LocalDigests,
     /// Runs the programs that resolve.
@@ -84,12 +89,18 @@ impl Solver<'_> {
         update: &Update,
     ) -> Result<Lock, SolveError> {
         let mut next = lock.clone();
+        self.solve_bases(&mut next, layers, update)?;
         self.solve_debian(lock, &mut next, layers, update)?;
         for (layer, platform) in layers {
             self.solve_recipes(lock, &mut next, layer, *platform, update)?;
         }
         next.drop_unasked();
         Ok(next)
+    }
+
+    fn places(&self) -> Places<'_> {
+        let Solver { project, mirrors, store, keychain, .. } = *self;
+        Places { project, mirrors, store, keychain }
     }
 
     fn solve_recipes(
@@ -105,10 +116,11 @@ impl Solver<'_> {
             let request = recipe_request(self.project, layer, at, platform, self.local);
             let Some(request) = request else { continue };
             let known = next.answers.get(&request);
+            let is_base = matches!(recipe, Recipe::From(_));
             let stale = |pins: &Vec<Pin>| {
                 touches(update, layer, pins) || !self.holds(layer, at, platform, next, pins)
             };
-            if known.is_none_or(stale) {
+            if !is_base && known.is_none_or(stale) {
                 let previous = lock.previous(layer, platform, recipe.kind());
                 let standing = lock.answer(&request);
                 let ask =
@@ -135,7 +147,8 @@ impl Solver<'_> {
 
     fn solve_recipe(&self, ask: &Ask<'_>) -> Result<Vec<Pin>, SolveError> {
         match ask.recipe {
-            Recipe::Debian(_)
+            Recipe::From(_)
+            | Recipe::Debian(_)
             | Recipe::Files(_)
             | Recipe::File(_)
             | Recipe::User(_)
@@ -182,7 +195,15 @@ fn holds(
         let laid = source.map(|source| Pin::Laid(LaidPin { source: source.integrity() }));
         return laid.is_some_and(|laid| pins.contains(&laid));
     }
-    let Some(Recipe::Venv(venv)) = layer.recipes.get(at) else { return true };
+    let venv = match layer.recipes.get(at) {
+        Some(Recipe::Venv(venv)) => venv,
+        Some(Recipe::From(_)) => {
+            let request = base_request(project, layer, platform);
+            let needed = request.is_some_and(|one| from::needs_packages(project, &one, platform));
+            return LockedBase::of(pins).is_some_and(|base| base.packages.is_some() || !needed);
+        }
+        _ => return true,
+    };
     let found = interpreter_of(project, layer, platform, lock, venv.python.as_deref());
     let Ok(found) = found else { return false };
     pins.contains(&Pin::Python(PythonPin::of(&found)))
@@ -196,7 +217,7 @@ pub fn unanswered<'a>(
     local: &LocalDigests,
 ) -> Vec<(&'a Layer, Platform)> {
     let answered = |layer: &Layer, platform: Platform| {
-        let debian = request_of(project, layer, platform)
+        let debian = request_of(project, layer, platform, lock)
             .is_none_or(|request| lock.find(&layer.name, platform, &request).is_some());
         let mut recipes = (0..layer.recipes.len())
             .filter_map(|at| Some((at, recipe_request(project, layer, at, platform, local)?)));

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::project_files::ProjectFiles;
-use super::{Ask, Places, SolveError, Solver};
+use super::{Ask, SolveError, Solver};
 use crate::blame::Blame;
 use crate::decl::{Kind, Npm};
 use crate::fetch::FetchError;
@@ -230,8 +230,8 @@ impl Reading<'_> {
     }
 
     fn scripts_of(&self, lock: &str, pin: &NpmPin) -> Result<Vec<NpmPart>, SolveError> {
-        let Solver { project, mirrors, store, client, progress, .. } = *self.solver;
-        let places = Places { project, mirrors, store };
+        let Solver { client, progress, store, .. } = *self.solver;
+        let places = self.solver.places();
         let source = Source::Npm(pin);
         if !places.has(&source) {
             let mut failures = places.fetch(client, &[source], progress)?;

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Places, SolveError, Solver};
+use super::{SolveError, Solver};
 use crate::digest::Integrity;
 use crate::fsx::IoAt;
 use crate::lock::{NpmPin, Source};
@@ -61,7 +61,7 @@ impl Solver<'_> {
         if dir.join(NODE).is_file() {
             return Ok(dir);
         }
-        let places = Places { project: self.project, mirrors: self.mirrors, store: self.store };
+        let places = self.places();
         let sources = [Source::Npm(&npm), Source::Npm(&node)];
         places.fetch_tools(self.client, &sources, self.progress)?;
         let tools = self.store.root().join("tools");

@@ -1,21 +1,24 @@
 //! Where sources are: what the declarations, the mirrors and the public defaults say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use super::from::{Origins, layer_want};
 use super::index::{IndexFile, read_page};
 use super::registry::{find_tarball, tarball_urls};
-use crate::decl::{Archive, Project, Recipe};
+use crate::decl::{Archive, ImageSource, Project, Recipe};
 use crate::digest::Integrity;
 use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults};
 use crate::fsx::IoAt;
+use crate::lock::base::from_of;
 use crate::lock::question::debian_of;
-use crate::lock::{ArchivePin, DebPin, Source, WheelPin};
+use crate::lock::{ArchivePin, BaseLayerPin, DebPin, Source, WheelPin};
 use crate::npm::PackageName;
+use crate::oci::{Keychain, OciError};
 use crate::store::Store;
 
 /// What says where sources are, and where they go.
@@ -24,6 +27,7 @@ pub struct Places<'a> {
     pub project: &'a Project,
     pub mirrors: &'a MirrorMap,
     pub store: &'a Store,
+    pub keychain: &'a Keychain,
 }
 
 impl Places<'_> {
@@ -35,6 +39,8 @@ impl Places<'_> {
             Source::Archive(pin) => archive_urls(self.project, pin),
             // its repository is asked by git
             Source::Git(_) => Vec::new(),
+            // its origin knows, which may want a token first
+            Source::BaseLayer(_) => Vec::new(),
             Source::Npm(pin) => tarball_urls(self.mirrors, pin),
             Source::Wheel(pin) => wheel_urls(self.mirrors, pin),
         };
@@ -62,7 +68,7 @@ impl Places<'_> {
                 let name: PackageName = pin.name.parse().ok()?;
                 Url::parse(defaults::NPM).ok()?.join(&name.tarball_path(&pin.version)).ok()
             }
-            Source::Deb(_) | Source::Archive(_) | Source::Git(_) => None,
+            Source::Deb(_) | Source::Archive(_) | Source::BaseLayer(_) | Source::Git(_) => None,
         };
         let want = |source: &Source<'_>| {
             let mut want = self.want(source);
@@ -107,6 +113,39 @@ impl Places<'_> {
         Ok(failures)
     }
 
+    /// Fetches layers of bases from where declarations say that those are; answers what failed.
+    pub fn fetch_layers(
+        &self,
+        client: &Client,
+        pins: &[&BaseLayerPin],
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
+        let mut failures = BTreeMap::new();
+        let names: BTreeSet<&str> = pins.iter().map(|pin| &*pin.image).collect();
+        for name in names {
+            let wanted = || pins.iter().filter(|pin| *pin.image == *name);
+            let mut lost: BTreeMap<Integrity, FetchError> = wanted()
+                .map(|pin| (pin.digest.into(), FetchError::NoUrl { label: pin.label() }))
+                .collect();
+            let declared = self.project.layers.values().filter_map(from_of);
+            let sources: BTreeMap<String, &ImageSource> = declared
+                .filter(|from| from.source.name() == name)
+                .map(|from| (from.source.to_string(), &from.source))
+                .collect();
+            for source in sources.into_values() {
+                if lost.is_empty() {
+                    break;
+                }
+                let Places { project, mirrors, keychain, .. } = *self;
+                let origin = Origins { project, client, mirrors, keychain }.find(source)?;
+                let wants = wanted().map(|pin| layer_want(self.store, pin)).collect();
+                lost = origin.fetch(wants, self.store, progress)?;
+            }
+            failures.extend(lost);
+        }
+        Ok(failures)
+    }
+
     /// The file of the project that a source is, if it is one.
     fn local<'s>(&'s self, source: &Source<'s>) -> Option<&'s str> {
         match source {
@@ -119,7 +158,7 @@ impl Places<'_> {
                 });
                 local.next()
             }
-            Source::Deb(_) | Source::Git(_) | Source::Wheel(_) => None,
+            Source::Deb(_) | Source::BaseLayer(_) | Source::Git(_) | Source::Wheel(_) => None,
         }
     }
 
@@ -175,7 +214,9 @@ impl Places<'_> {
             let urls = match source {
                 Source::Wheel(pin) => find_wheel(client, &self.mirrors.python_indexes(), pin)?,
                 Source::Npm(pin) => find_tarball(client, self.mirrors, pin)?,
-                Source::Deb(_) | Source::Archive(_) | Source::Git(_) => continue,
+                Source::Deb(_) | Source::Archive(_) | Source::BaseLayer(_) | Source::Git(_) => {
+                    continue;
+                }
             };
             if !urls.is_empty() {
                 wants.push(Want { urls, ..self.want(source) });

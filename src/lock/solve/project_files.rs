@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Ask, Places, SolveError, Solver};
+use super::{Ask, SolveError, Solver};
 use crate::decl::{LaidProject, Picks, Take};
 use crate::digest::Integrity;
 use crate::fsx::{IoAt, PathIo};
@@ -111,7 +111,7 @@ impl ProjectFiles {
         laid: &LaidProject,
         reads: fn(&str) -> bool,
     ) -> Result<Self, SolveError> {
-        let Solver { project, mirrors, store, client, progress, local, .. } = *solver;
+        let Solver { project, store, client, progress, local, .. } = *solver;
         let no_source = || SolveError::Declaration {
             layer: ask.layer.name.clone(),
             reason: "the recipe that lays the project has no source".to_owned(),
@@ -121,7 +121,7 @@ impl ProjectFiles {
         let source = pins.iter().find_map(Pin::source).ok_or_else(no_source)?;
         let take = ask.layer.recipes.get(laid.recipe).and_then(|recipe| recipe.take());
         let take = take.ok_or_else(no_source)?;
-        let places = Places { project, mirrors, store };
+        let places = solver.places();
         if !places.has(&source) {
             let failed = places.fetch(client, &[source], progress)?.pop_first();
             failed.map_or(Ok(()), |(_, error)| Err(error))?;

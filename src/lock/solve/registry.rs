@@ -114,7 +114,7 @@ impl Solver<'_> {
     pub(super) fn npm_document(&self, name: &str) -> Result<Option<Document>, SolveError> {
         let registry = self.mirrors.npm_registry();
         let url = registry.join(&name.replace('/', "%2f")).unwrap_or(registry);
-        let headers = Headers { accept: Some("application/json".to_owned()), authorization: None };
+        let headers = Headers { accept: Some("application/json".to_owned()), ..Headers::default() };
         let label = format!("npm package `{name}`");
         match self.client.get_with(&label, &[url], &headers, DOCUMENT) {
             Err(error) if error.is_gone() => Ok(None),
@@ -142,7 +142,7 @@ pub(super) fn find_tarball(
     let Some(url) = below(mirrors.npm_registry(), &pin.name).filter(|_| of_registry) else {
         return Ok(Vec::new());
     };
-    let headers = Headers { accept: Some(ABBREVIATED.to_owned()), authorization: None };
+    let headers = Headers { accept: Some(ABBREVIATED.to_owned()), ..Headers::default() };
     let label = format!("npm package `{}`", pin.name);
     let document = match client.get_with(&label, &[url], &headers, DOCUMENT) {
         Err(error) if error.is_gone() => return Ok(Vec::new()),

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::{Places, SolveError, Solver};
+use super::{SolveError, Solver};
 use crate::digest::Digest;
 use crate::fsx::IoAt;
 use crate::lock::{Source, WheelPin};
@@ -50,7 +50,7 @@ impl Solver<'_> {
         if dir.join("uv").is_file() {
             return Ok(dir);
         }
-        let places = Places { project: self.project, mirrors: self.mirrors, store: self.store };
+        let places = self.places();
         places.fetch_tools(self.client, &[Source::Wheel(&pin)], self.progress)?;
         let failed = |source| SolveError::Uv { version: VERSION, source };
         let blob = self.store.blob_path(&pin.digest);

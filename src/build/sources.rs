@@ -1,0 +1,63 @@
+//! What a build needs from outside, and fetching it.
+
+use super::builder::{BuildError, Builder};
+use crate::fetch::FetchError;
+use crate::lock::solve::Places;
+use crate::lock::{BaseLayerPin, DebPin, Source};
+use crate::plan::Plan;
+
+impl Builder<'_> {
+    /// The sources of a plan that the store does not have and a build needs.
+    pub fn missing_sources<'p>(&self, plan: &'p Plan) -> Result<Vec<Source<'p>>, BuildError> {
+        let places = self.places();
+        let mut missing = Vec::new();
+        let wanted = self.wanted(plan)?;
+        for step in plan.aside.iter().chain(&plan.steps) {
+            if wanted.contains(&step.key) {
+                missing.extend(step.work.sources().into_iter().filter(|one| !places.has(one)));
+            }
+        }
+        missing.sort_by_key(Source::integrity);
+        missing.dedup_by_key(|source| source.integrity());
+        Ok(missing)
+    }
+
+    fn places(&self) -> Places<'_> {
+        let Builder { project, mirrors, store, keychain, .. } = *self;
+        Places { project, mirrors, store, keychain }
+    }
+
+    /// Fetches sources.
+    pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
+        let places = self.places();
+        let (layers, others): (Vec<_>, Vec<_>) =
+            sources.iter().copied().partition(|source| matches!(source, Source::BaseLayer(_)));
+        let mut failures = places.fetch(self.client, &others, self.events)?;
+        let layers: Vec<&BaseLayerPin> = layers
+            .into_iter()
+            .filter_map(|source| match source {
+                Source::BaseLayer(pin) => Some(pin),
+                _ => None,
+            })
+            .collect();
+        failures.extend(places.fetch_layers(self.client, &layers, self.events)?);
+        if failures.is_empty() {
+            return Ok(());
+        }
+        let lost = sources.iter().filter(|source| failures.contains_key(&source.integrity()));
+        let deb = |source: &Source<'_>| match source {
+            Source::Deb(pin) => Some((*pin).clone()),
+            _ => None,
+        };
+        let pins: Option<Vec<DebPin>> = lost.map(deb).collect();
+        match pins {
+            Some(pins) if failures.values().all(FetchError::is_gone) => {
+                Err(BuildError::Gone { pins })
+            }
+            _ => {
+                let errors = failures.into_values().collect();
+                Err(BuildError::Sources { total: sources.len(), errors })
+            }
+        }
+    }
+}

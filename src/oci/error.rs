@@ -1,0 +1,79 @@
+//! What can go wrong with somebody else's image.
+
+use super::credentials::CredentialError;
+use super::document::DocumentError;
+use super::peek::PeekError;
+use crate::blame::Blame;
+use crate::digest::Digest;
+use crate::fetch::FetchError;
+use crate::fsx::PathIo;
+
+/// Why an image cannot be had. Each names the image.
+#[derive(Debug, thiserror::Error)]
+pub enum OciError {
+    #[error("image `{image}`: {source}")]
+    Document { image: String, source: DocumentError },
+    #[error("image `{image}`: {registry} does not have it")]
+    Missing { image: String, registry: String },
+    #[error("image `{image}`: {registry} does not let {who} have it")]
+    Denied { image: String, registry: String, who: &'static str },
+    #[error("image `{image}`: {registry} asks for what nobody understands: `{challenge}`")]
+    Challenge { image: String, registry: String, challenge: String },
+    #[error("image `{image}`: {what} gave other bytes: expected {expected}, found {found}")]
+    Digest { image: String, what: &'static str, expected: Digest, found: Digest },
+    #[error("image `{image}`: {what} has {found} bytes, expected {expected}")]
+    Size { image: String, what: &'static str, expected: u64, found: u64 },
+    #[error("image `{image}`: the layout has {}", list(found))]
+    Tag { image: String, found: Vec<String> },
+    #[error("image `{image}`: {registry} is no address of a registry")]
+    Address { image: String, registry: String },
+    #[error("image `{image}`: {source}")]
+    Peek { image: String, source: PeekError },
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Io(#[from] PathIo),
+}
+
+fn list(found: &[String]) -> String {
+    match found {
+        [] => "no image of that tag".to_owned(),
+        found => format!("images of the tags {}", found.join(", ")),
+    }
+}
+
+impl OciError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            OciError::Document {
+                source: DocumentError::NoPlatform { .. } | DocumentError::OtherPlatform { .. },
+                ..
+            }
+            | OciError::Missing { .. }
+            | OciError::Tag { .. }
+            | OciError::Address { .. } => Blame::Input,
+            OciError::Credential(error) => error.blame(),
+            OciError::Fetch(error) => error.blame(),
+            _ => Blame::World,
+        }
+    }
+
+    /// The next step.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            OciError::Denied { registry, .. } => Some(format!(
+                "if it exists, run `docker login {registry}`: what that writes is read here"
+            )),
+            OciError::Missing { .. } => Some("look at the name and the tag in `from`".to_owned()),
+            OciError::Tag { .. } => Some("write `oci:DIRECTORY:TAG`".to_owned()),
+            OciError::Document { source: DocumentError::NoPlatform { .. }, .. } => Some(
+                "leave the platform out of `platforms` in `project`, or say `only` in the layer"
+                    .to_owned(),
+            ),
+            OciError::Fetch(error) => error.help().map(str::to_owned),
+            _ => None,
+        }
+    }
+}
