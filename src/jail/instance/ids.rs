@@ -38,7 +38,11 @@ impl Ids {
 
     /// A user namespace of these ids, without a process in it.
     pub(super) fn namespace(self) -> Setup<OwnedFd> {
-        namespace(&[(0, self.root(), COUNT)])
+        match self {
+            Ids::Own { first } => namespace(&[(0, first, COUNT)]),
+            // a row must lie within one of the starter's own, which has its root apart
+            Ids::Shared => namespace(&[(0, 0, 1), (1, 1, COUNT - 1)]),
+        }
     }
 
     /// A file system's part as the instance is to see it: owners of the trees are the instance's.
