@@ -304,12 +304,13 @@ pub fn search_path() -> Vec<PathBuf> {
 /// others.
 pub fn state_path() -> Outcome<PathBuf> {
     if let Some(path) = std::env::var_os("SBX_STATE").filter(|value| !value.is_empty()) {
-        return std::path::absolute(&path)
-            .map_err(|error| Failure::world(format!("{}: {error}", PathBuf::from(path).display())));
+        return std::path::absolute(&path).map_err(|error| {
+            Failure::world(format!("{}: {error}", PathBuf::from(path).display()))
+        });
     }
     // root of a user namespace is a user all the same
-    let map = IdMap::current()
-        .map_err(|error| Failure::world(format!("/proc/self/uid_map: {error}")))?;
+    let map =
+        IdMap::current().map_err(|error| Failure::world(format!("/proc/self/uid_map: {error}")))?;
     if rustix::process::geteuid().is_root() && map == IdMap::Identity {
         return Ok(PathBuf::from("/var/lib/sbx/instances"));
     }

@@ -281,8 +281,7 @@ fn solve_again(
 
 /// An ordinary user works in a user namespace: the same command, started anew in it.
 pub fn run_in_namespace(program: &Path) -> Outcome {
-    let status =
-        run_in_user_namespace(program, &own_arguments()).map_err(namespace_failure)?;
+    let status = run_in_user_namespace(program, &own_arguments()).map_err(namespace_failure)?;
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Silent(u8::try_from(code).unwrap_or(70))),

@@ -34,7 +34,12 @@ pub struct ExecArguments {
     #[arg(value_name = "INSTANCE")]
     instance: String,
     /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     command: Vec<String>,
 }
 
@@ -56,8 +61,9 @@ pub fn run(arguments: &ExecArguments, ui: &Ui) -> Outcome {
     let held = hold_signals();
     let pipes = Pipes::open(ui, arguments.interactive && seat.is_none())?;
     let failed = |error: std::io::Error| Failure::from(LaunchError::Spawn(error));
+    let keeper = instance.record.keeper.unwrap_or_default();
     let entered =
-        enter(&own_program()?, first.as_fd(), pipes.near(), &visitor).map_err(failed)?;
+        enter(&own_program()?, keeper, first.as_fd(), pipes.near(), &visitor).map_err(failed)?;
     let far = pipes.give_away();
     pass_signals(held, entered.pid());
     let ended = std::thread::scope(|scope| {

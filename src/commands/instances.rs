@@ -87,7 +87,11 @@ impl<'a> Row<'a> {
 }
 
 pub fn ps(_: &PsArguments, ui: &Ui) -> Outcome {
-    let instances = State::open(&state_path()?)?.list()?;
+    let state = State::open(&state_path()?)?;
+    let instances = state.list()?;
+    if !rustix::process::geteuid().is_root() && state.has_leftovers()? {
+        return run_in_namespace(&own_program()?);
+    }
     let rows: Vec<Row<'_>> = instances.iter().map(Row::new).collect();
     ui.answer(&rows, || {
         let mut lines =
@@ -136,7 +140,8 @@ pub fn logs(arguments: &LogsArguments, ui: &Ui) -> Outcome {
         if over {
             return Ok(());
         }
-        if sbx::fsx::inode(&log) != std::fs::File::open(&path).ok().as_ref().and_then(sbx::fsx::inode)
+        if sbx::fsx::inode(&log)
+            != std::fs::File::open(&path).ok().as_ref().and_then(sbx::fsx::inode)
             && let Ok(next) = std::fs::File::open(&path)
         {
             log = next;

@@ -105,10 +105,7 @@ impl Quota {
             let quota = u64::from(milli) * PERIOD / 1000;
             Limit {
                 controller: "cpu",
-                one: vec![
-                    setting("cpu.cfs_period_us", PERIOD),
-                    setting("cpu.cfs_quota_us", quota),
-                ],
+                one: vec![setting("cpu.cfs_period_us", PERIOD), setting("cpu.cfs_quota_us", quota)],
                 two: vec![setting("cpu.max", format!("{quota} {PERIOD}"))],
             }
         });
@@ -223,8 +220,7 @@ impl Hierarchies {
     }
 
     fn parse(mountinfo: &str, own: &str) -> Self {
-        let mut found =
-            Hierarchies { mounts: Vec::new(), unified: None, own: own.to_owned() };
+        let mut found = Hierarchies { mounts: Vec::new(), unified: None, own: own.to_owned() };
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let Some(point) = left.split(' ').nth(4).map(PathBuf::from) else { continue };

@@ -22,6 +22,7 @@ mod overlay;
 mod passing;
 mod probe;
 mod program;
+mod sealed;
 mod signals;
 mod spawn;
 mod spec;
@@ -29,11 +30,12 @@ mod subordinate;
 mod terminal;
 mod userns;
 
-pub use probe::{Abilities, Obstacle, probe};
-pub use spawn::{End, Jail, JailError, Outcome};
-pub use child::{Setup, fork, forget_parent, die_with_parent};
+pub use child::{Setup, die_with_parent, forget_parent, fork};
 pub use passing::{receive, send};
+pub use probe::{Abilities, Obstacle, probe};
+pub use sealed::seal;
 pub use signals::Held;
+pub use spawn::{End, Jail, JailError, Outcome};
 pub use spec::{Bind, Ended, Report, SECRETS, SecretFile, SetupFault, Socket, Spec};
 pub use terminal::Terminal;
 pub use userns::{IdMap, UserNamespaceError, run_in_user_namespace};
@@ -49,7 +51,10 @@ pub fn intercept() {
     userns::finish_entering();
     match std::env::args_os().nth(1) {
         Some(first) if first == CHILD_ARGUMENT => child::main(),
-        Some(first) if first == ENTER_ARGUMENT => instance::enter_main(),
+        Some(first) if first == ENTER_ARGUMENT => {
+            let keeper = std::env::args().nth(2).and_then(|number| number.parse().ok());
+            instance::enter_main(keeper);
+        }
         _ => {}
     }
 }

@@ -17,7 +17,7 @@ use crate::decl::{Egress, Limits, Ready, SecurityLevel};
 use crate::fsx::IoAt;
 use crate::jail::cgroup::{Cgroup, Quota};
 use crate::jail::instance::{Cell, Ids, Program, Tightness, Volume};
-use crate::jail::{Ended, Held, IdMap, receive, send};
+use crate::jail::{Ended, Held, IdMap, receive, seal, send};
 
 /// An instance that is to be started.
 #[derive(Debug)]
@@ -119,9 +119,7 @@ impl Attached {
     pub fn wait_ready(&mut self) -> Result<(), LaunchError> {
         match self.hear()? {
             Message::Ready => Ok(()),
-            Message::NotReady => {
-                Err(LaunchError::NotReady { seconds: self.timeout.as_secs_f64() })
-            }
+            Message::NotReady => Err(LaunchError::NotReady { seconds: self.timeout.as_secs_f64() }),
             Message::Ended(how) => Err(LaunchError::EndedEarly(how)),
             _ => Err(LaunchError::KeeperGone),
         }
@@ -149,10 +147,9 @@ impl Attached {
 fn refuse(spec: &Spec) -> Result<(), LaunchError> {
     match spec.egress {
         Egress::None => Ok(()),
-        Egress::Hosts(_) | Egress::Any => Err(LaunchError::Refused {
-            what: "`egress`".to_owned(),
-            sandbox: spec.sandbox.clone(),
-        }),
+        Egress::Hosts(_) | Egress::Any => {
+            Err(LaunchError::Refused { what: "`egress`".to_owned(), sandbox: spec.sandbox.clone() })
+        }
     }
 }
 
@@ -184,7 +181,10 @@ fn volumes(spec: &Spec) -> Result<Vec<Volume>, LaunchError> {
         let from = std::path::absolute(&volume.from).map_err(|error| fail(error.to_string()))?;
         let real = from.canonicalize().map_err(|error| fail(error.to_string()))?;
         if real != from.components().collect::<PathBuf>() {
-            return Err(fail(format!("it leads through a link to `{}`: name that", real.display())));
+            return Err(fail(format!(
+                "it leads through a link to `{}`: name that",
+                real.display()
+            )));
         }
         Ok(Volume { from: real, to: volume.to.clone(), read_only: volume.read_only })
     };
@@ -199,7 +199,13 @@ fn order(
 ) -> Result<Order, LaunchError> {
     let spec = launch.spec;
     let data = claim.dir.join("data");
-    for path in [data.clone(), data.join("upper"), data.join("work"), data.join("root"), data.join("lowers")] {
+    for path in [
+        data.clone(),
+        data.join("upper"),
+        data.join("work"),
+        data.join("root"),
+        data.join("lowers"),
+    ] {
         std::fs::create_dir(&path).at("create", &path)?;
     }
     let ids = match IdMap::current().at("read", "/proc/self/uid_map")? {
@@ -311,7 +317,9 @@ fn spawn(
     connections: &Connections<'_>,
 ) -> Result<Attached, LaunchError> {
     let (mut talk, input) = UnixStream::pair().map_err(LaunchError::Spawn)?;
-    let child = Command::new(launch.program)
+    // kept until the keeper runs from it
+    let (program, _sealed) = seal(launch.program).map_err(LaunchError::Spawn)?;
+    let child = Command::new(program)
         .arg(super::KEEPER_ARGUMENT)
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(input)))
@@ -339,4 +347,3 @@ fn spawn(
         ids: order.cell.ids,
     })
 }
-

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::blame::Blame;
 use crate::fsx::PathIo;
-use crate::jail::{Ended, SetupFault};
 use crate::jail::cgroup::CgroupError;
+use crate::jail::{Ended, SetupFault};
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -98,14 +98,14 @@ impl LaunchError {
             LaunchError::NotRunning(name) => format!("run `sbx logs {name}` to see how it ended"),
             LaunchError::Running(name) => format!("run `sbx stop {name}`, or say `--force`"),
             LaunchError::Port { port, .. } => {
-                format!("publish another with `-p 0:PORT`, or find who has it: `ss -ltnp 'sport = {port}'`")
+                format!(
+                    "publish another with `-p 0:PORT`, or find who has it: `ss -ltnp 'sport = {port}'`"
+                )
             }
             LaunchError::Variable { name, .. } => {
                 format!("run `export {name}=…`, or pass `-e {name}=…`")
             }
-            LaunchError::NoCommand(_) => {
-                "declare a `command`, or name one after `--`".to_owned()
-            }
+            LaunchError::NoCommand(_) => "declare a `command`, or name one after `--`".to_owned(),
             LaunchError::AboveMachine { .. } => {
                 "lower `limits` of the sandbox, or pass `--no-limits`".to_owned()
             }
@@ -124,9 +124,11 @@ impl LaunchError {
 fn mend(fault: &SetupFault) -> Option<&'static str> {
     let step = fault.step.as_str();
     match fault.errno? {
-        libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS if step.starts_with("map the owners") => Some(
-            "it takes Linux 5.19 and a file system that can show other owners: put it on ext4, xfs or btrfs, such as with `--cache DIR`",
-        ),
+        libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS if step.starts_with("map the owners") => {
+            Some(
+                "it takes Linux 5.19 and a file system that can show other owners: put it on ext4, xfs or btrfs, such as with `--cache DIR`",
+            )
+        }
         libc::EINVAL if step == "mount the overlay" => {
             Some("name a directory on another file system with `SBX_STATE`")
         }

@@ -20,7 +20,7 @@ use super::probe::{self, Probe};
 use super::relay::{self, Door};
 use super::state::{Record, discard, hide, write_ended};
 use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires, start};
-use crate::jail::{Ended, Held, Report, SetupFault, fork, forget_parent, receive};
+use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
 
 /// What a keeper is to do.
 #[derive(Serialize, Deserialize)]
@@ -39,11 +39,18 @@ pub(super) struct Order {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Message {
     /// The program runs; published ports are these, outside and inside.
-    Started { ports: Vec<(u16, u16)> },
+    Started {
+        ports: Vec<(u16, u16)>,
+    },
     Ready,
     NotReady,
-    PortTaken { port: u16, reason: String },
-    Limits { reason: String },
+    PortTaken {
+        port: u16,
+        reason: String,
+    },
+    Limits {
+        reason: String,
+    },
     Fault(SetupFault),
     Ended(Ended),
 }
@@ -157,7 +164,8 @@ impl Keeper {
     }
 
     fn begin(&mut self, ends: Ends, doors: Vec<Door>) -> Result<Watch, SetupFault> {
-        let (stdio, log) = self.connect(ends.stdio).map_err(|error| fault("open the log", &error))?;
+        let (stdio, log) =
+            self.connect(ends.stdio).map_err(|error| fault("open the log", &error))?;
         let (report, tell) = std::io::pipe().map_err(|error| fault("open a pipe", &error))?;
         let wires = Wires { stdio, report: tell.into(), seat: ends.seat };
         let started = start(&self.order.cell, &wires)?;
@@ -169,8 +177,7 @@ impl Keeper {
             _ => return Err(fault("start the instance", &std::io::ErrorKind::BrokenPipe.into())),
         }
         self.order.record.keeper = Some(std::process::id());
-        self.order.record.first =
-            Some(started.first.as_raw_nonzero().get().cast_unsigned());
+        self.order.record.first = Some(started.first.as_raw_nonzero().get().cast_unsigned());
         let written = self.order.record.write(&self.order.dir);
         written.map_err(|error| fault("write the record", &error))?;
         let relay = match doors.is_empty() {

@@ -38,19 +38,20 @@ pub(super) fn serve(doors: Vec<Door>, first: BorrowedFd<'_>) -> Setup<()> {
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
-    runtime.block_on(async {
-        let mut tasks = Vec::new();
-        for door in doors {
-            door.listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(door.listener)?;
-            tasks.push(tokio::spawn(accept(listener, door.inside)));
-        }
-        for task in tasks {
-            task.await.unwrap_or_default();
-        }
-        Ok(())
-    })
-    .map_err(failed)
+    runtime
+        .block_on(async {
+            let mut tasks = Vec::new();
+            for door in doors {
+                door.listener.set_nonblocking(true)?;
+                let listener = tokio::net::TcpListener::from_std(door.listener)?;
+                tasks.push(tokio::spawn(accept(listener, door.inside)));
+            }
+            for task in tasks {
+                task.await.unwrap_or_default();
+            }
+            Ok(())
+        })
+        .map_err(failed)
 }
 
 /// Two descriptors a connection.

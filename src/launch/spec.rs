@@ -78,9 +78,9 @@ impl Spec {
         if argv.is_empty() {
             return Err(LaunchError::NoCommand(name));
         }
-        let timeout = request.timeout.unwrap_or_else(|| {
-            Duration::from_secs(sandbox.timeout.map_or(TIMEOUT, u64::from))
-        });
+        let timeout = request
+            .timeout
+            .unwrap_or_else(|| Duration::from_secs(sandbox.timeout.map_or(TIMEOUT, u64::from)));
         let mut env = environment(sandbox, config, request, host)?;
         let token = serving(sandbox, request).then(|| guard(&mut env, timeout, token));
         let limits = if request.no_limits { Limits::default() } else { sandbox.limits };

@@ -175,12 +175,23 @@ impl State {
         Ok(found)
     }
 
+    /// Whether something is left that only the root of the instances' namespace can remove.
+    pub fn has_leftovers(&self) -> Result<bool, LaunchError> {
+        let entries = fs::read_dir(&self.root).at("list", &self.root)?;
+        let hidden = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
+        };
+        Ok(entries.into_iter().any(hidden))
+    }
+
     /// The instance of that name, or whose id begins so.
     pub fn get(&self, name: &str) -> Result<Instance, LaunchError> {
         let unknown = || LaunchError::Unknown(name.to_owned());
         if let Ok(sound) = name.parse::<InstanceName>() {
             let dir = self.root.join(sound.as_str());
-            if dir.is_dir() && let Some(instance) = read(&dir)? {
+            if dir.is_dir()
+                && let Some(instance) = read(&dir)?
+            {
                 return Ok(instance);
             }
         }

@@ -122,10 +122,8 @@ impl<'a> Bench<'a> {
 
     /// Control groups of this instance that are left on the machine.
     pub fn groups(&self, id: &str) -> Vec<PathBuf> {
-        let output = super::tool(
-            "find",
-            &["/sys/fs/cgroup", "-type", "d", "-name", &format!("sbx-{id}")],
-        );
+        let output =
+            super::tool("find", &["/sys/fs/cgroup", "-type", "d", "-name", &format!("sbx-{id}")]);
         output.lines().map(PathBuf::from).collect()
     }
 }

@@ -1,11 +1,14 @@
 /* Tries what an instance must not do, harmlessly: with arguments that fail later where it is allowed.
-   Prints one line a try: its name and the error's number. */
+   Prints one line a try: its name and the error's number. With `echo PORT` it is a server instead. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -18,8 +21,29 @@ static void try(const char *name, long result) {
     fflush(stdout);
 }
 
+/* A server that sends back what it is sent. */
+static int echo(int port) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_ANY)}};
+    int server = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(server, (struct sockaddr *)&at, sizeof at) || listen(server, 100)) return 1;
+    signal(SIGCHLD, SIG_IGN);
+    for (;;) {
+        int client = accept(server, 0, 0);
+        if (client < 0 || fork() != 0) {
+            close(client);
+            continue;
+        }
+        char bytes[65536];
+        for (ssize_t n; (n = read(client, bytes, sizeof bytes)) > 0;)
+            for (ssize_t sent = 0, m; sent < n; sent += m)
+                if ((m = write(client, bytes + sent, n - sent)) <= 0) _exit(1);
+        _exit(0);
+    }
+}
+
 int main(int argc, char **argv) {
-    (void)argv;
+    if (argc == 3 && !strcmp(argv[1], "echo")) return echo(atoi(argv[2]));
     errno = 0;
     try("mount", mount("none", "/", "no-such-file-system", 0, 0));
     try("umount", syscall(SYS_umount2, "/no-such-place", 0));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::super::cgroup::Cgroup;
 use super::super::child::{Setup, Step, die_with_parent, fault, forget_parent, fork};
 use super::super::spec::{Ended, Order, Report, SetupFault};
-use super::super::{ENTER_ARGUMENT, passing};
+use super::super::{ENTER_ARGUMENT, passing, sealed};
 use super::program::{self, Ends};
 use super::{Program, Tightness, ids};
 
@@ -33,9 +33,10 @@ pub struct Entered {
     seat: UnixStream,
 }
 
-/// Starts a program in the instance of that first process. It is killed when the caller ends.
+/// Starts a program in the instance of that keeper and first process. It is killed when the caller ends.
 pub fn enter(
     sbx: &Path,
+    keeper: u32,
     first: BorrowedFd<'_>,
     stdio: [BorrowedFd<'_>; 3],
     visitor: &Visitor,
@@ -43,6 +44,7 @@ pub fn enter(
     let (mut talk, input) = UnixStream::pair()?;
     let child = Command::new(sbx)
         .arg(ENTER_ARGUMENT)
+        .arg(keeper.to_string())
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(input)))
         .stdout(Stdio::null())
@@ -84,9 +86,16 @@ impl Entered {
 }
 
 /// In the process that goes in.
-pub(in super::super) fn main() -> ! {
+pub(in super::super) fn main(keeper: Option<u32>) -> ! {
     let control = std::io::stdin();
-    let report = match visit(control.as_fd()) {
+    let sealed = match keeper {
+        // root's file is nobody's inside
+        Some(keeper) if !rustix::process::geteuid().is_root() => {
+            sealed::restart_beside(keeper, ENTER_ARGUMENT).step("enter the keeper's namespaces")
+        }
+        _ => Ok(()),
+    };
+    let report = match sealed.and_then(|()| visit(control.as_fd())) {
         Ok(how) => Report::Ended { how, unrouted: 0 },
         Err(fault) => Report::Fault(fault),
     };

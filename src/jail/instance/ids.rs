@@ -81,7 +81,7 @@ fn map(mount: &OwnedFd, namespace: BorrowedFd<'_>) -> std::io::Result<()> {
 }
 
 /// Sets attributes of a detached mount; those it has, it keeps.
-pub(super) fn change(mount: &OwnedFd, set: u64, namespace: u64) -> std::io::Result<()> {
+pub(in super::super) fn change(mount: &OwnedFd, set: u64, namespace: u64) -> std::io::Result<()> {
     // SAFETY: all fields are numbers
     let mut change: libc::mount_attr = unsafe { std::mem::zeroed() };
     change.attr_set = set;

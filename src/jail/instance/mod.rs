@@ -29,6 +29,7 @@ pub use ids::{COUNT, Ids};
 pub use setup::{Started, Wires, start};
 
 pub(super) use enter::main as enter_main;
+pub(super) use ids::change as change_mount;
 
 use super::cgroup::Cgroup;
 

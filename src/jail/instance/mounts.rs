@@ -132,8 +132,7 @@ fn mount_dev(root: &Path, shared_memory: u64) -> Setup<()> {
 fn mount_sys(root: &Path) -> Setup<()> {
     let sys = inside(root, "sys")?;
     make_dir(&sys)?;
-    let flags =
-        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("sysfs", &sys, "sysfs", flags, c"").step("mount /sys")?;
     for path in MASKED.iter().map(|name| sys.join(name)).filter(|path| path.is_dir()) {
         mount_tmpfs(&path, "mode=0755,size=4k", MountFlags::RDONLY)?;

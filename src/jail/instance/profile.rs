@@ -136,10 +136,8 @@ const ABSENT: &[libc::c_long] = &[
 pub(super) fn install(tightness: Tightness) -> Setup<()> {
     let allowed = ALLOWED.iter().chain(LEGACY).chain(UNNAMED).chain(ABSENT);
     let refused: &[libc::c_long] = if tightness == Tightness::High { RISKY } else { &[] };
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed
-        .filter(|call| !refused.contains(call))
-        .map(|call| (*call, Vec::new()))
-        .collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        allowed.filter(|call| !refused.contains(call)).map(|call| (*call, Vec::new())).collect();
     let conditional = conditional().step("write the system call filter")?;
     rules.extend(conditional);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
@@ -159,9 +157,7 @@ type Rules = Vec<(i64, Vec<SeccompRule>)>;
 
 fn conditional() -> Result<Rules, seccompiler::BackendError> {
     use SeccompCmpArgLen::{Dword, Qword};
-    let when = |len, op, value| {
-        SeccompRule::new(vec![SeccompCondition::new(0, len, op, value)?])
-    };
+    let when = |len, op, value| SeccompRule::new(vec![SeccompCondition::new(0, len, op, value)?]);
     let personalities = PERSONALITIES.iter().map(|value| when(Dword, SeccompCmpOp::Eq, *value));
     let vsock = libc::AF_VSOCK.unsigned_abs().into();
     Ok(vec![

@@ -9,9 +9,9 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::super::child::{Setup, Step, fault};
+use super::super::passing;
 use super::super::program::{bound, set_limits, strings};
 use super::super::spec::SetupFault;
-use super::super::passing;
 use super::setup::Wires;
 use super::{Program, Tightness, profile};
 
@@ -24,10 +24,7 @@ pub(super) struct Ends<'a> {
 impl<'a> From<&'a Wires> for Ends<'a> {
     fn from(wires: &'a Wires) -> Self {
         let [input, output, errors] = &wires.stdio;
-        Ends {
-            stdio: [input.as_fd(), output.as_fd(), errors.as_fd()],
-            seat: wires.seat.as_fd(),
-        }
+        Ends { stdio: [input.as_fd(), output.as_fd(), errors.as_fd()], seat: wires.seat.as_fd() }
     }
 }
 
@@ -74,11 +71,8 @@ fn prepare(program: &Program, tightness: Tightness, ends: &Ends<'_>) -> Setup<Co
     bound(keep)?;
     become_user(&identity)?;
     let had = if identity.uid == 0 { keep } else { CapabilitySet::empty() };
-    let sets = CapabilitySets {
-        effective: had,
-        permitted: had,
-        inheritable: CapabilitySet::empty(),
-    };
+    let sets =
+        CapabilitySets { effective: had, permitted: had, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).step("drop capabilities")?;
     rustix::process::chdir(program.cwd.as_str()).step(format!("change to `{}`", program.cwd))?;
     reset_signals();
@@ -120,9 +114,7 @@ fn connect(program: &Program, ends: &Ends<'_>) -> Setup<()> {
     rustix::stdio::dup2_stdout(output).step("replace stdout")?;
     rustix::stdio::dup2_stderr(errors).step("replace stderr")?;
     match terminal {
-        Some(terminal) => {
-            rustix::process::ioctl_tiocsctty(&terminal).step("take the terminal")
-        }
+        Some(terminal) => rustix::process::ioctl_tiocsctty(&terminal).step("take the terminal"),
         None => Ok(()),
     }
 }
@@ -142,7 +134,10 @@ fn identify(user: &str) -> Setup<Identity> {
         false => String::new(),
     };
     find_identity(user, &read("/etc/passwd"), &read("/etc/group")).ok_or_else(|| {
-        fault("find the user", &format!("the instance's /etc/passwd and /etc/group have no `{user}`"))
+        fault(
+            "find the user",
+            &format!("the instance's /etc/passwd and /etc/group have no `{user}`"),
+        )
     })
 }
 
@@ -196,10 +191,9 @@ fn start(argv: &[CString], env: &[CString], path: &str) -> SetupFault {
     let name = program.to_string_lossy().into_owned();
     let places: Vec<CString> = match name.contains('/') {
         true => vec![program.clone()],
-        false => path
-            .split(':')
-            .filter_map(|dir| CString::new(format!("{dir}/{name}")).ok())
-            .collect(),
+        false => {
+            path.split(':').filter_map(|dir| CString::new(format!("{dir}/{name}")).ok()).collect()
+        }
     };
     let mut reason = std::io::Error::from_raw_os_error(libc::ENOENT);
     for place in places {
@@ -224,7 +218,10 @@ mod tests {
         let group = "root:x:0:\nann:x:1000:\nvideo:x:44:bob,ann\n";
         let find = |user| find_identity(user, passwd, group);
         let ann = find("ann").unwrap();
-        assert_eq!((ann.uid, ann.gid, &*ann.groups, &*ann.home), (1000, 1000, &[44][..], "/home/ann"));
+        assert_eq!(
+            (ann.uid, ann.gid, &*ann.groups, &*ann.home),
+            (1000, 1000, &[44][..], "/home/ann")
+        );
         assert_eq!(find("").unwrap().home, "/root");
         assert_eq!(find("1000:video").unwrap().gid, 44);
         let unknown = find("7:8").unwrap();
