@@ -130,15 +130,10 @@ fn host(bench: &Bench<'_>) {
     assert_eq!(devices.stdout, "lo\n3\n");
 }
 
-/// A program that is a script for `/proc/self/exe` gets hold of this program's file, and cannot write
-/// to it: an ordinary user's instances run from a read-only mount of it.
+/// A program that is a script for `/proc/self/exe` would get hold of this program's file, which may be
+/// the user's own: an ordinary user's instances run from a read-only mount of it.
 fn own_file(bench: &Bench<'_>) {
-    let script = "#!/proc/self/exe --help\n";
-    let write = format!("busybox printf '{script}' >/bin/trap; busybox chmod 755 /bin/trap");
     bench.detach(&["--name", "one", "s"]);
-    bench.exec("one", &write).success();
-    let shown = bench.sbx(&["exec", "one", "/bin/trap"]);
-    assert!(shown.stdout.contains("Usage: sbx"), "it did become this program: {}", shown.stdout);
     let read_only = |pid: u32| {
         let stat = rustix::fs::statvfs(format!("/proc/{pid}/exe")).unwrap();
         stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)

@@ -25,6 +25,7 @@ const EVERYBODY: &[(&str, fn(&Bench<'_>))] = &[
     ("readiness", readiness),
     ("names", names),
     ("volumes", volumes),
+    ("copies", copies),
     ("killed keeper", killed_keeper),
     ("killed first process", killed_first_process),
     ("killed caller", killed_caller),
@@ -243,6 +244,42 @@ fn volumes(bench: &Bench<'_>) {
     let outcome = run(&format!("{source}:/bin/sh"), "true");
     outcome.fails(3, &["through a link"]);
     fs::remove_dir_all(shared).unwrap();
+}
+
+fn copies(bench: &Bench<'_>) {
+    bench.detach(&["--name", "one", "s"]);
+    let dir = bench.project.dir.path();
+    let own = fs::metadata(dir).unwrap().uid();
+    let give =
+        |path: &std::path::Path| std::os::unix::fs::chown(path, Some(own), Some(own)).unwrap();
+    let (tree, out) = (dir.join("tree"), dir.join("out"));
+    for path in [&tree, &out, &tree.join("deep")] {
+        fs::create_dir(path).unwrap();
+        give(path);
+    }
+    fs::write(tree.join("deep/file"), "text\n").unwrap();
+    symlink("deep/file", tree.join("link")).unwrap();
+    let (tree, out) = (tree.to_str().unwrap(), out.to_str().unwrap());
+    bench.sbx(&["cp", tree, "one:/tmp"]).success();
+    let look = "busybox cat /tmp/tree/link; busybox stat -c %u /tmp/tree /tmp/tree/deep/file";
+    assert_eq!(bench.exec("one", look).success().stdout, "text\n0\n0\n");
+    bench.sbx(&["cp", "one:/tmp/tree", out]).success();
+    assert_eq!(fs::read_to_string(format!("{out}/tree/link")).unwrap(), "text\n");
+    // links of the instance's lead nowhere outside of it
+    bench.exec("one", "busybox ln -s /etc /tmp/etc; busybox ln -s /etc/passwd /tmp/link").success();
+    bench.sbx(&["cp", "one:/tmp/etc/passwd", out]).success();
+    assert!(fs::read_to_string(format!("{out}/passwd")).unwrap().contains("/home/ann"));
+    bench.sbx(&["cp", "one:/tmp/link", out]).success();
+    assert!(fs::symlink_metadata(format!("{out}/link")).unwrap().is_symlink());
+    let before = fs::read("/etc/passwd").unwrap();
+    bench.sbx(&["cp", &format!("{tree}/deep/file"), "one:/tmp/etc/passwd"]).success();
+    assert_eq!(fs::read("/etc/passwd").unwrap(), before);
+    assert_eq!(bench.exec("one", "busybox cat /etc/passwd").success().stdout, "text\n");
+    bench.sbx(&["cp", "one:/none", out]).fails(3, &["/none"]);
+    bench.sbx(&["cp", tree, out]).fails(1, &["INSTANCE:/PATH"]);
+    bench.sbx(&["rm", "-f", "one"]).success();
+    fs::remove_dir_all(tree).unwrap();
+    fs::remove_dir_all(out).unwrap();
 }
 
 fn killed_keeper(bench: &Bench<'_>) {

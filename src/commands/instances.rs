@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use sbx::launch::{Instance, LaunchError, State, Status};
 use super::build::run_in_namespace;
 use crate::failure::{Failure, Outcome};
 use crate::ui::{Stream, Ui};
-use crate::workspace::{own_program, state_path};
+use crate::workspace::{now_seconds, own_program, state_path};
 
 #[derive(Args)]
 pub struct PsArguments {}
@@ -81,7 +81,7 @@ impl<'a> Row<'a> {
             ports: ports.map(|(outside, inside)| (*inside, *outside)).collect(),
             url,
             token: record.token.as_deref(),
-            seconds: record.age(SystemTime::now()).as_secs(),
+            seconds: now_seconds().saturating_sub(record.started),
         }
     }
 }

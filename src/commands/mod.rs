@@ -4,6 +4,7 @@ mod build;
 mod check;
 mod clean;
 mod completions;
+mod cp;
 mod doctor;
 mod exec;
 mod fetch;
@@ -43,6 +44,8 @@ enum Verb {
     Ps(instances::PsArguments),
     /// Show what an instance said
     Logs(instances::LogsArguments),
+    /// Copy files into an instance or out of it
+    Cp(cp::CpArguments),
     /// End instances
     Stop(instances::StopArguments),
     /// Remove instances
@@ -82,6 +85,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Exec(arguments) => exec::run(&arguments, &ui),
         Verb::Ps(arguments) => instances::ps(&arguments, &ui),
         Verb::Logs(arguments) => instances::logs(&arguments, &ui),
+        Verb::Cp(arguments) => cp::run(&arguments, &ui),
         Verb::Stop(arguments) => instances::stop(&arguments, &ui),
         Verb::Rm(arguments) => instances::rm(&arguments, &ui),
         Verb::Lock(arguments) => lock::run(&global, &arguments, &ui),

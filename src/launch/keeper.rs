@@ -302,10 +302,9 @@ impl Keeper {
 
     /// The first process ended, or is about to: so does all else.
     fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
-        for pid in [watch.relay.take(), watch.prober.take().map(|(pid, _)| pid)] {
-            if let Some(pid) = pid {
-                kill(pid, libc::SIGKILL);
-            }
+        let prober = watch.prober.take().map(|(pid, _)| pid);
+        for pid in [watch.relay.take(), prober].into_iter().flatten() {
+            kill(pid, libc::SIGKILL);
         }
         if let Some(log) = watch.log.as_mut() {
             while self.copy_log(log) {}

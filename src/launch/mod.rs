@@ -11,6 +11,7 @@
 //! belongs there too.
 
 mod client;
+mod copy;
 mod error;
 mod keeper;
 mod options;

@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags};
@@ -348,13 +348,5 @@ pub(super) fn hide(dir: &Path) -> PathBuf {
     match fs::rename(dir, &gone) {
         Ok(()) => gone,
         Err(_) => dir.to_owned(),
-    }
-}
-
-impl Record {
-    /// Time between its start and `now`.
-    pub fn age(&self, now: SystemTime) -> Duration {
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        since.saturating_sub(Duration::from_secs(self.started))
     }
 }

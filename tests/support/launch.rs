@@ -70,7 +70,7 @@ impl<'a> Bench<'a> {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let run = self.project.run(arguments);
         match self.user {
-            Some(user) => run.as_user(user).command(),
+            Some(user) => run.by(user).command(),
             None => run.command(),
         }
     }
