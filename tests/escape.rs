@@ -20,7 +20,9 @@ fn lines(text: &str) -> Vec<(String, String)> {
     text.lines().map(pair).collect()
 }
 
-const EVERYBODY: &[(&str, fn(&Bench<'_>))] =
+type Test = fn(&Bench<'_>);
+
+const EVERYBODY: &[(&str, Test)] =
     &[("calls", calls), ("levels", levels), ("layers", layers), ("others", others), ("host", host)];
 
 #[test]

@@ -14,8 +14,10 @@ use support::launch::{Bench, exists, free_port, kill, soon};
 use support::project::Outcome;
 use support::user::User;
 
+type Test = fn(&Bench<'_>);
+
 /// What holds for everybody.
-const EVERYBODY: &[(&str, fn(&Bench<'_>))] = &[
+const EVERYBODY: &[(&str, Test)] = &[
     ("exit codes", exit_codes),
     ("streams", streams),
     ("signals", signals),
