@@ -9,6 +9,7 @@ use sbx::decl::Faults;
 use sbx::fetch::FetchError;
 use sbx::fsx::PathIo;
 use sbx::image::ImageError;
+use sbx::launch::LaunchError;
 use sbx::lock::LockError;
 use sbx::lock::solve::SolveError;
 use sbx::plan::PlanError;
@@ -114,6 +115,13 @@ impl From<LocalError> for Failure {
                 Failure::Other { help: None, code: code(error.blame()), message: error.to_string() }
             }
         }
+    }
+}
+
+impl From<LaunchError> for Failure {
+    fn from(error: LaunchError) -> Self {
+        let code = error.code().unwrap_or_else(|| code(error.blame()));
+        Failure::Other { help: error.help(), code, message: error.to_string() }
     }
 }
 

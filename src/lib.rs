@@ -43,3 +43,6 @@ pub mod plan;
 // work: doing it
 pub mod build;
 pub mod image;
+
+// ends: what images are for
+pub mod launch;

@@ -11,5 +11,6 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     sbx::jail::intercept();
+    sbx::launch::intercept();
     commands::run(commands::Arguments::parse())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,13 @@ pub struct Ui {
     terminal: bool,
     fetch: Mutex<Fetching>,
     steps: Mutex<HashMap<Key, ProgressBar>>,
+}
+
+/// Where a program's output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Output,
+    Errors,
 }
 
 impl Seat for Ui {
@@ -91,6 +98,32 @@ impl Ui {
     /// Writes bytes to stdout as they are.
     pub fn raw(&self, bytes: &[u8]) {
         std::io::stdout().lock().write_all(bytes).unwrap_or_default();
+    }
+
+    /// Carries a program's output to stdout or stderr, as it is, until its end.
+    pub fn carry(&self, mut from: impl std::io::Read, to: Stream) {
+        let fd = match to {
+            Stream::Output => std::io::stdout().as_fd().try_clone_to_owned(),
+            Stream::Errors => std::io::stderr().as_fd().try_clone_to_owned(),
+        };
+        // a reader that went away, as `head` does, is no failure; the program hears of it itself
+        if let Ok(fd) = fd {
+            std::io::copy(&mut from, &mut std::fs::File::from(fd)).map(drop).unwrap_or_default();
+        }
+    }
+
+    /// What is typed or piped in, and whether it is a terminal.
+    pub fn input(&self) -> std::io::Result<(OwnedFd, bool)> {
+        let stdin = std::io::stdin();
+        Ok((stdin.as_fd().try_clone_to_owned()?, stdin.is_terminal()))
+    }
+
+    /// Where somebody sits, if somebody does.
+    pub fn seat(&self) -> Option<Terminal> {
+        let both = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        let input = std::io::stdin().as_fd().try_clone_to_owned().ok()?;
+        let output = std::io::stdout().as_fd().try_clone_to_owned().ok()?;
+        both.then_some(Terminal { input, output })
     }
 
     /// A line of the story.

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use sbx::build::run::Vault;
 use sbx::decl::{Project, Sandbox, SecretSource, read_project};
 use sbx::fetch::{Client, ClientConfig, IndexSettings, MirrorMap, ProxyConfig, Settings};
-use sbx::jail::Jail;
+use sbx::jail::{IdMap, Jail};
 use sbx::lock::Lock;
 use sbx::lock::solve::lock_path;
 use sbx::oci::Keychain;
@@ -128,9 +128,7 @@ impl Workspace {
             proxies: settings.proxies,
             ..usual
         };
-        let program = std::env::current_exe().map_err(|error| {
-            Failure::world(format!("this program's own file cannot be found: {error}"))
-        })?;
+        let program = own_program()?;
         Ok(Workspace {
             project,
             store,
@@ -300,4 +298,50 @@ pub fn own_arguments() -> Vec<OsString> {
 /// Directories of PATH.
 pub fn search_path() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+/// Where instances are: `SBX_STATE`, or a place of the machine's for root and of the user's for
+/// others.
+pub fn state_path() -> Outcome<PathBuf> {
+    if let Some(path) = std::env::var_os("SBX_STATE").filter(|value| !value.is_empty()) {
+        return std::path::absolute(&path).map_err(|error| {
+            Failure::world(format!("{}: {error}", PathBuf::from(path).display()))
+        });
+    }
+    // root of a user namespace is a user all the same
+    let map =
+        IdMap::current().map_err(|error| Failure::world(format!("/proc/self/uid_map: {error}")))?;
+    if rustix::process::geteuid().is_root() && map == IdMap::Identity {
+        return Ok(PathBuf::from("/var/lib/sbx/instances"));
+    }
+    let base = etcetera::choose_base_strategy().map_err(|error| {
+        Failure::world(error.to_string()).with_help("name a directory with `SBX_STATE`")
+    })?;
+    let state = base.state_dir().unwrap_or_else(|| base.home_dir().join(".local/state"));
+    Ok(state.join("sbx/instances"))
+}
+
+/// Random bytes in hexadecimal.
+pub fn random_hex(bytes: usize) -> Outcome<String> {
+    let mut random = vec![0; bytes];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Failure::world(format!("random bytes: {error}")))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A variable of this machine.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Seconds since 1970.
+pub fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// This program's own file.
+pub fn own_program() -> Outcome<PathBuf> {
+    std::env::current_exe().map_err(|error| {
+        Failure::world(format!("this program's own file cannot be found: {error}"))
+    })
 }

@@ -35,7 +35,7 @@ use crate::oci::{Keychain, OciError};
 use crate::path::LayerPath;
 use crate::plan::{AccountWork, ContentWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
 use crate::serve::Shelf;
-use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
+use crate::store::{Draft, ImageRecord, Key, LayerRecord, Store, StoreError};
 
 /// Why a build ended.
 #[derive(Debug, thiserror::Error)]
@@ -281,6 +281,11 @@ impl Builder<'_> {
 
     pub(super) fn tree_path(&self, diff_id: &Digest) -> PathBuf {
         self.store.tree_path(&self.id_map.name(), diff_id)
+    }
+
+    /// The trees of an image, bottom first, unpacked where they are not there.
+    pub fn image_trees(&self, image: &ImageRecord) -> Result<Vec<PathBuf>, BuildError> {
+        image.layers.iter().map(|layer| self.tree(layer)).collect()
     }
 
     /// The tree of a layer, unpacked if it is not there.

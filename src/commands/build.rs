@@ -1,5 +1,6 @@
 //! `sbx build`: from declarations to images in the store.
 
+use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
@@ -50,9 +51,9 @@ pub struct BuildArguments {
 
 /// What a build may do beside building.
 #[derive(Clone, Copy)]
-struct Manner<'a> {
-    locked: bool,
-    on_failure: OnFailure<'a>,
+pub struct Manner<'a> {
+    pub locked: bool,
+    pub on_failure: OnFailure<'a>,
 }
 
 /// `build --json`.
@@ -85,9 +86,9 @@ pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
     let manner = Manner { locked: arguments.locked, on_failure };
     for target in targets {
         let start = Instant::now();
-        let mut answer = match build(&workspace, target, &lock, manner, ui)? {
-            Some(answer) => answer,
-            None => return build_in_namespace(&workspace),
+        let mut answer = match obtain(&workspace, target, &lock, manner, ui)? {
+            Some(built) => answer(target, &built),
+            None => return run_in_namespace(&workspace.jail.program),
         };
         if arguments.compress {
             answer.manifest = Some(compress(&workspace, target, &answer)?);
@@ -168,14 +169,14 @@ pub fn solve(
     };
     match solver.solve(lock, layers, update) {
         Err(SolveError::Tool(ToolError::Namespace)) => {
-            build_in_namespace(workspace)?;
+            run_in_namespace(&workspace.jail.program)?;
             Err(Failure::Silent(0))
         }
         solved => Ok(solved?),
     }
 }
 
-fn current_map() -> Outcome<IdMap> {
+pub fn current_map() -> Outcome<IdMap> {
     IdMap::current().map_err(|error| Failure::world(format!("/proc/self/uid_map: {error}")))
 }
 
@@ -218,18 +219,26 @@ pub fn builder<'a>(
     }
 }
 
+/// An image that the store has, with the plan that gave it.
+pub struct Built {
+    pub plan: Plan,
+    pub record: ImageRecord,
+    /// Empty where the store had it.
+    layers: Vec<BuiltLayer>,
+}
+
 /// Builds one target; `None` where that needs a user namespace that this process is not in.
-fn build(
+pub fn obtain(
     workspace: &Workspace,
     target: Target<'_>,
     lock: &Lock,
     manner: Manner<'_>,
     ui: &Ui,
-) -> Outcome<Option<Answer>> {
+) -> Outcome<Option<Built>> {
     let plan = plan_target(workspace, target, lock)?;
     if let Some(record) = workspace.store.find_image(&plan.key)? {
         publish(workspace, target, &record)?;
-        return Ok(Some(answer(target, &plan, &record, &[])));
+        return Ok(Some(Built { plan, record, layers: Vec::new() }));
     }
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -244,14 +253,14 @@ fn build(
                 names.join(", ")
             ));
             let lock = solve_again(workspace, target, lock, &names, ui)?;
-            return build(workspace, target, &lock, Manner { locked: true, ..manner }, ui);
+            return obtain(workspace, target, &lock, Manner { locked: true, ..manner }, ui);
         }
         result => result?,
     };
     let record = write_image(&workspace.store, &plan.spec, &image_layers(&layers))?;
     workspace.store.put_image(&plan.key, &record)?;
     publish(workspace, target, &record)?;
-    Ok(Some(answer(target, &plan, &record, &layers)))
+    Ok(Some(Built { plan, record, layers }))
 }
 
 /// Resolves the layers anew that have packages of these names, keeping every other pin.
@@ -270,14 +279,13 @@ fn solve_again(
     Ok(next)
 }
 
-/// An ordinary user builds in a user namespace: the same command, started anew in it.
-fn build_in_namespace(workspace: &Workspace) -> Outcome {
-    let status = run_in_user_namespace(&workspace.jail.program, &own_arguments())
-        .map_err(namespace_failure)?;
+/// An ordinary user works in a user namespace: the same command, started anew in it.
+pub fn run_in_namespace(program: &Path) -> Outcome {
+    let status = run_in_user_namespace(program, &own_arguments()).map_err(namespace_failure)?;
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Silent(u8::try_from(code).unwrap_or(70))),
-        None => Err(Failure::world("the build was ended by a signal")),
+        None => Err(Failure::world("the command was ended by a signal")),
     }
 }
 
@@ -312,8 +320,8 @@ fn publish(workspace: &Workspace, target: Target<'_>, record: &ImageRecord) -> O
     Ok(())
 }
 
-/// `built` is empty for an image that the store had.
-fn answer(target: Target<'_>, plan: &Plan, record: &ImageRecord, built: &[BuiltLayer]) -> Answer {
+fn answer(target: Target<'_>, built: &Built) -> Answer {
+    let Built { plan, record, layers: built } = built;
     let steps = plan.steps.iter().map(|step| (step.layer.to_string(), step.key));
     let names = steps.chain([(DIRECTORIES.to_owned(), directories_key(plan))]);
     let layers =

@@ -4,10 +4,15 @@ mod build;
 mod check;
 mod clean;
 mod completions;
+mod cp;
 mod doctor;
+mod exec;
 mod fetch;
 mod init;
+mod instances;
 mod lock;
+mod pipes;
+mod run;
 mod show;
 
 use std::process::ExitCode;
@@ -31,6 +36,20 @@ pub struct Arguments {
 enum Verb {
     /// Build sandboxes into the store
     Build(build::BuildArguments),
+    /// Start a sandbox, and build it first where that is needed
+    Run(run::RunArguments),
+    /// Run a program in an instance
+    Exec(exec::ExecArguments),
+    /// List instances
+    Ps(instances::PsArguments),
+    /// Show what an instance said
+    Logs(instances::LogsArguments),
+    /// Copy files into an instance or out of it
+    Cp(cp::CpArguments),
+    /// End instances
+    Stop(instances::StopArguments),
+    /// Remove instances
+    Rm(instances::RmArguments),
     /// Resolve what the layers ask for into `sbx.lock`
     Lock(lock::LockArguments),
     /// Fetch everything that a build needs, so that it can run without a network
@@ -62,6 +81,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
     let result = match verb {
         Verb::Build(arguments) => build::run(&global, &arguments, &ui),
+        Verb::Run(arguments) => run::run(&global, &arguments, &ui),
+        Verb::Exec(arguments) => exec::run(&arguments, &ui),
+        Verb::Ps(arguments) => instances::ps(&arguments, &ui),
+        Verb::Logs(arguments) => instances::logs(&arguments, &ui),
+        Verb::Cp(arguments) => cp::run(&arguments, &ui),
+        Verb::Stop(arguments) => instances::stop(&arguments, &ui),
+        Verb::Rm(arguments) => instances::rm(&arguments, &ui),
         Verb::Lock(arguments) => lock::run(&global, &arguments, &ui),
         Verb::Fetch(arguments) => fetch::run(&global, &arguments, &ui),
         Verb::Check(arguments) => check::run(&global, &arguments, &ui),

@@ -15,7 +15,7 @@ use super::spec::{Ended, Order, Report, SetupFault, Spec};
 use super::{mounts, network, passing, program};
 
 /// A step that failed.
-pub(super) type Setup<T> = Result<T, SetupFault>;
+pub type Setup<T> = Result<T, SetupFault>;
 
 /// Names the step of an error.
 pub(super) trait Step<T> {
@@ -123,7 +123,7 @@ pub(super) fn fault(step: &str, reason: &str) -> SetupFault {
 
 /// Nothing of what the parent's surroundings left in this process may reach the program: open files,
 /// ignored and blocked signals, umask.
-fn forget_parent() -> Setup<()> {
+pub fn forget_parent() -> Setup<()> {
     // collected first: closing while reading would change the directory
     let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")
         .step("list open files")?
@@ -159,7 +159,7 @@ fn forget_parent() -> Setup<()> {
 }
 
 /// `None` in the child.
-fn fork() -> Setup<Option<Pid>> {
+pub fn fork() -> Setup<Option<Pid>> {
     // SAFETY: this process has one thread, so the child may do whatever the parent may
     match unsafe { libc::fork() } {
         -1 => Err(std::io::Error::last_os_error()).step("fork"),
@@ -185,14 +185,11 @@ fn set_alarm(timeout: Duration) -> Setup<()> {
 }
 
 /// Waits for one process, reaping whatever else ends.
-fn wait_for(pid: Pid) -> Setup<Ended> {
+pub(super) fn wait_for(pid: Pid) -> Setup<Ended> {
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((ended, status))) if ended == pid => {
-                return Ok(match status.exit_status() {
-                    Some(code) => Ended::Code(code),
-                    None => Ended::Signal(status.terminating_signal().unwrap_or(0)),
-                });
+                return Ok(Ended::of(status));
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).step("wait for the sandbox"),
@@ -209,7 +206,7 @@ fn close_output() {
     }
 }
 
-fn die_with_parent() -> Setup<()> {
+pub fn die_with_parent() -> Setup<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .step("tie the sandbox to its parent")
 }

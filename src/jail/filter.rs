@@ -64,7 +64,7 @@ const REFUSED: &[libc::c_long] = &[
 ];
 
 /// Flags of clone(2) that make namespaces.
-const NAMESPACES: u64 = (libc::CLONE_NEWNS
+pub(super) const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
@@ -74,7 +74,7 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
 
 /// personality(2) as Docker allows it: the query, plain Linux, its 32-bit form, and either without
 /// address randomisation of the kernel's.
-const PERSONALITIES: &[u64] = &[0xffff_ffff, 0, 0x8, 0x2_0000, 0x2_0008];
+pub(super) const PERSONALITIES: &[u64] = &[0xffff_ffff, 0, 0x8, 0x2_0000, 0x2_0008];
 
 /// Installs the filters for this process and all that come from it.
 pub(super) fn install() -> Setup<()> {
@@ -85,7 +85,7 @@ pub(super) fn install() -> Setup<()> {
 }
 
 /// The x32 calls of amd64 carry a bit of their own and would pass a list of the others.
-fn foreign() -> BpfProgram {
+pub(super) fn foreign() -> BpfProgram {
     let code = |code: u32| code as u16;
     let number =
         sock_filter { code: code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), jt: 0, jf: 0, k: 0 };
@@ -100,7 +100,7 @@ fn foreign() -> BpfProgram {
     vec![number, is_foreign, answer(absent), answer(libc::SECCOMP_RET_ALLOW)]
 }
 
-fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Setup<BpfProgram> {
+pub(super) fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Setup<BpfProgram> {
     let action = SeccompAction::Errno(errno.unsigned_abs());
     let arch = std::env::consts::ARCH.try_into().step("find the architecture")?;
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch)

@@ -12,14 +12,17 @@
 //! the crate `hakoniwa`, which forks in place, passes an overlay's layers as one string of a page at
 //! most, and lets a system call filter be written rather than bringing one.
 
+pub mod cgroup;
 mod child;
 mod filter;
+pub mod instance;
 mod mounts;
 mod network;
 mod overlay;
 mod passing;
 mod probe;
 mod program;
+mod sealed;
 mod signals;
 mod spawn;
 mod spec;
@@ -27,20 +30,31 @@ mod subordinate;
 mod terminal;
 mod userns;
 
+pub use child::{Setup, die_with_parent, forget_parent, fork};
+pub use passing::{receive, send};
 pub use probe::{Abilities, Obstacle, probe};
+pub use sealed::seal;
+pub use signals::Held;
 pub use spawn::{End, Jail, JailError, Outcome};
-pub use spec::{Bind, SECRETS, SecretFile, Socket, Spec};
+pub use spec::{Bind, Ended, Report, SECRETS, SecretFile, SetupFault, Socket, Spec};
 pub use terminal::Terminal;
 pub use userns::{IdMap, UserNamespaceError, run_in_user_namespace};
 
 /// The hidden first argument of a child that sets up a build sandbox.
 const CHILD_ARGUMENT: &str = "--jail-child";
+/// That of a child which enters an instance.
+const ENTER_ARGUMENT: &str = "--jail-enter";
 
 /// To be called before anything else in `main`: does not return in a child that sets up a sandbox,
 /// and finishes entering a user namespace in one that was started for that.
 pub fn intercept() {
     userns::finish_entering();
-    if std::env::args_os().nth(1).is_some_and(|first| first == CHILD_ARGUMENT) {
-        child::main();
+    match std::env::args_os().nth(1) {
+        Some(first) if first == CHILD_ARGUMENT => child::main(),
+        Some(first) if first == ENTER_ARGUMENT => {
+            let keeper = std::env::args().nth(2).and_then(|number| number.parse().ok());
+            instance::enter_main(keeper);
+        }
+        _ => {}
     }
 }

@@ -50,8 +50,8 @@ const DEVICES: &[&str] = &["full", "null", "random", "tty", "urandom", "zero"];
 pub(super) fn enter(spec: &Spec) -> Setup<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).step("make mounts private")?;
-    overlay::mount(spec)?;
     let root = &spec.root;
+    overlay::mount(&spec.lowers, &spec.upper, &spec.work, root)?;
     mount_dev(root)?;
     mount_proc(root)?;
     mount_sys(root)?;
@@ -59,6 +59,11 @@ pub(super) fn enter(spec: &Spec) -> Setup<()> {
         mount_bind(root, bind)?;
     }
     mount_secrets(root, &spec.secrets)?;
+    pivot(root)
+}
+
+/// Makes a mount the root; what was the root before is gone from view.
+pub(super) fn pivot(root: &Path) -> Setup<()> {
     rustix::process::chdir(root).step("enter the root")?;
     // the old root is stacked on the new one, and leaves (pivot_root(2), pivot_root(".", "."))
     rustix::process::pivot_root(".", ".").step("pivot the root")?;
@@ -72,11 +77,11 @@ pub(super) fn in_user_namespace() -> bool {
     map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
 }
 
-fn make_dir(path: &Path) -> Setup<()> {
+pub(super) fn make_dir(path: &Path) -> Setup<()> {
     fs::create_dir_all(path).step(format!("create `{}`", path.display()))
 }
 
-fn mount_tmpfs(path: &Path, options: &str, flags: MountFlags) -> Setup<()> {
+pub(super) fn mount_tmpfs(path: &Path, options: &str, flags: MountFlags) -> Setup<()> {
     make_dir(path)?;
     let options = std::ffi::CString::new(options).step("write mount options")?;
     rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
@@ -86,6 +91,13 @@ fn mount_tmpfs(path: &Path, options: &str, flags: MountFlags) -> Setup<()> {
 fn mount_dev(root: &Path) -> Setup<()> {
     let dev = root.join("dev");
     mount_tmpfs(&dev, "mode=0755,size=1m", MountFlags::NOSUID)?;
+    lay_devices(&dev, 64 << 20)?;
+    // what a program would leave here is in no delta: better that it fails
+    make_read_only(&dev, 0).step("make /dev read-only")
+}
+
+/// What every program expects in /dev, with shared memory of so many bytes.
+pub(super) fn lay_devices(dev: &Path, shared_memory: u64) -> Setup<()> {
     for name in DEVICES {
         bind(&Path::new("/dev").join(name), &dev.join(name), false)?;
     }
@@ -98,7 +110,8 @@ fn mount_dev(root: &Path) -> Setup<()> {
     ] {
         rustix::fs::symlink(target, dev.join(name)).step(format!("link /dev/{name}"))?;
     }
-    mount_tmpfs(&dev.join("shm"), "mode=1777,size=64m", MountFlags::NOSUID | MountFlags::NODEV)?;
+    let options = format!("mode=1777,size={shared_memory}");
+    mount_tmpfs(&dev.join("shm"), &options, MountFlags::NOSUID | MountFlags::NODEV)?;
     make_dir(&dev.join("pts"))?;
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     rustix::mount::mount(
@@ -109,12 +122,10 @@ fn mount_dev(root: &Path) -> Setup<()> {
         // group 5 is Debian's `tty`, to whom terminals belong
         c"newinstance,ptmxmode=0666,mode=0620,gid=5",
     )
-    .step("mount /dev/pts")?;
-    // what a program would leave here is in no delta: better that it fails
-    make_read_only(&dev, 0).step("make /dev read-only")
+    .step("mount /dev/pts")
 }
 
-fn mount_proc(root: &Path) -> Setup<()> {
+pub(super) fn mount_proc(root: &Path) -> Setup<()> {
     let proc = root.join("proc");
     make_dir(&proc)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -168,7 +179,7 @@ fn mount_secrets(root: &Path, secrets: &[SecretFile]) -> Setup<()> {
 }
 
 /// A mount point in the sandbox; none may be reached through a link of the image's.
-fn inside(root: &Path, to: &str) -> Setup<PathBuf> {
+pub(super) fn inside(root: &Path, to: &str) -> Setup<PathBuf> {
     let mut path = root.to_owned();
     for part in to.split('/').filter(|part| !part.is_empty()) {
         path.push(part);
@@ -179,7 +190,7 @@ fn inside(root: &Path, to: &str) -> Setup<PathBuf> {
     Ok(path)
 }
 
-fn bind(from: &Path, to: &Path, read_only: bool) -> Setup<()> {
+pub(super) fn bind(from: &Path, to: &Path, read_only: bool) -> Setup<()> {
     let step = || format!("bind `{}` to `{}`", from.display(), to.display());
     if !to.exists() {
         if let Some(parent) = to.parent() {
@@ -200,7 +211,7 @@ fn bind(from: &Path, to: &Path, read_only: bool) -> Setup<()> {
 
 /// With everything that is mounted below, if `AT_RECURSIVE` says so (mount_setattr(2), Linux 5.12);
 /// flags that a mount was locked with stay.
-fn make_read_only(path: &Path, reach: libc::c_int) -> std::io::Result<()> {
+pub(super) fn make_read_only(path: &Path, reach: libc::c_int) -> std::io::Result<()> {
     let path = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
     // SAFETY: all fields are numbers
     let mut change: libc::mount_attr = unsafe { std::mem::zeroed() };

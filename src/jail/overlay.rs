@@ -7,23 +7,22 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
 use super::child::{Setup, Step};
-use super::spec::Spec;
 
-/// Mounts it on `spec.root`.
-pub(super) fn mount(spec: &Spec) -> Setup<()> {
-    let lowers = spec.lowers.iter().rev().map(|lower| open(lower)).collect::<Setup<Vec<_>>>()?;
-    let (upper, work) = (open(&spec.upper)?, open(&spec.work)?);
-    let root = rustix::fs::open(&spec.root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .step(format!("open `{}`", spec.root.display()))?;
+/// Mounts it on `root`, over trees that are named bottom first.
+pub(super) fn mount(lowers: &[PathBuf], upper: &Path, work: &Path, root: &Path) -> Setup<()> {
     // it becomes the mode of the sandbox's own root directory
-    rustix::fs::chmod(&spec.upper, Mode::from_raw_mode(0o755))
-        .step(format!("set the mode of `{}`", spec.upper.display()))?;
+    rustix::fs::chmod(upper, Mode::from_raw_mode(0o755))
+        .step(format!("set the mode of `{}`", upper.display()))?;
+    let lowers = lowers.iter().rev().map(|lower| open(lower)).collect::<Setup<Vec<_>>>()?;
+    let (upper, work) = (open(upper)?, open(work)?);
+    let root = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .step(format!("open `{}`", root.display()))?;
     let numbers: Vec<String> = lowers.iter().map(number).collect();
     let options = format!(
         "lowerdir={},upperdir={},workdir={},volatile,{}",

@@ -24,11 +24,16 @@ const MOST: usize = 8;
 
 /// Makes a terminal and hands its far end to the parent; answers the near end.
 pub(super) fn pass_terminal() -> Setup<OwnedFd> {
+    pass_terminal_over(std::io::stdin().as_fd())
+}
+
+/// Likewise, over a socket of the caller's.
+pub(super) fn pass_terminal_over(over: BorrowedFd<'_>) -> Setup<OwnedFd> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let far = rustix::pty::openpt(flags).step("open a terminal")?;
     rustix::pty::unlockpt(&far).step("unlock a terminal")?;
     let near = rustix::pty::ioctl_tiocgptpeer(&far, flags).step("open a terminal's end")?;
-    send(std::io::stdin().as_fd(), &[far.as_fd()]).step("hand a terminal to the parent")?;
+    send(over, &[far.as_fd()]).step("hand a terminal to the parent")?;
     Ok(near)
 }
 
@@ -51,7 +56,7 @@ fn make(socket: Socket) -> Setup<OwnedFd> {
     made.step(format!("listen on {socket}"))
 }
 
-fn send(over: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+pub fn send(over: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -61,7 +66,7 @@ fn send(over: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> 
 }
 
 /// What the child handed out; nothing where it ended before.
-pub(super) fn receive(over: BorrowedFd<'_>) -> rustix::io::Result<Vec<OwnedFd>> {
+pub fn receive(over: BorrowedFd<'_>) -> rustix::io::Result<Vec<OwnedFd>> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -39,7 +39,7 @@ pub(super) fn exec(spec: &Spec) -> Setup<()> {
     start(&argv, &env)
 }
 
-fn strings(texts: impl Iterator<Item = String>) -> Setup<Vec<CString>> {
+pub(super) fn strings(texts: impl Iterator<Item = String>) -> Setup<Vec<CString>> {
     texts.map(CString::new).collect::<Result<_, _>>().step("read the command")
 }
 
@@ -60,7 +60,7 @@ fn start(argv: &[CString], env: &[CString]) -> Setup<()> {
     Err(error).step(format!("start `{}`", program.to_string_lossy()))
 }
 
-fn set_limits() -> Setup<()> {
+pub(super) fn set_limits() -> Setup<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(Resource::Core, none).step("limit core dumps")?;
     let (soft, hard) = OPEN_FILES;
@@ -90,17 +90,23 @@ fn drop_capabilities() -> Setup<()> {
         | Set::SETUID
         | Set::SETFCAP
         | Set::SYS_CHROOT;
-    for capability in Set::all().difference(keep).iter() {
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // one that this kernel does not know cannot be had either
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-            Err(error) => return Err(error).step("drop capabilities"),
-        }
-    }
+    bound(keep)?;
     let kept = rustix::thread::CapabilitySets {
         effective: keep,
         permitted: keep,
         inheritable: Set::empty(),
     };
     rustix::thread::set_capabilities(None, kept).step("drop capabilities")
+}
+
+/// Takes all other capabilities out of the bounding set, for good.
+pub(super) fn bound(keep: rustix::thread::CapabilitySet) -> Setup<()> {
+    for capability in rustix::thread::CapabilitySet::all().difference(keep).iter() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // one that this kernel does not know cannot be had either
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error).step("drop capabilities"),
+        }
+    }
+    Ok(())
 }

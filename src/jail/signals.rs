@@ -2,6 +2,7 @@
 //! which knows how to end, and this process ends after it.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 
@@ -78,5 +79,71 @@ impl Drop for Relay {
     fn drop(&mut self) {
         // SAFETY: the set was filled when this began
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
+    }
+}
+
+/// All signals, held back for good and taken one at a time.
+#[derive(Debug)]
+pub struct Held {
+    set: libc::sigset_t,
+}
+
+impl Held {
+    pub fn all() -> Self {
+        // SAFETY: an all-zero set is valid, is filled by the first call and outlives the second
+        let set = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut set);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            set
+        };
+        Self { set }
+    }
+
+    /// Those that people and supervisors ask with.
+    pub fn asked() -> Self {
+        // SAFETY: an all-zero set is valid, is filled by the calls and outlives the last
+        let set = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            for signal in PASSED_ON.into_iter().chain([libc::SIGUSR1, libc::SIGUSR2]) {
+                libc::sigaddset(&mut set, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            set
+        };
+        Self { set }
+    }
+
+    /// Sends a signal to a process; one that is gone needs none.
+    pub fn pass(signal: libc::c_int, pid: u32) {
+        // SAFETY: two numbers
+        unsafe { libc::kill(pid.cast_signed(), signal) };
+    }
+
+    /// Waits for one; 0 where the wait was cut short.
+    pub fn next(&self) -> libc::c_int {
+        // SAFETY: the set is filled, and no information is asked for
+        unsafe { libc::sigwaitinfo(&self.set, std::ptr::null_mut()).max(0) }
+    }
+
+    /// A descriptor that can be waited for beside others (signalfd(2)).
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the set is filled; the answer is a new descriptor or -1
+        let fd = unsafe { libc::signalfd(-1, &self.set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        match fd {
+            -1 => Err(io::Error::last_os_error()),
+            // SAFETY: it was just opened, and nobody else has it
+            fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        }
+    }
+
+    /// The next signal of such a descriptor, if there is one.
+    pub fn read(descriptor: &OwnedFd) -> Option<libc::c_int> {
+        let mut bytes = [0; size_of::<libc::signalfd_siginfo>()];
+        let n = rustix::io::read(descriptor, &mut bytes).ok()?;
+        // the first field is the number
+        let number = bytes.get(..4).filter(|_| n == bytes.len())?;
+        Some(i32::from_ne_bytes(number.try_into().ok()?))
     }
 }

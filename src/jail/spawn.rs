@@ -183,6 +183,7 @@ fn finish(mut child: Child, spec: &Spec) -> Result<(End, u64), JailError> {
         Some(Report::Ended { how: Ended::Signal(signal), unrouted }) => {
             Ok((End::Signal(signal), unrouted))
         }
+        Some(Report::Running) => unreachable!("only an instance's first process says that"),
         None if status.signal() == Some(libc::SIGALRM) => Ok((End::Timeout, 0)),
         None if status.signal().is_some() => Err(JailError::Killed(status)),
         None => {

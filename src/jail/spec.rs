@@ -86,10 +86,12 @@ pub(super) struct Order<S> {
 }
 
 /// What the child answers.
-#[derive(Serialize, Deserialize)]
-pub(super) enum Report {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Report {
     /// The set-up failed.
     Fault(SetupFault),
+    /// The program of an instance was started.
+    Running,
     /// The program ended.
     Ended {
         how: Ended,
@@ -99,16 +101,44 @@ pub(super) enum Report {
 }
 
 /// How a program ended.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-pub(super) enum Ended {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
     /// By itself.
     Code(i32),
     Signal(i32),
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Code(code) => write!(f, "exit code {code}"),
+            Ended::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+impl Ended {
+    /// From what waiting for a process answered.
+    pub(super) fn of(status: rustix::process::WaitStatus) -> Self {
+        match status.exit_status() {
+            Some(code) => Ended::Code(code),
+            None => Ended::Signal(status.terminating_signal().unwrap_or(0)),
+        }
+    }
+
+    /// As shells have it.
+    pub fn code(self) -> u8 {
+        let code = match self {
+            Ended::Code(code) => code,
+            Ended::Signal(signal) => 128 + signal,
+        };
+        u8::try_from(code).unwrap_or(255)
+    }
+}
+
 /// A step of the set-up that failed.
-#[derive(Serialize, Deserialize)]
-pub(super) struct SetupFault {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SetupFault {
     pub step: String,
     pub reason: String,
     /// What the kernel answered.

@@ -34,7 +34,7 @@ impl Drop for Restore<'_> {
 
 impl Terminal {
     /// Carries bytes both ways until the far end is closed.
-    pub(super) fn join(&self, far: &OwnedFd) -> rustix::io::Result<()> {
+    pub fn join(&self, far: &OwnedFd) -> rustix::io::Result<()> {
         let modes = rustix::termios::tcgetattr(&self.input)?;
         let mut raw = modes.clone();
         raw.make_raw();

@@ -7,6 +7,7 @@ pub mod apt;
 pub mod deb;
 pub mod git;
 pub mod keys;
+pub mod launch;
 pub mod npm;
 pub mod oci;
 pub mod project;

@@ -201,8 +201,13 @@ impl<'a> Run<'a> {
     }
 
     /// As an ordinary user, whose the project becomes.
-    pub fn user(mut self, user: &'a User) -> Self {
+    pub fn user(self, user: &'a User) -> Self {
         user.own(self.project.dir.path());
+        self.by(user)
+    }
+
+    /// As an ordinary user, whose the project is.
+    pub fn by(mut self, user: &'a User) -> Self {
         let id = user.id.to_string();
         self.user = Some(user);
         self.under(&["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"])

@@ -1,0 +1,231 @@
+//! The program of an instance: what gives up all that it must not have, and becomes it.
+
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::super::child::{Setup, Step, fault};
+use super::super::passing;
+use super::super::program::{bound, set_limits, strings};
+use super::super::spec::SetupFault;
+use super::setup::Wires;
+use super::{Program, Tightness, profile};
+
+/// What a program is connected to.
+pub(super) struct Ends<'a> {
+    pub stdio: [BorrowedFd<'a>; 3],
+    pub seat: BorrowedFd<'a>,
+}
+
+impl<'a> From<&'a Wires> for Ends<'a> {
+    fn from(wires: &'a Wires) -> Self {
+        let [input, output, errors] = &wires.stdio;
+        Ends { stdio: [input.as_fd(), output.as_fd(), errors.as_fd()], seat: wires.seat.as_fd() }
+    }
+}
+
+/// Who a program is, as the instance's files have it.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    home: String,
+}
+
+/// Returns only when the program cannot be started, with the reason.
+pub(super) fn exec(program: &Program, tightness: Tightness, ends: Ends<'_>) -> SetupFault {
+    match prepare(program, tightness, &ends) {
+        Ok((argv, env, path)) => start(&argv, &env, &path),
+        Err(fault) => fault,
+    }
+}
+
+/// Tells why there is no program, and ends.
+pub(super) fn confess(fault: &SetupFault, tell: OwnedFd) -> ! {
+    let text = serde_json::to_vec(fault).expect("a fault has string keys only");
+    std::fs::File::from(tell).write_all(&text).unwrap_or_default();
+    // SAFETY: nothing of the parent's is to be flushed or run by its copy
+    unsafe { libc::_exit(0) }
+}
+
+type Command = (Vec<CString>, Vec<CString>, String);
+
+fn prepare(program: &Program, tightness: Tightness, ends: &Ends<'_>) -> Setup<Command> {
+    rustix::process::setsid().step("begin a session")?;
+    set_limits()?;
+    let identity = identify(&program.user)?;
+    connect(program, ends)?;
+    let mut env = program.env.clone();
+    if !env.iter().any(|(name, _)| name == "HOME") {
+        env.push(("HOME".to_owned(), identity.home.clone()));
+    }
+    let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone());
+    let argv = strings(program.argv.iter().cloned())?;
+    let env = strings(env.iter().map(|(name, value)| format!("{name}={value}")))?;
+    let keep = capabilities(tightness);
+    bound(keep)?;
+    become_user(&identity)?;
+    let had = if identity.uid == 0 { keep } else { CapabilitySet::empty() };
+    let sets =
+        CapabilitySets { effective: had, permitted: had, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).step("drop capabilities")?;
+    rustix::process::chdir(program.cwd.as_str()).step(format!("change to `{}`", program.cwd))?;
+    reset_signals();
+    rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+    profile::install(tightness)?;
+    Ok((argv, env, path.unwrap_or_default()))
+}
+
+/// Docker's capabilities less those that a sandbox has no use for: device nodes cannot be made here
+/// anyway, raw sockets and audit records are nobody's need.
+fn capabilities(tightness: Tightness) -> CapabilitySet {
+    use CapabilitySet as Set;
+    let few = Set::CHOWN
+        | Set::DAC_OVERRIDE
+        | Set::FOWNER
+        | Set::FSETID
+        | Set::KILL
+        | Set::NET_BIND_SERVICE
+        | Set::SETGID
+        | Set::SETUID;
+    let usual = few | Set::SETFCAP | Set::SETPCAP | Set::SYS_CHROOT;
+    match tightness {
+        Tightness::High => few,
+        Tightness::Medium => usual,
+        Tightness::Low => usual | Set::AUDIT_WRITE | Set::MKNOD | Set::NET_RAW,
+    }
+}
+
+fn connect(program: &Program, ends: &Ends<'_>) -> Setup<()> {
+    let terminal = match program.terminal {
+        true => Some(passing::pass_terminal_over(ends.seat)?),
+        false => None,
+    };
+    let [input, output, errors] = match &terminal {
+        Some(terminal) => [terminal.as_fd(); 3],
+        None => ends.stdio,
+    };
+    rustix::stdio::dup2_stdin(input).step("replace stdin")?;
+    rustix::stdio::dup2_stdout(output).step("replace stdout")?;
+    rustix::stdio::dup2_stderr(errors).step("replace stderr")?;
+    match terminal {
+        Some(terminal) => rustix::process::ioctl_tiocsctty(&terminal).step("take the terminal"),
+        None => Ok(()),
+    }
+}
+
+fn become_user(identity: &Identity) -> Setup<()> {
+    let (user, group) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let step = || format!("become user {}:{}", identity.uid, identity.gid);
+    rustix::thread::set_thread_groups(&groups).step(step())?;
+    rustix::thread::set_thread_res_gid(Some(group), Some(group), Some(group)).step(step())?;
+    rustix::thread::set_thread_res_uid(Some(user), Some(user), Some(user)).step(step())
+}
+
+fn identify(user: &str) -> Setup<Identity> {
+    let read = |path: &str| match Path::new(path).is_file() {
+        true => std::fs::read_to_string(path).unwrap_or_default(),
+        false => String::new(),
+    };
+    find_identity(user, &read("/etc/passwd"), &read("/etc/group")).ok_or_else(|| {
+        fault(
+            "find the user",
+            &format!("the instance's /etc/passwd and /etc/group have no `{user}`"),
+        )
+    })
+}
+
+/// passwd(5), group(5); numbers need no entry.
+fn find_identity(user: &str, passwd: &str, group: &str) -> Option<Identity> {
+    let (name, group_name) = match user.split_once(':') {
+        Some((name, group)) => (name, Some(group)),
+        None => (user, None),
+    };
+    let name = if name.is_empty() { "0" } else { name };
+    let rows: Vec<Vec<&str>> = passwd.lines().map(|line| line.split(':').collect()).collect();
+    let row = rows.iter().find(|row| row.len() >= 6 && (row[0] == name || row[2] == name));
+    let uid = row.map_or(name, |row| row[2]).parse().ok()?;
+    let groups: Vec<Vec<&str>> = group.lines().map(|line| line.split(':').collect()).collect();
+    let gid = match group_name {
+        Some(wanted) => groups
+            .iter()
+            .find(|row| row.len() >= 3 && row[0] == wanted)
+            .map_or(wanted, |row| row[2])
+            .parse()
+            .ok()?,
+        None => row.map_or(Some(0), |row| row[3].parse().ok())?,
+    };
+    let login = row.map_or("", |row| row[0]);
+    let member = |row: &&Vec<&str>| row.len() >= 4 && row[3].split(',').any(|one| one == login);
+    let more = match group_name {
+        Some(_) => Vec::new(),
+        None => groups.iter().filter(member).filter_map(|row| row[2].parse().ok()).collect(),
+    };
+    let home = row.map_or("/", |row| row[5]).to_owned();
+    Some(Identity { uid, gid, groups: more, home })
+}
+
+/// The first process holds signals back; its program must not inherit that.
+fn reset_signals() {
+    // SAFETY: an all-zero set is valid and is filled by the call after
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// Looks a program up as a shell does.
+fn start(argv: &[CString], env: &[CString], path: &str) -> SetupFault {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv_pointers, env_pointers) = (pointers(argv), pointers(env));
+    let Some(program) = argv.first() else { return fault("read the command", "there is none") };
+    let name = program.to_string_lossy().into_owned();
+    let places: Vec<CString> = match name.contains('/') {
+        true => vec![program.clone()],
+        false => {
+            path.split(':').filter_map(|dir| CString::new(format!("{dir}/{name}")).ok()).collect()
+        }
+    };
+    let mut reason = std::io::Error::from_raw_os_error(libc::ENOENT);
+    for place in places {
+        // SAFETY: all strings are NUL-terminated and both arrays end in a null pointer
+        unsafe { libc::execve(place.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr()) };
+        let error = std::io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            reason = error;
+        }
+    }
+    let errno = reason.raw_os_error();
+    SetupFault { step: format!("start `{name}`"), reason: reason.to_string(), errno }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_names_or_numbers_and_their_groups_come_along() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        let group = "root:x:0:\nann:x:1000:\nvideo:x:44:bob,ann\n";
+        let find = |user| find_identity(user, passwd, group);
+        let ann = find("ann").unwrap();
+        assert_eq!(
+            (ann.uid, ann.gid, &*ann.groups, &*ann.home),
+            (1000, 1000, &[44][..], "/home/ann")
+        );
+        assert_eq!(find("").unwrap().home, "/root");
+        assert_eq!(find("1000:video").unwrap().gid, 44);
+        let unknown = find("7:8").unwrap();
+        assert_eq!((unknown.uid, unknown.gid, &*unknown.home), (7, 8, "/"));
+        assert_eq!(find("nobody"), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! Why an instance was not started, found or ended.
+
+use std::path::PathBuf;
+
+use crate::blame::Blame;
+use crate::fsx::PathIo;
+use crate::jail::cgroup::CgroupError;
+use crate::jail::{Ended, SetupFault};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error("there is no instance `{0}`")]
+    Unknown(String),
+    #[error("there is an instance `{0}` already")]
+    NameTaken(String),
+    #[error("`{0}` is no name of an instance: letters, digits, `-`, `_` and `.`, at most 60")]
+    Name(String),
+    #[error("instance `{0}` does not run")]
+    NotRunning(String),
+    #[error("instance `{0}` runs")]
+    Running(String),
+    #[error("port {port} of 127.0.0.1 cannot be listened on: {reason}")]
+    Port { port: u16, reason: String },
+    #[error("variable `{name}` is not set on this machine, and sandbox `{sandbox}` asks for it")]
+    Variable { name: String, sandbox: String },
+    #[error("sandbox `{0}` has no command")]
+    NoCommand(String),
+    #[error("{}: {reason}", path.display())]
+    Volume { path: PathBuf, reason: String },
+    #[error("{what} is above what this machine has: {have}")]
+    AboveMachine { what: String, have: String },
+    #[error("the limits of sandbox `{sandbox}` cannot be set: {source}")]
+    Limits { sandbox: String, source: CgroupError },
+    #[error("launcher `embedded` cannot honour {what} of sandbox `{sandbox}`")]
+    Refused { what: String, sandbox: String },
+    #[error("the instance cannot be set up: {}: {}", .0.step, .0.reason)]
+    Setup(SetupFault),
+    #[error("`{program}` cannot be started: {reason}")]
+    Program { program: String, reason: String, found: bool },
+    #[error("the instance is not ready after {seconds} s")]
+    NotReady { seconds: f64 },
+    #[error("the instance ended before it was ready ({0})")]
+    EndedEarly(Ended),
+    #[error("the instance's keeper is gone")]
+    KeeperGone,
+    #[error("the keeper cannot be started: {0}")]
+    Spawn(std::io::Error),
+    #[error("all ranges of ids for instances are taken")]
+    NoIds,
+}
+
+impl LaunchError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            LaunchError::Unknown(_)
+            | LaunchError::NameTaken(_)
+            | LaunchError::Name(_)
+            | LaunchError::NotRunning(_)
+            | LaunchError::Running(_)
+            | LaunchError::Variable { .. }
+            | LaunchError::NoCommand(_)
+            | LaunchError::Volume { .. }
+            | LaunchError::AboveMachine { .. }
+            | LaunchError::Refused { .. } => Blame::Input,
+            _ => Blame::World,
+        }
+    }
+
+    /// A step that failed; it may be the program's own start.
+    pub fn of_program(program: &str, fault: SetupFault) -> Self {
+        if fault.step != format!("start `{program}`") {
+            return LaunchError::Setup(fault);
+        }
+        LaunchError::Program {
+            program: program.to_owned(),
+            reason: fault.reason,
+            found: fault.errno != Some(libc::ENOENT),
+        }
+    }
+
+    /// The code of a program that was not started, as shells have it.
+    pub fn code(&self) -> Option<u8> {
+        match self {
+            LaunchError::Program { found, .. } => Some(if *found { 126 } else { 127 }),
+            _ => None,
+        }
+    }
+
+    /// The next command.
+    pub fn help(&self) -> Option<String> {
+        let text = match self {
+            LaunchError::Unknown(_) => "run `sbx ps` to see which there are".to_owned(),
+            LaunchError::NameTaken(name) => {
+                format!("run `sbx rm -f {name}`, or give this one another `--name`")
+            }
+            LaunchError::NotRunning(name) => format!("run `sbx logs {name}` to see how it ended"),
+            LaunchError::Running(name) => format!("run `sbx stop {name}`, or say `--force`"),
+            LaunchError::Port { port, .. } => {
+                format!(
+                    "publish another with `-p 0:PORT`, or find who has it: `ss -ltnp 'sport = {port}'`"
+                )
+            }
+            LaunchError::Variable { name, .. } => {
+                format!("run `export {name}=…`, or pass `-e {name}=…`")
+            }
+            LaunchError::NoCommand(_) => "declare a `command`, or name one after `--`".to_owned(),
+            LaunchError::AboveMachine { .. } => {
+                "lower `limits` of the sandbox, or pass `--no-limits`".to_owned()
+            }
+            LaunchError::Limits { .. } => {
+                "run it as root, or pass `--no-limits` to run without them".to_owned()
+            }
+            LaunchError::Setup(fault) => return mend(fault).map(str::to_owned),
+            LaunchError::NotReady { .. } => "allow more with `--timeout SECONDS`".to_owned(),
+            _ => return None,
+        };
+        Some(text)
+    }
+}
+
+/// What mends a step of the set-up.
+fn mend(fault: &SetupFault) -> Option<&'static str> {
+    let step = fault.step.as_str();
+    match fault.errno? {
+        libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS if step.starts_with("map the owners") => {
+            Some(
+                "it takes Linux 5.19 and a file system that can show other owners: put it on ext4, xfs or btrfs, such as with `--cache DIR`",
+            )
+        }
+        libc::EINVAL if step == "mount the overlay" => {
+            Some("name a directory on another file system with `SBX_STATE`")
+        }
+        libc::EPERM | libc::EACCES => Some("run `sbx doctor` to see what is missing"),
+        _ => None,
+    }
+}

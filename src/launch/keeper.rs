@@ -1,0 +1,392 @@
+//! The keeper of an instance: a process with one thread that starts it and ends with it.
+//!
+//! It holds the instance's lock, writes its log, passes signals on, and cleans up. It is started
+//! anew from this program's file, in a session of its own, so that it outlives the terminal. An
+//! instance that is not detached ends when its caller does.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+
+use super::probe::{self, Probe};
+use super::relay::{self, Door};
+use super::state::{Record, discard, hide, write_ended};
+use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires, start};
+use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
+
+/// What a keeper is to do.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Order {
+    pub record: Record,
+    pub cell: Cell,
+    pub dir: PathBuf,
+    pub ready: Option<Probe>,
+    pub timeout: Duration,
+    pub detached: bool,
+    /// What `stop` sends to the program.
+    pub stop_signal: i32,
+}
+
+/// What it says to whoever started it, a line each.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// The program runs; published ports are these, outside and inside.
+    Started {
+        ports: Vec<(u16, u16)>,
+    },
+    Ready,
+    NotReady,
+    PortTaken {
+        port: u16,
+        reason: String,
+    },
+    Limits {
+        reason: String,
+    },
+    Fault(SetupFault),
+    Ended(Ended),
+}
+
+/// A log is cut in two at this size: one half is kept beside the one that is written.
+const LOG_SIZE: u64 = 32 << 20;
+
+/// Asks a keeper to kill its instance.
+pub(super) fn kill_signal() -> i32 {
+    libc::SIGRTMIN() + 1
+}
+
+/// Asks a keeper to stop its instance as that wants to be.
+pub(super) fn stop_signal() -> i32 {
+    libc::SIGRTMIN() + 2
+}
+
+pub(super) fn intercept() {
+    if std::env::args_os().nth(1).is_some_and(|first| first == super::KEEPER_ARGUMENT) {
+        main();
+    }
+}
+
+fn main() -> ! {
+    // what goes wrong before there is anybody to tell shows as a keeper that is gone
+    let code = i32::from(keep().is_none());
+    std::process::exit(code)
+}
+
+struct Keeper {
+    order: Order,
+    control: UnixStream,
+    /// Held as long as this process lives.
+    _lock: OwnedFd,
+}
+
+fn keep() -> Option<()> {
+    forget_parent().ok()?;
+    rustix::process::setsid().ok();
+    rustix::process::chdir("/").ok()?;
+    let signals = Held::all().descriptor().ok()?;
+    let control = UnixStream::from(rustix::io::dup(std::io::stdin()).ok()?);
+    rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC).ok()?;
+    let [lock, input, output, errors, seat]: [OwnedFd; 5] =
+        receive(control.as_fd()).ok()?.try_into().ok()?;
+    let mut text = Vec::new();
+    (&control).read_to_end(&mut text).ok()?;
+    let order: Order = serde_json::from_slice(&text).ok()?;
+    let mut keeper = Keeper { order, control, _lock: lock };
+    let ended = keeper.run(Ends { stdio: [input, output, errors], seat }, &signals);
+    keeper.clean_up(ended);
+    Some(())
+}
+
+/// What the caller handed over for the program.
+struct Ends {
+    stdio: [OwnedFd; 3],
+    seat: OwnedFd,
+}
+
+/// What a keeper waits for.
+struct Watch {
+    started: Started,
+    report: BufReader<std::io::PipeReader>,
+    log: Option<(std::io::PipeReader, File, u64)>,
+    relay: Option<Pid>,
+    /// Asks whether the instance is ready, until then.
+    prober: Option<(Pid, Instant)>,
+}
+
+impl Keeper {
+    fn say(&self, message: &Message) {
+        let mut line = serde_json::to_vec(message).expect("a message has string keys only");
+        line.push(b'\n');
+        // one who went away does not listen
+        (&self.control).write_all(&line).unwrap_or_default();
+    }
+
+    /// Starts the instance and stays until its end; `None` where it did not come to be.
+    fn run(&mut self, ends: Ends, signals: &OwnedFd) -> Option<Ended> {
+        let doors = match self.open_doors() {
+            Ok(doors) => doors,
+            Err(message) => {
+                self.say(&message);
+                return None;
+            }
+        };
+        if let Err(error) = self.order.cell.cgroup.create() {
+            self.say(&Message::Limits { reason: error.to_string() });
+            return None;
+        }
+        match self.begin(ends, doors) {
+            Ok(watch) => Some(self.watch(watch, signals)),
+            Err(fault) => {
+                self.say(&Message::Fault(fault));
+                None
+            }
+        }
+    }
+
+    fn open_doors(&mut self) -> Result<Vec<Door>, Message> {
+        let mut doors = Vec::new();
+        for (outside, inside) in &mut self.order.record.ports {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, *outside)).map_err(|error| {
+                Message::PortTaken { port: *outside, reason: error.to_string() }
+            })?;
+            *outside = listener.local_addr().map_or(0, |address| address.port());
+            doors.push(Door { listener, inside: *inside });
+        }
+        Ok(doors)
+    }
+
+    fn begin(&mut self, ends: Ends, doors: Vec<Door>) -> Result<Watch, SetupFault> {
+        let (stdio, log) =
+            self.connect(ends.stdio).map_err(|error| fault("open the log", &error))?;
+        let (report, tell) = std::io::pipe().map_err(|error| fault("open a pipe", &error))?;
+        let wires = Wires { stdio, report: tell.into(), seat: ends.seat };
+        let started = start(&self.order.cell, &wires)?;
+        drop(wires);
+        let mut report = BufReader::new(report);
+        match next_report(&mut report) {
+            Some(Report::Running) => {}
+            Some(Report::Fault(fault)) => return Err(fault),
+            _ => return Err(fault("start the instance", &std::io::ErrorKind::BrokenPipe.into())),
+        }
+        self.order.record.keeper = Some(std::process::id());
+        self.order.record.first = Some(started.first.as_raw_nonzero().get().cast_unsigned());
+        let written = self.order.record.write(&self.order.dir);
+        written.map_err(|error| fault("write the record", &error))?;
+        let relay = match doors.is_empty() {
+            true => None,
+            false => Some(spawn(|| relay::serve(doors, started.handle.as_fd()))?),
+        };
+        self.say(&Message::Started { ports: self.order.record.ports.clone() });
+        let prober = self.send_prober(&started)?;
+        Ok(Watch { started, report, log, relay, prober })
+    }
+
+    fn send_prober(&self, started: &Started) -> Result<Option<(Pid, Instant)>, SetupFault> {
+        let Some(ready) = &self.order.ready else {
+            self.say(&Message::Ready);
+            return Ok(None);
+        };
+        let visitor = Visitor {
+            program: self.order.record.program.clone(),
+            tightness: self.order.cell.tightness,
+            cgroup: self.order.cell.cgroup.clone(),
+        };
+        let pid = spawn(|| probe::ask(ready, &visitor, started.handle.as_fd()))?;
+        Ok(Some((pid, Instant::now() + self.order.timeout)))
+    }
+
+    /// The program's ends; what it says goes to the log where nobody else listens. An instance's
+    /// root may open `/dev/stdout` anew: the pipe is its own.
+    fn connect(&self, stdio: [OwnedFd; 3]) -> std::io::Result<([OwnedFd; 3], Option<Log>)> {
+        let own = |fd: &OwnedFd| -> std::io::Result<()> {
+            if let Ids::Own { first } = self.order.cell.ids {
+                let (user, group) =
+                    (rustix::process::Uid::from_raw(first), rustix::process::Gid::from_raw(first));
+                rustix::fs::fchown(fd, Some(user), Some(group))?;
+            }
+            Ok(())
+        };
+        let [input, output, errors] = stdio;
+        if !self.order.detached {
+            own(&output)?;
+            own(&errors)?;
+            return Ok(([input, output, errors], None));
+        }
+        let file = File::options().append(true).create(true).open(self.order.dir.join("log"))?;
+        let (reader, writer) = std::io::pipe()?;
+        let output = OwnedFd::from(writer);
+        own(&output)?;
+        let errors = rustix::io::fcntl_dupfd_cloexec(&output, 3)?;
+        Ok(([input, output, errors], Some((reader, file, 0))))
+    }
+
+    fn watch(&mut self, mut watch: Watch, signals: &OwnedFd) -> Ended {
+        loop {
+            let [heard, reported, logged, left] = self.wait(&watch, signals);
+            if logged && let Some(log) = watch.log.as_mut() {
+                self.copy_log(log);
+            }
+            if left && !self.order.detached {
+                kill(watch.started.first, libc::SIGKILL);
+            }
+            if heard && let Some(ended) = self.hear(&mut watch, signals) {
+                return ended;
+            }
+            if reported && let Some(Report::Ended { how, .. }) = next_report(&mut watch.report) {
+                return self.see_off(&mut watch, how);
+            }
+            self.look_at_clock(&mut watch);
+        }
+    }
+
+    /// Whether there is a signal, a report, something for the log, a caller that left.
+    fn wait(&self, watch: &Watch, signals: &OwnedFd) -> [bool; 4] {
+        let report = watch.report.get_ref();
+        let gone = if self.order.detached { PollFlags::empty() } else { PollFlags::RDHUP };
+        let mut polled = vec![
+            PollFd::new(signals, PollFlags::IN),
+            PollFd::new(report, PollFlags::IN),
+            PollFd::new(&self.control, gone),
+        ];
+        if let Some((reader, _, _)) = &watch.log {
+            polled.push(PollFd::new(reader, PollFlags::IN));
+        }
+        let until = watch.prober.map(|(_, end)| {
+            let left = end.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
+        });
+        // a wait that was cut short is a wait that found nothing
+        poll(&mut polled, until.as_ref()).unwrap_or_default();
+        let some = |at: usize| polled.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        let left = polled[2].revents().contains(PollFlags::HUP) && !self.order.detached;
+        [some(0), some(1), some(3), left]
+    }
+
+    /// Signals: children that ended, and what is to be passed on.
+    fn hear(&self, watch: &mut Watch, signals: &OwnedFd) -> Option<Ended> {
+        while let Some(signal) = Held::read(signals) {
+            match signal {
+                libc::SIGCHLD => {}
+                signal if signal == kill_signal() => kill(watch.started.first, libc::SIGKILL),
+                signal if signal == stop_signal() => {
+                    kill(watch.started.first, self.order.stop_signal);
+                }
+                signal => kill(watch.started.first, signal),
+            }
+        }
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid == watch.started.first {
+                let report = next_report(&mut watch.report);
+                let how = match report {
+                    Some(Report::Ended { how, .. }) => how,
+                    _ => Ended::Signal(status.terminating_signal().unwrap_or(libc::SIGKILL)),
+                };
+                return Some(self.see_off(watch, how));
+            }
+            if watch.prober.is_some_and(|(prober, _)| prober == pid) {
+                watch.prober = None;
+                let ready = status.exit_status() == Some(0);
+                self.say(if ready { &Message::Ready } else { &Message::NotReady });
+            }
+        }
+        None
+    }
+
+    /// The first process ended, or is about to: so does all else.
+    fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
+        let prober = watch.prober.take().map(|(pid, _)| pid);
+        for pid in [watch.relay.take(), prober].into_iter().flatten() {
+            kill(pid, libc::SIGKILL);
+        }
+        if let Some(log) = watch.log.as_mut() {
+            while self.copy_log(log) {}
+        }
+        // all processes of the instance are gone when its first is
+        while rustix::process::wait(WaitOptions::empty()).is_ok() {}
+        how
+    }
+
+    fn look_at_clock(&self, watch: &mut Watch) {
+        if let Some((pid, end)) = watch.prober
+            && Instant::now() >= end
+        {
+            watch.prober = None;
+            kill(pid, libc::SIGKILL);
+            self.say(&Message::NotReady);
+        }
+    }
+
+    /// `false` at the end.
+    fn copy_log(&self, (reader, file, size): &mut Log) -> bool {
+        let mut bytes = [0; 16 << 10];
+        let Ok(n @ 1..) = reader.read(&mut bytes) else { return false };
+        if *size > LOG_SIZE {
+            let (log, old) = (self.order.dir.join("log"), self.order.dir.join("log.1"));
+            fs::rename(&log, old).unwrap_or_default();
+            if let Ok(next) = File::options().append(true).create(true).open(&log) {
+                (*file, *size) = (next, 0);
+            }
+        }
+        // a disk that is full loses the log, not the instance
+        file.write_all(&bytes[..n]).unwrap_or_default();
+        *size += n as u64;
+        true
+    }
+
+    /// What is to be seen of the instance from now on is its end, or nothing.
+    fn clean_up(self, ended: Option<Ended>) {
+        let Order { record, dir, .. } = &self.order;
+        let keep = !record.fleeting && ended.is_some();
+        if let Some(how) = ended.filter(|_| keep) {
+            write_ended(dir, how).unwrap_or_default();
+        }
+        let gone = if keep { dir.clone() } else { hide(dir) };
+        if let Some(how) = ended {
+            self.say(&Message::Ended(how));
+        }
+        self.control.shutdown(std::net::Shutdown::Both).unwrap_or_default();
+        record.cgroup.remove();
+        if !keep {
+            discard(&gone, record.ids);
+        }
+    }
+}
+
+type Log = (std::io::PipeReader, File, u64);
+
+fn next_report(report: &mut BufReader<std::io::PipeReader>) -> Option<Report> {
+    let mut line = String::new();
+    report.read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}
+
+fn fault(step: &str, error: &std::io::Error) -> SetupFault {
+    SetupFault { step: step.to_owned(), reason: error.to_string(), errno: error.raw_os_error() }
+}
+
+/// A child that does one thing.
+fn spawn(work: impl FnOnce() -> Result<(), SetupFault>) -> Result<Pid, SetupFault> {
+    match fork()? {
+        Some(pid) => Ok(pid),
+        None => {
+            let code = i32::from(work().is_err());
+            // SAFETY: nothing of the keeper's is to be flushed or run by its copy
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+fn kill(pid: Pid, signal: i32) {
+    // a child that has just ended needs no signal
+    if let Some(named) = Signal::from_named_raw(signal) {
+        rustix::process::kill_process(pid, named).unwrap_or_default();
+    }
+}

@@ -1,0 +1,36 @@
+//! Starting images: what a sandbox is to run with, computed once, and the launchers that render it.
+//!
+//! A [`Spec`] comes from the declaration, the image's configuration and the command line, without
+//! I/O. A launcher refuses what it cannot honour. The `embedded` one ([`start`]) needs no daemon: each
+//! instance has a *keeper*, a small process that started it, holds its lock, log and ports, and takes
+//! it along when it dies. So what is true of an instance can be seen from its lock, whatever was
+//! killed, and all mounts are in namespaces that end with the instance.
+//!
+//! Published ports are listened on by a *relay*, which lives in the instance's network namespace
+//! and connects there. It is the only way between the two networks, so what lets an instance out
+//! belongs there too.
+
+mod client;
+mod copy;
+mod error;
+mod keeper;
+mod options;
+mod probe;
+mod relay;
+mod slots;
+mod spec;
+mod state;
+
+pub use client::{Attached, Connections, Launch, Outcome, start};
+pub use error::LaunchError;
+pub use options::{OptionError, PortOption, VariableOption, VolumeOption};
+pub use spec::{Publish, Request, Spec};
+pub use state::{Instance, InstanceName, Record, State, Status};
+
+/// The hidden first argument of a keeper.
+const KEEPER_ARGUMENT: &str = "--instance-keeper";
+
+/// To be called at the beginning of `main`: does not return in an instance's keeper.
+pub fn intercept() {
+    keeper::intercept();
+}

@@ -1,0 +1,191 @@
+//! The launch spec: everything that a launcher must honour, computed once and without I/O.
+
+use std::time::Duration;
+
+use super::error::LaunchError;
+use super::options::{PortOption, VariableOption, VolumeOption};
+use crate::decl::{Egress, Limits, Ready, Sandbox, SecurityLevel};
+use crate::digest::Digest;
+use crate::plan::ImageSpec;
+
+/// How long a start may take where nothing is declared.
+const TIMEOUT: u64 = 60;
+/// Docker's size of /dev/shm.
+const SHARED_MEMORY: u64 = 64 << 20;
+/// What AgentScope's launchers set, and its images expect.
+const TOKEN: &str = "SECRET_TOKEN";
+const PROXY_TIMEOUT: &str = "NGINX_TIMEOUT";
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    pub publish: Vec<PortOption>,
+    pub env: Vec<VariableOption>,
+    pub volumes: Vec<VolumeOption>,
+    pub timeout: Option<Duration>,
+    /// In place of the image's, entrypoint included; without one the sandbox serves its ports.
+    pub command: Vec<String>,
+    pub terminal: bool,
+    pub no_limits: bool,
+}
+
+/// A port of the instance and where it is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// On 127.0.0.1; 0 for any that is free.
+    pub outside: u16,
+    pub inside: u16,
+}
+
+/// What an instance is started with.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub sandbox: String,
+    pub image: Digest,
+    pub env: Vec<(String, String)>,
+    /// What its callers must show, where it serves something.
+    pub token: Option<String>,
+    pub argv: Vec<String>,
+    pub workdir: String,
+    pub user: String,
+    pub ports: Vec<Publish>,
+    pub volumes: Vec<VolumeOption>,
+    pub limits: Limits,
+    pub security_level: SecurityLevel,
+    pub shared_memory: u64,
+    pub ready: Option<Ready>,
+    pub timeout: Duration,
+    pub egress: Egress,
+    pub stop_signal: Option<String>,
+    pub terminal: bool,
+}
+
+impl Spec {
+    /// `host` knows variables of this machine; `token` is random and new.
+    pub fn new(
+        sandbox: &Sandbox,
+        image: (&ImageSpec, Digest),
+        request: &Request,
+        host: &dyn Fn(&str) -> Option<String>,
+        token: impl FnOnce() -> String,
+    ) -> Result<Self, LaunchError> {
+        let (config, image) = image;
+        let name = sandbox.name.to_string();
+        let argv = match request.command.as_slice() {
+            [] => config.entrypoint.iter().chain(&config.command).cloned().collect(),
+            command => command.to_vec(),
+        };
+        if argv.is_empty() {
+            return Err(LaunchError::NoCommand(name));
+        }
+        let timeout = request
+            .timeout
+            .unwrap_or_else(|| Duration::from_secs(sandbox.timeout.map_or(TIMEOUT, u64::from)));
+        let mut env = environment(sandbox, config, request, host)?;
+        let token = serving(sandbox, request).then(|| guard(&mut env, timeout, token));
+        let limits = if request.no_limits { Limits::default() } else { sandbox.limits };
+        let workdir = if config.workdir.is_empty() { "/" } else { &config.workdir };
+        Ok(Spec {
+            sandbox: name,
+            image,
+            env,
+            token,
+            argv,
+            workdir: workdir.to_owned(),
+            user: config.user.clone(),
+            ports: ports(sandbox, request)?,
+            volumes: request.volumes.clone(),
+            limits,
+            security_level: sandbox.security_level,
+            shared_memory: SHARED_MEMORY,
+            ready: sandbox.ready.clone().filter(|_| request.command.is_empty()),
+            timeout,
+            egress: sandbox.egress.clone(),
+            stop_signal: config.stop_signal.clone(),
+            terminal: request.terminal,
+        })
+    }
+
+    /// The port that answers for the sandbox: its first.
+    pub fn first_port(&self) -> Option<u16> {
+        self.ports.first().map(|port| port.inside)
+    }
+}
+
+/// Whether there is something to guard: its own command runs and has a port.
+fn serving(sandbox: &Sandbox, request: &Request) -> bool {
+    !sandbox.ports.is_empty() && request.command.is_empty()
+}
+
+fn ports(sandbox: &Sandbox, request: &Request) -> Result<Vec<Publish>, LaunchError> {
+    let asked = request.publish.iter().map(|port| (port.outside, port.inside));
+    let mut ports: Vec<Publish> =
+        asked.map(|(outside, inside)| Publish { outside, inside }).collect();
+    if !request.command.is_empty() {
+        return Ok(ports);
+    }
+    for port in &sandbox.ports {
+        if port.udp {
+            let what = format!("port {}/udp", port.number);
+            return Err(LaunchError::Refused { what, sandbox: sandbox.name.to_string() });
+        }
+        if !ports.iter().any(|known| known.inside == port.number) {
+            ports.push(Publish { outside: 0, inside: port.number });
+        }
+    }
+    Ok(ports)
+}
+
+fn environment(
+    sandbox: &Sandbox,
+    config: &ImageSpec,
+    request: &Request,
+    host: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<(String, String)>, LaunchError> {
+    let mut env = config.env.clone();
+    for variable in &sandbox.env_from_host {
+        if request.env.iter().any(|option| option.name == variable.name) {
+            continue;
+        }
+        let value = host(&variable.name).or_else(|| variable.default.clone());
+        let value = value.ok_or_else(|| LaunchError::Variable {
+            name: variable.name.clone(),
+            sandbox: sandbox.name.to_string(),
+        })?;
+        set(&mut env, &variable.name, value);
+    }
+    for option in &request.env {
+        set(&mut env, &option.name, option.value.clone());
+    }
+    if request.terminal && !env.iter().any(|(name, _)| name == "TERM") {
+        let term = host("TERM").unwrap_or_else(|| "xterm".to_owned());
+        env.push(("TERM".to_owned(), term));
+    }
+    Ok(env)
+}
+
+fn set(env: &mut Vec<(String, String)>, name: &str, value: String) {
+    match env.iter_mut().find(|(known, _)| known == name) {
+        Some(slot) => slot.1 = value,
+        None => env.push((name.to_owned(), value)),
+    }
+}
+
+/// The token that callers must show; what is declared or passed stays.
+fn guard(
+    env: &mut Vec<(String, String)>,
+    timeout: Duration,
+    token: impl FnOnce() -> String,
+) -> String {
+    let find = |env: &[(String, String)], name: &str| {
+        env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    };
+    if find(env, PROXY_TIMEOUT).is_none() {
+        set(env, PROXY_TIMEOUT, timeout.as_secs().max(1).to_string());
+    }
+    find(env, TOKEN).filter(|token| !token.is_empty()).unwrap_or_else(|| {
+        let token = token();
+        set(env, TOKEN, token.clone());
+        token
+    })
+}
