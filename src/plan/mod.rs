@@ -44,7 +44,7 @@ use crate::platform::Platform;
 use crate::store::Key;
 
 /// Version of the layer format: a change of it makes all layers anew.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// What is to be done for one sandbox on one platform.
 #[derive(Clone, Debug)]
