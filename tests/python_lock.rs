@@ -130,6 +130,10 @@ fn what_cannot_be_had_is_said_with_what_can() {
             "take another version of `w`",
         ],
     );
+    let hashed =
+        "a==1 --hash=sha256:0000000000000000000000000000000000000000000000000000000000000000\n";
+    let project = at(&index, "venv \"/v\" requirements=\"r.txt\"").file("r.txt", hashed);
+    locked(&project).fails(1, &["`a` 1", "hash"]);
     refused("s")
         .fails(1, &["`s` 1 has a source archive only, no wheel", "sbx installs wheels only"]);
 }
@@ -191,7 +195,37 @@ fn a_lock_without_addresses_is_answered_by_name_and_digest() {
     assert_eq!(index.downloads("a"), 1);
     let wrong = lock.replace(hex, &"0".repeat(64));
     let project = at(&index, "venv \"/opt/venv\" lock=\"pylock.toml\"").file("pylock.toml", &wrong);
-    project.sbx(&["build", "s"]).fails(3, &["wheel `a 1`: nowhere to fetch it from"]);
+    project.sbx(&["build", "s"]).fails(
+        3,
+        &[
+            "wheel `a 1`: nowhere to fetch it from; what the index has as `a-1-py3-none-any.whl` are other bytes",
+            "let what locked it name one that is left",
+        ],
+    );
+    let gone = lock.replace("a-1-py3", "a-0.9-py3").replace("version = \"1\"", "version = \"0.9\"");
+    let project = at(&index, "venv \"/opt/venv\" lock=\"pylock.toml\"")
+        .file("pylock.toml", &gone.replace(hex, &"1".repeat(64)));
+    project
+        .sbx(&["build", "s"])
+        .fails(3, &["wheel `a 0.9`: nowhere to fetch it from; the index has 1"]);
+    let other = lock.replace("py3-none-any", "cp312-cp312-win_amd64");
+    let project = at(&index, "venv \"/opt/venv\" lock=\"pylock.toml\"").file("pylock.toml", &other);
+    project.sbx(&["build", "s"]).fails(1, &["`a` 1 has no wheel for Python 3.13 on x86_64"]);
+}
+
+#[test]
+fn a_wheel_that_tries_something_is_refused_by_name_and_nothing_is_left() {
+    let built = |package: Package| {
+        let index = Index::of([package]);
+        let project = at(&index, "venv \"/v\" { packages \"a\"; }");
+        locked(&project).success();
+        (project.sbx(&["build", "s"]), project.drafts())
+    };
+    let (outcome, drafts) = built(Package::new("a", "1").file("../x", ""));
+    outcome.fails(1, &["a-1-py3-none-any.whl", "member `../x` leads out of its directory"]);
+    assert!(drafts.is_empty());
+    let twins = Package::new("a", "1").file("a/One.py", "").file("a/one.py", "");
+    built(twins).0.fails(1, &["`a/One.py` and `a/one.py` differ in case only"]);
 }
 
 #[test]
