@@ -102,11 +102,14 @@ fn a_withdrawn_version_comes_only_where_it_is_meant() {
     let index = Index::of([Package::new("a", "1"), Package::new("a", "2").yanked("it is broken")]);
     let chosen = |package: &str| {
         let project = at(&index, &format!("venv \"/v\" {{ packages \"{package}\"; }}"));
-        locked(&project).success();
-        wheels(&project).concat()
+        let said = locked(&project).success().stderr;
+        (
+            wheels(&project).concat(),
+            said.contains("layer `l`: `a==2` is yanked (reason: \"it is broken\")"),
+        )
     };
-    assert_eq!(chosen("a"), "a 1");
-    assert_eq!(chosen("a==2"), "a 2");
+    assert_eq!(chosen("a"), ("a 1".to_owned(), false));
+    assert_eq!(chosen("a==2"), ("a 2".to_owned(), true));
 }
 
 #[test]
@@ -133,7 +136,13 @@ fn what_cannot_be_had_is_said_with_what_can() {
     let hashed =
         "a==1 --hash=sha256:0000000000000000000000000000000000000000000000000000000000000000\n";
     let project = at(&index, "venv \"/v\" requirements=\"r.txt\"").file("r.txt", hashed);
-    locked(&project).fails(1, &["`a` 1", "hash"]);
+    locked(&project).fails(
+        1,
+        &[
+            "wheel `a-1-py3-none-any.whl` has digest sha256:",
+            "and the requirements ask for another",
+        ],
+    );
     refused("s")
         .fails(1, &["`s` 1 has a source archive only, no wheel", "sbx installs wheels only"]);
 }
