@@ -102,11 +102,14 @@ fn a_withdrawn_version_comes_only_where_it_is_meant() {
     let index = Index::of([Package::new("a", "1"), Package::new("a", "2").yanked("it is broken")]);
     let chosen = |package: &str| {
         let project = at(&index, &format!("venv \"/v\" {{ packages \"{package}\"; }}"));
-        locked(&project).success();
-        wheels(&project).concat()
+        let said = locked(&project).success().stderr;
+        (
+            wheels(&project).concat(),
+            said.contains("layer `l`: `a==2` is yanked (reason: \"it is broken\")"),
+        )
     };
-    assert_eq!(chosen("a"), "a 1");
-    assert_eq!(chosen("a==2"), "a 2");
+    assert_eq!(chosen("a"), ("a 1".to_owned(), false));
+    assert_eq!(chosen("a==2"), ("a 2".to_owned(), true));
 }
 
 #[test]
@@ -128,6 +131,16 @@ fn what_cannot_be_had_is_said_with_what_can() {
         &[
             "package `w` 1 has no wheel for Python 3.13 on x86_64 with glibc 2.41: there is `w-1-cp312-cp312-win_amd64.whl`",
             "take another version of `w`",
+        ],
+    );
+    let hashed =
+        "a==1 --hash=sha256:0000000000000000000000000000000000000000000000000000000000000000\n";
+    let project = at(&index, "venv \"/v\" requirements=\"r.txt\"").file("r.txt", hashed);
+    locked(&project).fails(
+        1,
+        &[
+            "wheel `a-1-py3-none-any.whl` has digest sha256:",
+            "and the requirements ask for another",
         ],
     );
     refused("s")
@@ -191,7 +204,37 @@ fn a_lock_without_addresses_is_answered_by_name_and_digest() {
     assert_eq!(index.downloads("a"), 1);
     let wrong = lock.replace(hex, &"0".repeat(64));
     let project = at(&index, "venv \"/opt/venv\" lock=\"pylock.toml\"").file("pylock.toml", &wrong);
-    project.sbx(&["build", "s"]).fails(3, &["wheel `a 1`: nowhere to fetch it from"]);
+    project.sbx(&["build", "s"]).fails(
+        3,
+        &[
+            "wheel `a 1`: nowhere to fetch it from; what the index has as `a-1-py3-none-any.whl` are other bytes",
+            "let what locked it name one that is left",
+        ],
+    );
+    let gone = lock.replace("a-1-py3", "a-0.9-py3").replace("version = \"1\"", "version = \"0.9\"");
+    let project = at(&index, "venv \"/opt/venv\" lock=\"pylock.toml\"")
+        .file("pylock.toml", &gone.replace(hex, &"1".repeat(64)));
+    project
+        .sbx(&["build", "s"])
+        .fails(3, &["wheel `a 0.9`: nowhere to fetch it from; the index has 1"]);
+    let other = lock.replace("py3-none-any", "cp312-cp312-win_amd64");
+    let project = at(&index, "venv \"/opt/venv\" lock=\"pylock.toml\"").file("pylock.toml", &other);
+    project.sbx(&["build", "s"]).fails(1, &["`a` 1 has no wheel for Python 3.13 on x86_64"]);
+}
+
+#[test]
+fn a_wheel_that_tries_something_is_refused_by_name_and_nothing_is_left() {
+    let built = |package: Package| {
+        let index = Index::of([package]);
+        let project = at(&index, "venv \"/v\" { packages \"a\"; }");
+        locked(&project).success();
+        (project.sbx(&["build", "s"]), project.drafts())
+    };
+    let (outcome, drafts) = built(Package::new("a", "1").file("../x", ""));
+    outcome.fails(1, &["a-1-py3-none-any.whl", "member `../x` leads out of its directory"]);
+    assert!(drafts.is_empty());
+    let twins = Package::new("a", "1").file("a/One.py", "").file("a/one.py", "");
+    built(twins).0.fails(1, &["`a/One.py` and `a/one.py` differ in case only"]);
 }
 
 #[test]

@@ -2,6 +2,13 @@
 
 mod support;
 
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/http.rs"]
+mod http;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/registry.rs"]
+mod registry;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -9,6 +16,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::OnceLock;
 
+use registry::{Package, Registry};
+use serde_json::json;
 use support::project::{Outcome, Project, root};
 use support::repo::{BASE_EXTRA, Repo};
 use support::tool;
@@ -197,6 +206,68 @@ fn a_failure_shows_the_last_lines_and_where_the_rest_is() {
 }
 
 #[test]
+fn a_step_ends_with_its_command_whatever_that_started() {
+    let project = project(
+        r##"run #"""
+            sh -c 'trap "" TERM HUP INT; sleep 900; sleep 900' &
+            setsid sh -c '(sleep 900; echo late >/srv/late) &' </dev/null >/dev/null 2>&1
+            echo done >/srv/done
+            """#"##,
+    );
+    let started = std::time::Instant::now();
+    let (_dir, root) = built(&project);
+    assert!(root.join("srv/done").exists() && !root.join("srv/late").exists());
+    build("run \"trap '' TERM HUP INT ALRM; sleep 900 & sleep 900; sleep 900\" timeout=1")
+        .fails(1, &["ended with a timeout"]);
+    assert!(started.elapsed() < std::time::Duration::from_secs(600), "nobody is waited for");
+}
+
+#[test]
+fn however_much_a_command_says_little_is_shown_and_all_is_kept() {
+    let many = 30_000_000;
+    let outcome = build(&format!(
+        "run \"head -c {many} /dev/zero | tr '\\\\0' x; printf '\\\\n\\\\033]0;title\\\\007\\\\033[31mend\\\\n'; exit 3\""
+    ));
+    let outcome = outcome.fails(1, &["ended with exit code 3", "xxx…\n", "end\n"]);
+    let shown = outcome.stderr.len();
+    assert!(shown < 100_000 && !outcome.stderr.contains('\u{1b}'), "{shown} bytes are shown");
+}
+
+#[test]
+fn a_command_that_fills_the_disk_says_so_and_leaves_nothing() {
+    let project = project("run \"dd if=/dev/zero of=/srv/big bs=1M count=4000; exit 5\"");
+    let small = project.dir.path().join("small");
+    // the store, and little more
+    let script = format!(
+        "mkdir {0}; size=$(du -sm cache | cut -f1); mount -t tmpfs -o size=$((size + 90))m tmpfs {0}; cp -a cache {0}/cache",
+        small.display()
+    );
+    let run = project.run(&["build", "s"]).mounts(&script);
+    let outcome = run.env("SBX_CACHE", small.join("cache").to_str().unwrap()).outcome();
+    outcome.fails(1, &["No space left on device", "ended with exit code 5"]);
+    assert!(project.drafts().is_empty());
+}
+
+#[test]
+fn an_install_script_that_reaches_for_the_network_is_told() {
+    let script = "perl -MSocket -e 'exit 4 if !inet_aton(q(binaries.example.org))'";
+    let registry = Registry::of([Package::new("native", "1.0.0").script("postinstall", script)]);
+    let mut entry = registry.locked("native", "1.0.0");
+    entry["hasInstallScript"] = true.into();
+    let manifest = json!({"name": "app", "dependencies": {"native": "1.0.0"}});
+    let lock =
+        json!({"lockfileVersion": 3, "packages": {"": manifest, "node_modules/native": entry}});
+    let project = project("files \"app\" into=\"/app\"; npm scripts=\"native\"")
+        .file("app/package.json", &manifest.to_string())
+        .file("app/package-lock.json", &lock.to_string())
+        .var("SBX_MIRROR_NPM", &registry.url());
+    project.sbx(&["build", "s"]).fails(
+        1,
+        &["it reached for the network (`binaries.example.org`), and a step has none", script],
+    );
+}
+
+#[test]
 fn a_shell_opens_where_a_command_failed() {
     let project = project("run \"echo left >/srv/left; exit 9\" { env OWN=\"mine\"; }");
     let build = format!("{} build s --shell-on-failure", env!("CARGO_BIN_EXE_sbx"));
@@ -304,6 +375,7 @@ fn secrets_are_shown_to_the_command_and_kept_nowhere() {
         "cp /run/secrets/token /srv/kept",
         "ln -s $(cat /run/secrets/token) /srv/kept",
         "printf 'user:%s' $(cat /run/secrets/token) | base64 >/srv/kept",
+        "mkdir /srv/kept; touch /srv/kept/$(cat /run/secrets/token)",
     ] {
         run(&project(kept)).fails(1, &["secret `token` is in the finished layer, at /srv/kept"]);
     }

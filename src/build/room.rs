@@ -170,18 +170,26 @@ impl Room<'_> {
 /// Takes a sandbox's sockets, and serves them as long as what it answers is kept.
 type Open<'a> = Box<dyn FnOnce(Vec<OwnedFd>) -> std::io::Result<[Serving; 2]> + 'a>;
 
+/// Characters of a line that are shown.
+const SHOWN: usize = 1000;
+
 /// A line as people may be shown it: what a program says must not move their cursor, clear their
-/// screen or retitle their window.
+/// screen or retitle their window, and no line is longer than a screen.
 pub(super) fn printable(line: &str) -> String {
-    let mut shown = String::with_capacity(line.len());
+    let mut shown = String::new();
+    let mut count = 0;
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {
+        if count == SHOWN {
+            return shown + "…";
+        }
         // a sequence of a terminal's ends with a letter (ECMA-48, control sequences)
         if c == '\u{1b}' && chars.next_if_eq(&'[').is_some() {
             while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
             chars.next();
         } else if c == '\t' || !c.is_control() {
             shown.push(c);
+            count += 1;
         }
     }
     shown
@@ -226,5 +234,7 @@ mod tests {
         assert_eq!(printable("\u{1b}[31mred\u{1b}[0m\tplain"), "red\tplain");
         assert_eq!(printable("\u{1b}]0;title\u{7}\rback\u{8}\u{9b}2J"), "]0;titleback2J");
         assert_eq!(printable("grüße\u{1b}[1"), "grüße");
+        assert_eq!(printable(&"ü".repeat(SHOWN)), "ü".repeat(SHOWN));
+        assert_eq!(printable(&"ü".repeat(1 << 14)).chars().count(), SHOWN + 1);
     }
 }

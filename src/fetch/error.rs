@@ -39,6 +39,12 @@ pub enum FetchError {
     NoUrl { label: String },
     #[error("{label}: {reason}")]
     Git { label: String, reason: String, help: Option<&'static str> },
+    #[error("{failure}; {there}")]
+    Vanished {
+        failure: Box<FetchError>,
+        /// What the registry or index has instead.
+        there: String,
+    },
     #[error("the network cannot be set up: {0}")]
     Setup(String),
     #[error("certificates of {}: {reason}", path.display())]
@@ -70,7 +76,7 @@ impl FetchError {
 
     /// Whether every source said that it does not have the file: it vanished.
     pub fn is_gone(&self) -> bool {
-        matches!(self, FetchError::Status { status: 404 | 410, .. })
+        matches!(self, FetchError::Status { status: 404 | 410, .. } | FetchError::Vanished { .. })
     }
 
     /// The next step.
@@ -85,8 +91,11 @@ impl FetchError {
                 "if the authority is your own, name its certificate in `SSL_CERT_FILE` or by `certificates` in `settings.kdl`",
             ),
             FetchError::Digest { .. } | FetchError::Size { .. } => Some(
-                "the mirror or a proxy on the way is at fault; a mirror in `settings.kdl` or `SBX_MIRROR_…` goes around it",
+                "the mirror or a proxy on the way is at fault (a mirror in `settings.kdl` or `SBX_MIRROR_…` goes around it), or a file of the project that says the digest is",
             ),
+            FetchError::Vanished { .. } => {
+                Some("let what locked it name one that is left; then run `sbx lock`")
+            }
             _ => None,
         }
     }

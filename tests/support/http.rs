@@ -192,7 +192,7 @@ impl Server {
         self.state.streams.lock().unwrap().len()
     }
 
-    /// Largest number of requests that were being answered at a time.
+    /// Largest number of requests that were waiting for their answers at a time.
     pub fn peak(&self) -> usize {
         self.state.peak.load(Ordering::SeqCst)
     }
@@ -243,9 +243,9 @@ impl State {
             let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
             self.peak.fetch_max(running, Ordering::SeqCst);
             thread::sleep(*self.delay.lock().unwrap());
-            let after = self.answer(&mut stream, &request);
+            // once the client has an answer it may ask for more before this thread goes on
             self.running.fetch_sub(1, Ordering::SeqCst);
-            if after? == After::Close {
+            if self.answer(&mut stream, &request)? == After::Close {
                 break;
             }
         }

@@ -122,6 +122,12 @@ impl Registry {
         }
     }
 
+    /// What a lock says of a package: its version and the digest of its tarball.
+    pub fn locked(&self, name: &str, version: &str) -> Value {
+        let (manifest, _) = &self.packages[name][version];
+        json!({"version": version, "integrity": manifest["dist"]["integrity"]})
+    }
+
     pub fn url(&self) -> String {
         self.server.url("/").to_string()
     }

@@ -40,6 +40,8 @@ const HOLLOW: &[&str] = &[
 const PRUNED: &str = "prunedAt";
 /// What stands there instead.
 const EPOCH_DATE: &str = "Wed, 01 Jan 2025 00:00:00 GMT";
+/// What uv remembers of a source that may change (a directory, a local archive): times.
+const UV_NOTE: &str = "uv_cache.json";
 
 /// Normalises the upper directory of a step.
 pub(super) fn scrub(upper: &Path) -> Result<(), PathIo> {
@@ -67,15 +69,39 @@ fn remove_logs(dir: &Path) -> Result<(), PathIo> {
     Ok(())
 }
 
-/// Looks into every `node_modules`.
+/// Looks into every `node_modules` and every `*.dist-info`.
 fn visit(dir: &Path) -> Result<(), PathIo> {
     for path in list(dir)?.into_iter().filter(|path| is_dir(path)) {
         if path.file_name().is_some_and(|name| name == "node_modules") {
             scrub_modules(&path)?;
         }
+        if path.extension().is_some_and(|ending| ending == "dist-info") {
+            scrub_info(&path)?;
+        }
         visit(&path)?;
     }
     Ok(())
+}
+
+/// uv's note of when it saw a local source, and the line that lists it.
+fn scrub_info(info: &Path) -> Result<(), PathIo> {
+    let note = info.join(UV_NOTE);
+    if !note.is_file() || note.is_symlink() {
+        return Ok(());
+    }
+    remove_tree(&note)?;
+    let record = info.join("RECORD");
+    if !record.is_file() || record.is_symlink() {
+        return Ok(());
+    }
+    let bytes = fs::read(&record).at("read", &record)?;
+    let name = info.file_name().unwrap_or_default().to_string_lossy();
+    let own = format!("{name}/{UV_NOTE},");
+    let kept = bytes
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !line.starts_with(own.as_bytes()));
+    let kept: Vec<u8> = kept.flatten().copied().collect();
+    if kept != bytes { fs::write(&record, kept).at("write", &record) } else { Ok(()) }
 }
 
 fn scrub_modules(modules: &Path) -> Result<(), PathIo> {
@@ -149,6 +175,9 @@ mod tests {
             "{\n  \"prunedAt\": \"Mon, 23 Nov 2026 21:00:00 GMT\",\n}\n",
         );
         put("b/node_modules/.modules.yaml", "prunedAt: Mon, 23 Nov 2026 21:00:00 GMT\nx: 1\n");
+        put("v/a-1.dist-info/uv_cache.json", "{\"timestamp\":1}");
+        put("v/a-1.dist-info/RECORD", "a.py,,\na-1.dist-info/uv_cache.json,sha256=x,9\nz,,\n");
+        put("v/b-1.dist-info/RECORD", "b-1.dist-info/uv_cache.json,,\n");
         scrub(upper).unwrap();
         let gone =
             ["root/.cache", "root/.local", "tmp/x", "var/log/app/x.log", "app/node_modules/.cache"];
@@ -157,6 +186,9 @@ mod tests {
         assert_eq!(read("root/.npmrc"), "kept");
         assert_eq!(read("app/node_modules/a/index.js"), "prunedAt: kept");
         assert!(!upper.join("app/node_modules/.pnpm-workspace-state-v1.json").exists());
+        assert!(!upper.join("v/a-1.dist-info/uv_cache.json").exists());
+        assert_eq!(read("v/a-1.dist-info/RECORD"), "a.py,,\nz,,\n");
+        assert_eq!(read("v/b-1.dist-info/RECORD"), "b-1.dist-info/uv_cache.json,,\n");
         assert_eq!(
             read("app/node_modules/.modules.yaml"),
             "{\n  \"prunedAt\": \"Wed, 01 Jan 2025 00:00:00 GMT\",\n}\n"

@@ -1,4 +1,6 @@
-//! Secrets: read when their step is built, shown to it, and looked for in everything it made.
+//! Secrets: read when their step is built, shown to it, and looked for in everything it made: as they
+//! are, and in both alphabets of base64, whatever stands around them. What was compressed, encrypted or
+//! written in another way is not looked into; no search could be certain of that.
 
 use std::fs;
 use std::io::{self, Write};
@@ -62,7 +64,8 @@ impl Needles {
         let forms = secrets.iter().flat_map(|secret| {
             let plain = secret.bytes.trim_ascii().to_vec();
             let shifted = (0..3).map(|shift| encoded(&plain, shift)).collect::<Vec<_>>();
-            let forms = std::iter::once(plain).chain(shifted);
+            let safe = shifted.iter().map(|text| in_addresses(text)).collect::<Vec<_>>();
+            let forms = std::iter::once(plain).chain(shifted).chain(safe);
             forms.map(|bytes| Needle { name: secret.name.clone(), bytes })
         });
         Needles(forms.collect())
@@ -98,6 +101,16 @@ fn encoded(plain: &[u8], shift: usize) -> Vec<u8> {
     let text = STANDARD_NO_PAD.encode([&vec![0; shift], plain].concat());
     let (start, end) = ((shift * 8).div_ceil(6), (shift + plain.len()) * 8 / 6);
     text.as_bytes()[start..end].to_vec()
+}
+
+/// The same text in the alphabet of addresses and file names.
+fn in_addresses(text: &[u8]) -> Vec<u8> {
+    let safe = |byte: &u8| match byte {
+        b'+' => b'-',
+        b'/' => b'_',
+        other => *other,
+    };
+    text.iter().map(safe).collect()
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {
@@ -210,6 +223,10 @@ mod tests {
             let text = STANDARD_NO_PAD.encode(format!("{before}hunter22:after"));
             assert!(needles().find(text.as_bytes()).is_some(), "{before}");
         }
+        let odd = SecretFile { name: "token".into(), bytes: b"\xff\xff\xfe??>>".into() };
+        let needles = Needles::of(std::slice::from_ref(&odd));
+        let text = base64::engine::general_purpose::URL_SAFE.encode(&odd.bytes);
+        assert!(text.contains(['-', '_']) && needles.find(text.as_bytes()).is_some(), "{text}");
     }
 
     #[test]

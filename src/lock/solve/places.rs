@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::from::{Origins, layer_want};
-use super::index::{IndexFile, read_page};
-use super::registry::{find_tarball, tarball_urls};
+use super::index::{IndexFile, read_page, releases};
+use super::registry::{Moved, find_tarball, tarball_urls, there};
 use crate::decl::{Archive, ImageSource, Project, Recipe};
 use crate::digest::Integrity;
 use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults};
@@ -210,19 +210,28 @@ impl Places<'_> {
             })
         };
         let mut wants = Vec::new();
+        let mut vanished = BTreeMap::new();
         for source in sources.iter().filter(gone) {
-            let urls = match source {
+            let moved = match source {
                 Source::Wheel(pin) => find_wheel(client, &self.mirrors.python_indexes(), pin)?,
                 Source::Npm(pin) => find_tarball(client, self.mirrors, pin)?,
                 Source::Deb(_) | Source::Archive(_) | Source::BaseLayer(_) | Source::Git(_) => {
                     continue;
                 }
             };
-            if !urls.is_empty() {
-                wants.push(Want { urls, ..self.want(source) });
+            match moved {
+                Moved::To(urls) if !urls.is_empty() => {
+                    wants.push(Want { urls, ..self.want(source) });
+                }
+                Moved::Gone(there) => drop(vanished.insert(source.integrity(), there)),
+                Moved::To(_) | Moved::Unknown => {}
             }
         }
-        let mut failures = failures;
+        let said = |(digest, failure): (Integrity, FetchError)| match vanished.remove(&digest) {
+            Some(there) => (digest, FetchError::Vanished { failure: Box::new(failure), there }),
+            None => (digest, failure),
+        };
+        let mut failures: BTreeMap<_, _> = failures.into_iter().map(said).collect();
         for want in &wants {
             failures.remove(&want.digest);
         }
@@ -309,18 +318,34 @@ fn wheel_urls(mirrors: &MirrorMap, pin: &WheelPin) -> Vec<Url> {
 }
 
 /// Where the indexes say that a wheel is: the file of its digest.
-fn find_wheel(client: &Client, indexes: &[Index], pin: &WheelPin) -> Result<Vec<Url>, FetchError> {
-    let Ok(project) = pin.name.parse() else { return Ok(Vec::new()) };
-    let mut urls = Vec::new();
+fn find_wheel(client: &Client, indexes: &[Index], pin: &WheelPin) -> Result<Moved, FetchError> {
+    let Ok(project) = pin.name.parse() else { return Ok(Moved::Unknown) };
+    let (mut urls, mut known) = (Vec::new(), Vec::new());
     for index in indexes {
         let files = read_page(client, index, &project)?;
         let same = |file: &IndexFile| match file.digest {
             Some(digest) => digest == pin.digest,
             None => file.name == *pin.file_name,
         };
-        urls.extend(files.into_iter().filter(same).map(|file| index.with_user(file.url)));
+        let meant = files.iter().filter(|file| same(file));
+        urls.extend(meant.map(|file| index.with_user(file.url.clone())));
+        known.extend(files);
     }
-    Ok(urls)
+    if !urls.is_empty() {
+        return Ok(Moved::To(urls));
+    }
+    let has_name = |file: &IndexFile| file.name == *pin.file_name;
+    Ok(Moved::Gone(match known.iter().any(has_name) {
+        true => format!("what the index has as `{}` are other bytes", pin.file_name),
+        false => match releases(&known, &project) {
+            none if none.is_empty() => format!("the index has no project `{project}`"),
+            all => {
+                let wheels = all.into_values().filter(|(_, release)| release.wheel);
+                let versions: Vec<String> = wheels.map(|(version, _)| version).collect();
+                format!("the index has {}", there(&versions))
+            }
+        },
+    }))
 }
 
 /// The address of a path below an archive. Whatever an index says, it is a path and nothing else:

@@ -216,6 +216,9 @@ impl Solver<'_> {
             }
             result => result?,
         };
+        for line in withdrawn(&result.output) {
+            self.progress.noted(&format!("layer `{}`: {line}", ask.layer.name));
+        }
         let mut chosen = read_answer(&result, interpreter).map_err(failed)?;
         let own_projects = editables(venv);
         chosen.retain(|one| !own_projects.contains(&one.project));
@@ -459,6 +462,12 @@ fn read_answer(result: &ToolResult, interpreter: &Interpreter) -> Result<Vec<Cho
         one.url = origin.map(url::Url::to_string);
     }
     Ok(chosen)
+}
+
+/// What the resolver warns of: versions that are asked for though their publisher withdrew them.
+fn withdrawn(output: &str) -> impl Iterator<Item = &str> {
+    let warnings = output.lines().filter_map(|line| line.trim().strip_prefix("warning: "));
+    warnings.filter(|warning| warning.contains(" is yanked"))
 }
 
 /// The digests that requirements ask for are kept, as pip keeps them: where one has any, all have.

@@ -85,7 +85,8 @@ fn as_of(day: &Option<String>) -> String {
     day.as_ref().map(|day| format!(" as of {day}")).unwrap_or_default()
 }
 
-fn there(found: &[String]) -> String {
+/// The newest of some versions, of which the last is the newest.
+pub(super) fn there(found: &[String]) -> String {
     if found.is_empty() {
         return "none that is as old".to_owned();
     }
@@ -132,24 +133,35 @@ fn order(version: &str) -> (Vec<u64>, bool, String) {
     (numbers, rest.is_empty(), rest.to_owned())
 }
 
+/// What a registry or an index says of a file that is not where it was.
+pub(super) enum Moved {
+    To(Vec<Url>),
+    /// It is nowhere; what there is instead, in words.
+    Gone(String),
+    /// Nobody can be asked.
+    Unknown,
+}
+
 /// Where the registry says that a tarball is: that of its version, unless its digest is another.
 pub(super) fn find_tarball(
     client: &Client,
     mirrors: &MirrorMap,
     pin: &NpmPin,
-) -> Result<Vec<Url>, FetchError> {
+) -> Result<Moved, FetchError> {
     let of_registry = !pin.path.contains(':');
     let Some(url) = below(mirrors.npm_registry(), &pin.name).filter(|_| of_registry) else {
-        return Ok(Vec::new());
+        return Ok(Moved::Unknown);
     };
     let headers = Headers { accept: Some(ABBREVIATED.to_owned()), ..Headers::default() };
     let label = format!("npm package `{}`", pin.name);
     let document = match client.get_with(&label, &[url], &headers, DOCUMENT) {
-        Err(error) if error.is_gone() => return Ok(Vec::new()),
+        Err(error) if error.is_gone() => {
+            return Ok(Moved::Gone(format!("the registry has no package `{}`", pin.name)));
+        }
         result => result?,
     };
     let Ok(document) = serde_json::from_slice::<Document>(&document.bytes) else {
-        return Ok(Vec::new());
+        return Ok(Moved::Unknown);
     };
     let same = |version: &&Release| {
         let said = version.dist.integrity.as_deref().and_then(Integrity::parse_sri);
@@ -157,9 +169,13 @@ pub(super) fn find_tarball(
             said == pin.integrity || said.algorithm() != pin.integrity.algorithm()
         })
     };
-    let found = document.versions.get(&*pin.version).filter(same);
-    let url = found.and_then(|version| Url::parse(&version.dist.tarball).ok());
-    Ok(url.into_iter().collect())
+    let Some(found) = document.versions.get(&*pin.version) else {
+        return Ok(Moved::Gone(format!("the registry has {}", there(&document.seen(None)))));
+    };
+    Ok(match Some(found).filter(same) {
+        None => Moved::Gone("what the registry has of this version are other bytes".to_owned()),
+        Some(found) => Moved::To(Url::parse(&found.dist.tarball).into_iter().collect()),
+    })
 }
 
 #[cfg(test)]
