@@ -90,7 +90,7 @@ from_error! {
     ImageError: |_| None;
     LockError: |error| error.help().map(str::to_owned);
     SolveError: |error| error.help();
-    StoreError: |_| None;
+    StoreError: |error| error.help().map(str::to_owned);
 }
 
 impl From<PlanError> for Failure {

@@ -129,6 +129,7 @@ pub fn ensure_lock(
         .map(|(layer, platform)| format!("`{}` for {platform}", layer.name))
         .collect();
     if names.is_empty() {
+        workspace.register(&lock)?;
         return Ok(lock);
     }
     if locked {
@@ -141,6 +142,7 @@ pub fn ensure_lock(
     ui.say(&format!("resolving layer {}", names.join(", ")));
     let next = solve(workspace, &local, &lock, &layers, &Update::Missing, ui)?;
     next.write(&workspace.lock_path())?;
+    workspace.register(&next)?;
     Ok(next)
 }
 
@@ -166,7 +168,7 @@ pub fn solve(
         now: workspace.now,
         progress: ui,
     };
-    match solver.solve(lock, layers, update) {
+    match workspace.store.within_cap(|| solver.solve(lock, layers, update))? {
         Err(SolveError::Tool(ToolError::Namespace)) => {
             build_in_namespace(workspace)?;
             Err(Failure::Silent(0))
@@ -227,7 +229,7 @@ fn build(
     ui: &Ui,
 ) -> Outcome<Option<Answer>> {
     let plan = plan_target(workspace, target, lock)?;
-    if let Some(record) = workspace.store.find_image(&plan.key)? {
+    if let Some(record) = workspace.store.use_image(&plan.key)? {
         publish(workspace, target, &record)?;
         return Ok(Some(answer(target, &plan, &record, &[])));
     }
@@ -236,7 +238,7 @@ fn build(
     }
     workspace.store.sweep()?;
     let builder = builder(workspace, ui, current_map()?, manner.on_failure);
-    let layers = match builder.build(&plan) {
+    let layers = match workspace.store.within_cap(|| builder.build(&plan))? {
         Err(BuildError::Gone { pins }) if !manner.locked => {
             let names: Vec<&str> = pins.iter().map(|pin| &*pin.name).collect();
             ui.say(&format!(
@@ -248,10 +250,17 @@ fn build(
         }
         result => result?,
     };
-    let record = write_image(&workspace.store, &plan.spec, &image_layers(&layers))?;
+    let mut record = write_image(&workspace.store, &plan.spec, &image_layers(&layers))?;
+    record.keys = keys(&plan);
     workspace.store.put_image(&plan.key, &record)?;
     publish(workspace, target, &record)?;
     Ok(Some(answer(target, &plan, &record, &layers)))
+}
+
+/// Keys of all that a plan makes.
+fn keys(plan: &Plan) -> Vec<Key> {
+    let steps = plan.aside.iter().chain(&plan.steps).map(|step| step.key);
+    steps.chain([directories_key(plan)]).collect()
 }
 
 /// Resolves the layers anew that have packages of these names, keeping every other pin.

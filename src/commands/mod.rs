@@ -6,6 +6,7 @@ mod clean;
 mod completions;
 mod doctor;
 mod fetch;
+mod gc;
 mod init;
 mod lock;
 mod show;
@@ -43,7 +44,9 @@ enum Verb {
     Doctor(doctor::DoctorArguments),
     /// Show a sandbox's configuration, layers and sizes
     Show(show::ShowArguments),
-    /// Remove what can be made again
+    /// Remove from the store what nobody needs
+    Gc(gc::GcArguments),
+    /// Remove the whole store
     Clean(clean::CleanArguments),
     /// Print completions for a shell
     Completions(completions::CompletionsArguments),
@@ -68,6 +71,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Init(arguments) => init::run(&global, &arguments, &ui),
         Verb::Doctor(arguments) => doctor::run(&global, &arguments, &ui),
         Verb::Show(arguments) => show::run(&global, &arguments, &ui),
+        Verb::Gc(arguments) => gc::run(&global, &arguments, &ui),
         Verb::Clean(arguments) => clean::run(&global, &arguments, &ui),
         Verb::Completions(arguments) => completions::run(&arguments, &ui),
     };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::blame::Blame;
 use crate::digest::Integrity;
 use crate::fsx::PathIo;
+use crate::store::StoreError;
 
 /// A fetch that failed. Addresses are shown without credentials and queries.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,8 @@ pub enum FetchError {
     Certificates { path: PathBuf, reason: String },
     #[error(transparent)]
     Io(#[from] PathIo),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// How often something was tried; one try is not worth words.
@@ -87,6 +90,7 @@ impl FetchError {
             FetchError::Digest { .. } | FetchError::Size { .. } => Some(
                 "the mirror or a proxy on the way is at fault; a mirror in `settings.kdl` or `SBX_MIRROR_…` goes around it",
             ),
+            FetchError::Store(error) => error.help(),
             _ => None,
         }
     }

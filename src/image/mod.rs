@@ -53,6 +53,7 @@ pub fn write_image(
         manifest: store.put_blob(&manifest)?,
         manifest_size: manifest.len() as u64,
         layers: layers.iter().map(|layer| layer.record.clone()).collect(),
+        keys: Vec::new(),
     };
     Ok(record)
 }
