@@ -9,6 +9,7 @@ use sbx::decl::Faults;
 use sbx::fetch::FetchError;
 use sbx::fsx::PathIo;
 use sbx::image::ImageError;
+use sbx::image::save::SaveError;
 use sbx::lock::LockError;
 use sbx::lock::solve::SolveError;
 use sbx::plan::PlanError;
@@ -89,6 +90,7 @@ from_error! {
     FetchError: |error| error.help().map(str::to_owned);
     ImageError: |_| None;
     LockError: |error| error.help().map(str::to_owned);
+    SaveError: |error| error.help();
     SolveError: |error| error.help();
     StoreError: |error| error.help().map(str::to_owned);
 }

@@ -49,11 +49,16 @@ pub fn remove_as_owner(store: &Path) -> Outcome<bool> {
     if rustix::process::geteuid().is_root() || !["trees", "tmp"].into_iter().any(is_filled) {
         return Ok(false);
     }
+    enter_namespace().map(|()| true)
+}
+
+/// Runs this command once more, in the user namespace, and ends as that does.
+pub fn enter_namespace() -> Outcome {
     let program = std::env::current_exe().map_err(|error| Failure::world(error.to_string()))?;
     let status = run_in_user_namespace(&program, &own_arguments())
         .map_err(|error| Failure::world(error.to_string()))?;
     match status.code() {
-        Some(0) => Ok(true),
+        Some(0) => Ok(()),
         code => Err(Failure::Silent(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(70))),
     }
 }

@@ -9,6 +9,7 @@ mod fetch;
 mod gc;
 mod init;
 mod lock;
+mod save;
 mod show;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Verb {
     Doctor(doctor::DoctorArguments),
     /// Show a sandbox's configuration, layers and sizes
     Show(show::ShowArguments),
+    /// Write an image into a file: an archive that other tools load, or its file system
+    Save(save::SaveArguments),
     /// Remove from the store what nobody needs
     Gc(gc::GcArguments),
     /// Remove the whole store
@@ -71,6 +74,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Init(arguments) => init::run(&global, &arguments, &ui),
         Verb::Doctor(arguments) => doctor::run(&global, &arguments, &ui),
         Verb::Show(arguments) => show::run(&global, &arguments, &ui),
+        Verb::Save(arguments) => save::run(&global, &arguments, &ui),
         Verb::Gc(arguments) => gc::run(&global, &arguments, &ui),
         Verb::Clean(arguments) => clean::run(&global, &arguments, &ui),
         Verb::Completions(arguments) => completions::run(&arguments, &ui),

@@ -6,6 +6,7 @@
 
 mod config;
 mod deflate;
+pub mod save;
 mod twin;
 
 pub use config::ImageLayer;
