@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use sbx::store::{Class, Collected, Goal, Heap, Loose};
+use sbx::store::{Class, Collected, Goal, Heap, Loose, shown as size};
 
 use super::Global;
 use super::clean::remove_as_owner;
@@ -56,10 +56,10 @@ pub fn run(global: &Global, arguments: &GcArguments, ui: &Ui) -> Outcome {
     let (collected, crowd) = store.collect(&goal)?;
     let answer = Answer { dry_run: arguments.dry_run, cap, collected };
     ui.answer(&answer, || text(&answer));
-    match crowd {
+    match crowd.filter(|_| !arguments.dry_run) {
         None => Ok(()),
         Some(crowd) => {
-            let message = format!("the store is larger than its cap: it {crowd}");
+            let message = format!("the store is larger than its cap, {crowd}");
             Err(Failure::world(message).with_help("raise the cap, or wait for what is running"))
         }
     }
@@ -100,8 +100,4 @@ fn name(class: Class) -> &'static str {
         Class::Record => "records and logs",
         Class::Draft => "processes' drafts",
     }
-}
-
-fn size(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
 }

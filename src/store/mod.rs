@@ -38,7 +38,7 @@ pub use inventory::Class;
 pub use layout::{Claimant, ImageRef, PublishedImage};
 pub use lease::{Held, Lease};
 pub use record::{ImageRecord, Key, LayerRecord, Packed};
-pub use room::{Cap, Crowd};
+pub use room::{Cap, Crowd, shown};
 pub use stamp::Stamp;
 
 use std::fs::{self, File};
@@ -85,7 +85,7 @@ pub enum StoreError {
     Version { path: PathBuf, found: String },
     #[error("the store {} is in use by process {}", path.display(), processes(corners))]
     Busy { path: PathBuf, corners: Vec<PathBuf> },
-    #[error("the store may take {} and {crowd}", room::shown(*cap))]
+    #[error("the store may take {}, and what is to be written is {crowd}", room::shown(*cap))]
     Full { cap: u64, crowd: Crowd },
 }
 

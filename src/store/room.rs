@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ impl fmt::Display for Crowd {
         let Crowd { excess, held, images } = self;
         write!(
             f,
-            "would have to take {} more: {} are held by builds and instances that run, {} are the newest images of projects",
+            "{} too much: {} are held by builds and instances that run, {} are the newest images of projects",
             shown(*excess),
             shown(*held),
             shown(*images)
@@ -55,7 +55,7 @@ impl fmt::Display for Crowd {
 }
 
 /// A size for people.
-pub(super) fn shown(bytes: u64) -> String {
+pub fn shown(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
@@ -172,7 +172,10 @@ impl Store {
             let _ending = Ending(&done);
             work()
         });
-        Ok(result)
+        // whatever the work made of it, that is why it ended
+        let full = self.overflow.check();
+        self.overflow.set(State::Fits);
+        full.map(|()| result)
     }
 
     /// Makes room for sources that are held and still to come. To be called before they are fetched.
@@ -211,8 +214,6 @@ impl Room<'_> {
             }
             pause = (start.elapsed() * 5).clamp(LOOKS.0, LOOKS.1);
         }
-        // a build that ends while it waits has its answer
-        self.store.overflow.set(State::Fits);
     }
 
     /// Claims so many bytes for drafts, waiting for others where they hold what could go.
@@ -229,6 +230,8 @@ impl Room<'_> {
             }
             self.store.overflow.set(State::Waits);
             if done.sleep(Duration::from_millis(50)) {
+                // what ends while it waits needs no room any more
+                self.store.overflow.set(State::Fits);
                 return Ok(());
             }
         }
@@ -250,10 +253,11 @@ impl Room<'_> {
         Ok(crowd)
     }
 
-    /// Whether other processes hold anything.
+    /// Whether other builds write, which will end and hold less then.
     fn has_company(&self) -> Result<bool, StoreError> {
         let ours = self.store.own_lease()?;
         let holdings = super::lease::Holdings::read(&self.store.root)?;
-        Ok(holdings.corners.iter().any(|corner| corner != ours.dir()))
+        let writes = |corner: &PathBuf| corner != ours.dir() && claimed(corner).is_some();
+        Ok(holdings.corners.iter().any(writes))
     }
 }
