@@ -141,6 +141,7 @@ fn throw(victims: &[Item], trash: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Decides what is to go. The gate must be closed, unless nothing is to be taken away.
 fn judge(
     root: &Path,
     inventory: Inventory,
@@ -149,48 +150,69 @@ fn judge(
     may_remove: bool,
 ) -> Result<Verdict, StoreError> {
     let marks = Marks::read(root)?;
-    let Claims { corners, written, reserved } = *claims;
     let mut items: Vec<(Mark, Item)> =
         inventory.items.into_iter().map(|item| (item.mark(&marks), item)).collect();
     items.sort_by_key(|(mark, item)| (order(mark), item.paths.first().cloned()));
-    let before = inventory.fixed + written + items.iter().map(|(_, item)| item.size).sum::<u64>();
-    let mut collected = Collected { before, after: before, ..Collected::default() };
+    let sizes: u64 = items.iter().map(|(_, item)| item.size).sum();
+    let mut verdict = Verdict::new(inventory.fixed + sizes, claims);
     // what is claimed counts as if it were there
-    let mut demand = before - written + reserved;
-    let mut victims = Vec::new();
+    let mut demand = inventory.fixed + sizes + claims.reserved;
     for (mark, item) in items {
-        let class = mark.class.unwrap_or(Class::Record);
         let over = goal.cap.is_some_and(|cap| demand > cap);
         let goes = match mark.standing {
-            _ if class == Class::Tree && !may_remove => false,
+            _ if mark.class == Some(Class::Tree) && !may_remove => false,
             Standing::Loose => over || is_due(goal.loose, mark.used),
-            Standing::Rebuildable => over && class != Class::Record,
+            Standing::Rebuildable => over && mark.class != Some(Class::Record),
             Standing::Kept | Standing::Held => false,
         };
-        let heaps = if goes { &mut collected.removed } else { &mut collected.kept };
-        let heap = heaps.entry(class).or_default();
-        *heap = Heap { count: heap.count + 1, bytes: heap.bytes + item.size };
-        match mark.standing {
-            Standing::Held => collected.held += item.size,
-            Standing::Kept => collected.images += item.size,
-            _ => {}
-        }
         if goes {
             demand -= item.size;
-            collected.after -= item.size;
-            victims.push(item);
+            verdict.take(&mark, item);
+        } else {
+            verdict.keep(&mark, &item);
         }
     }
-    if written > 0 {
-        collected.kept.insert(Class::Draft, Heap { count: corners, bytes: written });
-        collected.held += written;
-    }
-    let crowd = goal.cap.filter(|cap| demand > *cap).map(|cap| Crowd {
+    let Collected { held, images, .. } = verdict.collected;
+    verdict.crowd = goal.cap.filter(|cap| demand > *cap).map(|cap| Crowd {
         excess: demand - cap,
-        held: collected.held + reserved - written,
-        images: collected.images,
+        held: held + claims.reserved - claims.written,
+        images,
     });
-    Ok(Verdict { collected, victims, crowd })
+    Ok(verdict)
+}
+
+impl Verdict {
+    /// Nothing decided yet, of a store that takes so much beside drafts.
+    fn new(sizes: u64, claims: &Claims) -> Self {
+        let Claims { corners, written, .. } = *claims;
+        let before = sizes + written;
+        let mut collected =
+            Collected { before, after: before, held: written, ..Collected::default() };
+        if written > 0 {
+            collected.kept.insert(Class::Draft, Heap { count: corners, bytes: written });
+        }
+        Verdict { collected, victims: Vec::new(), crowd: None }
+    }
+
+    fn take(&mut self, mark: &Mark, item: Item) {
+        add(&mut self.collected.removed, mark, &item);
+        self.collected.after -= item.size;
+        self.victims.push(item);
+    }
+
+    fn keep(&mut self, mark: &Mark, item: &Item) {
+        add(&mut self.collected.kept, mark, item);
+        match mark.standing {
+            Standing::Held => self.collected.held += item.size,
+            Standing::Kept => self.collected.images += item.size,
+            _ => {}
+        }
+    }
+}
+
+fn add(heaps: &mut BTreeMap<Class, Heap>, mark: &Mark, item: &Item) {
+    let heap = heaps.entry(mark.class.unwrap_or(Class::Record)).or_default();
+    *heap = Heap { count: heap.count + 1, bytes: heap.bytes + item.size };
 }
 
 fn is_due(loose: Loose, used: i64) -> bool {
