@@ -51,18 +51,18 @@ pub(super) struct Item {
 enum Name {
     /// `ALGORITHM/HEX`.
     Blob(String),
-    /// By the first 32 digits of the layer's digest; `whole` where its blob is there.
+    /// By the first 32 digits of the layer's digest; `whole` where it is known what it holds.
     Tree {
         layer: String,
         whole: bool,
     },
+    /// Of a layer whose blob is called otherwise.
+    Listing(String),
     Part(String),
     Record(&'static str, String),
     Tool(String),
     Stat(String),
     Log,
-    /// Left over from what is gone.
-    Litter,
 }
 
 /// How long a log stays for people to read.
@@ -123,10 +123,10 @@ impl Inventory {
                 self.push(paths, size, Name::Blob(format!("{name}/{hex}")), &entry);
             }
         }
-        self.list(root, "listings", |_| Name::Litter)?;
+        self.list(root, "listings", Name::Listing)?;
         let blobs = root.join("blobs/sha256");
         self.items.retain(|item| match &item.name {
-            Name::Litter => !item.paths[0].file_name().is_some_and(|hex| blobs.join(hex).exists()),
+            Name::Listing(hex) => !blobs.join(hex).exists(),
             _ => true,
         });
         Ok(())
@@ -134,9 +134,9 @@ impl Inventory {
 
     /// Trees by what was measured once: walking them takes longer than all else.
     fn list_trees(&mut self, root: &Path) -> Result<(), StoreError> {
-        let blobs: Vec<String> = entries(&root.join("blobs/sha256"))?.iter().map(name_of).collect();
+        let listings: Vec<String> = entries(&root.join("listings"))?.iter().map(name_of).collect();
         let whole: std::collections::BTreeSet<&str> =
-            blobs.iter().filter_map(|hex| hex.get(..32)).collect();
+            listings.iter().filter_map(|hex| hex.get(..32)).collect();
         for map in entries(&root.join("trees"))? {
             self.fixed += map.metadata().map_or(0, |meta| disk(&meta));
             for entry in entries(&map.path())? {
@@ -205,6 +205,10 @@ impl Item {
                 };
                 Mark { standing, class: Some(Class::Tree), used: of.used.max(self.time) }
             }
+            Name::Listing(hex) => {
+                let of = marks.layer(hex.get(..32).unwrap_or_default());
+                mark(of.standing, Class::Record)
+            }
             Name::Part(name) => mark(self.part(marks, name), Class::Part),
             Name::Record(kind, name) => Mark {
                 class: Some(Class::Record),
@@ -216,7 +220,7 @@ impl Item {
             Name::Tool(_) => mark(Standing::Rebuildable, Class::Tool),
             Name::Stat(name) if marks.knows_project(name) => mark(Standing::Kept, Class::Record),
             Name::Log if is_younger(&self.paths[0], LOG) => mark(Standing::Kept, Class::Record),
-            Name::Stat(_) | Name::Log | Name::Litter => mark(Standing::Loose, Class::Record),
+            Name::Stat(_) | Name::Log => mark(Standing::Loose, Class::Record),
         }
     }
 

@@ -101,7 +101,8 @@ impl Marks {
             } else {
                 Standing::Loose
             };
-            let layers = record.layers.iter().map(|layer| &layer.diff_id);
+            // a base's layer is a blob as somebody else packed it, and a tree by its own digest
+            let layers = record.layers.iter().flat_map(|layer| [&layer.diff_id, layer.blob()]);
             for digest in layers.chain([&record.image, &record.manifest]) {
                 self.raise(&blob_name(digest), Class::Image, standing, used);
             }
@@ -123,7 +124,9 @@ impl Marks {
             let held = self.holdings.keys.contains(&name);
             raise(mark, None, if held { Standing::Held } else { Standing::Loose }, used);
             let mark = *mark;
-            self.raise(&blob_name(&record.diff_id), Class::Layer, mark.standing, mark.used);
+            for digest in [&record.diff_id, record.blob()] {
+                self.raise(&blob_name(digest), Class::Layer, mark.standing, mark.used);
+            }
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! Archives of whole images: OCI's layout in a tar (OCI image-spec, image layout) and the one of
 //! `docker save` (moby, image/spec v1.2), which every docker loads.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -46,7 +48,7 @@ pub(super) fn write_oci(saved: &Saved<'_>, out: &mut dyn Write) -> Result<(), Sa
     archive.file("index.json", index.to_string().as_bytes())?;
     archive.dir("blobs")?;
     archive.dir("blobs/sha256")?;
-    let mut blobs: Vec<Digest> = record.layers.iter().map(|layer| layer.diff_id).collect();
+    let mut blobs: Vec<Digest> = record.layers.iter().map(|layer| *layer.blob()).collect();
     blobs.extend([record.image, record.manifest]);
     blobs.sort();
     blobs.dedup();
@@ -56,28 +58,33 @@ pub(super) fn write_oci(saved: &Saved<'_>, out: &mut dyn Write) -> Result<(), Sa
     archive.finish()
 }
 
-pub(super) fn write_docker(saved: &Saved<'_>, out: &mut dyn Write) -> Result<(), SaveError> {
+pub(super) fn write_docker(
+    saved: &Saved<'_>,
+    tars: &[(Digest, PathBuf)],
+    out: &mut dyn Write,
+) -> Result<(), SaveError> {
     let record = saved.record;
     let (name, tag) = split(saved.reference);
     let layer = |digest: &Digest| format!("{}/layer.tar", digest.hex());
-    let mut layers: Vec<Digest> = record.layers.iter().map(|layer| layer.diff_id).collect();
+    let layers = || tars.iter().map(|(digest, _)| digest);
     let manifest = json!([{
         "Config": format!("{}.json", record.image.hex()),
         "RepoTags": [format!("{name}:{tag}")],
-        "Layers": layers.iter().map(layer).collect::<Vec<_>>(),
+        "Layers": layers().map(layer).collect::<Vec<_>>(),
     }]);
-    let top = layers.last().map(Digest::hex).unwrap_or_default();
+    let top = layers().last().map(Digest::hex).unwrap_or_default();
     let repositories = json!({name: {tag: top}});
     let mut archive = Archive { tar: Writer::new(out) };
     archive.file("manifest.json", manifest.to_string().as_bytes())?;
     archive.file("repositories", repositories.to_string().as_bytes())?;
     archive.blob(&format!("{}.json", record.image.hex()), saved, &record.image)?;
-    layers.sort();
-    layers.dedup();
-    for digest in layers {
+    // a base may have a layer twice
+    let once: BTreeMap<&Digest, &PathBuf> =
+        tars.iter().map(|(digest, path)| (digest, path)).collect();
+    for (digest, path) in once {
         archive.dir(&digest.hex())?;
         archive.file(&format!("{}/VERSION", digest.hex()), b"1.0")?;
-        archive.blob(&layer(&digest), saved, &digest)?;
+        archive.copy(&layer(digest), path)?;
     }
     archive.finish()
 }
@@ -108,11 +115,14 @@ impl Archive<'_> {
     }
 
     fn blob(&mut self, path: &str, saved: &Saved<'_>, digest: &Digest) -> Result<(), SaveError> {
-        let from = saved.store.blob_path(digest);
-        let mut file = File::open(&from).at("open", &from)?;
-        let size = file.metadata().at("stat", &from)?.len();
+        self.copy(path, &saved.store.blob_path(digest))
+    }
+
+    fn copy(&mut self, path: &str, from: &Path) -> Result<(), SaveError> {
+        let mut file = File::open(from).at("open", from)?;
+        let size = file.metadata().at("stat", from)?.len();
         self.entry(path, 0o644, Kind::File(size))?;
-        copy(&mut file, size, &mut self.tar, &from)
+        copy(&mut file, size, &mut self.tar, from)
     }
 
     fn finish(self) -> Result<(), SaveError> {
@@ -125,7 +135,7 @@ pub(super) fn copy<W: Write>(
     file: &mut impl Read,
     size: u64,
     tar: &mut Writer<W>,
-    from: &std::path::Path,
+    from: &Path,
 ) -> Result<(), SaveError> {
     let mut buffer = vec![0; PIECE];
     let mut left = size;

@@ -46,7 +46,9 @@ impl Saved<'_> {
     /// Writes a disk image to `into`, which is made or replaced. The caller may lay any owner.
     pub fn write_disk(&self, kind: DiskKind, mkfs: &Mkfs, into: &Path) -> Result<(), SaveError> {
         let program = mkfs.find(kind)?;
-        let (flat, extent) = self.extent()?;
+        let tars = self.tars()?;
+        let flat = Flat::read(&tars.layers)?;
+        let extent = flat.extent();
         let tree = self.store.tree_draft()?;
         unpack(&flat, tree.path())?;
         let uuid = uuid(&self.record.image);

@@ -13,8 +13,8 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use super::SaveError;
 use super::archive::copy;
-use super::{SaveError, Saved};
 use crate::build::unpack::decode_whiteout;
 use crate::digest::Digest;
 use crate::entry::{Claim, Entry, Kind, Meta};
@@ -63,10 +63,10 @@ impl<R: Read> Read for Counted<R> {
 
 impl Flat {
     /// Lays layers over each other, bottom first.
-    pub(super) fn read(layers: impl Iterator<Item = (Digest, PathBuf)>) -> Result<Self, SaveError> {
+    pub(super) fn read(layers: &[(Digest, PathBuf)]) -> Result<Self, SaveError> {
         let mut flat = Flat::default();
         for (layer, path) in layers {
-            let found = read_layer(&layer, &path)?;
+            let found = read_layer(layer, path)?;
             for (entry, _) in &found {
                 match entry.kind {
                     Kind::Whiteout => flat.remove(&entry.path, true),
@@ -77,10 +77,10 @@ impl Flat {
             let number = flat.layers.len();
             for (entry, offset) in found {
                 if !matches!(entry.kind, Kind::Whiteout | Kind::Opaque) {
-                    flat.put(&layer, entry, (number, offset))?;
+                    flat.put(layer, entry, (number, offset))?;
                 }
             }
-            flat.layers.push(path);
+            flat.layers.push(path.clone());
         }
         Ok(flat)
     }
@@ -195,15 +195,6 @@ fn read_layer(layer: &Digest, path: &PathBuf) -> Result<Vec<(Entry, u64)>, SaveE
     Ok(found)
 }
 
-impl Saved<'_> {
-    /// What the image's file system takes.
-    pub(super) fn extent(&self) -> Result<(Flat, Extent), SaveError> {
-        let flat = self.flat()?;
-        let extent = flat.extent();
-        Ok((flat, extent))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,7 +260,7 @@ mod tests {
                 (entry("/wall", Kind::Symlink(b"d"[..].into())), b""),
             ],
         );
-        let flat = Flat::read([lower, upper].into_iter()).unwrap();
+        let flat = Flat::read(&[lower, upper]).unwrap();
         let expected = [
             "d/ Dir ",
             "d-e File -",
@@ -287,7 +278,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let target = LayerPath::parse_absolute("/none").unwrap();
         let one = layer(home.path(), "one", &[(entry("/a", Kind::Hardlink(target)), b"")]);
-        let error = Flat::read([one].into_iter()).unwrap_err().to_string();
+        let error = Flat::read(&[one]).unwrap_err().to_string();
         assert!(error.contains("links /a to /none"), "{error}");
     }
 }

@@ -1,24 +1,27 @@
 //! An image in a file: an archive that other tools load, or its file system.
 //!
 //! Everything streams, in memory that does not grow with the image; equal images give equal bytes.
-//! Layers go out as they lie in the store, uncompressed: whoever wants a small file compresses all of
-//! it at once, better than layer by layer.
+//! Layers go out as they lie in the store, uncompressed (those of a base as its maker packed them, where
+//! an archive may have them so): whoever wants a small file compresses all of it at once, better than
+//! layer by layer.
 
 mod archive;
 mod disk;
 mod flat;
 
 use std::fmt;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 use crate::blame::Blame;
 use crate::build::unpack::UnpackError;
 use crate::digest::Digest;
-use crate::fsx::PathIo;
+use crate::fsx::{IoAt, PathIo};
+use crate::oci::Packing;
 use crate::path::{LayerPath, PathError};
 use crate::platform::Platform;
-use crate::store::{ImageRecord, Store, StoreError};
+use crate::store::{ImageRecord, Store, StoreError, TreeDraft};
 use crate::tarball::TarError;
 
 pub use self::disk::{DiskKind, Mkfs, copy_out};
@@ -87,19 +90,47 @@ impl SaveError {
     }
 }
 
+/// Where the tars of an image's layers are.
+struct Tars {
+    layers: Vec<(Digest, PathBuf)>,
+    aside: Option<TreeDraft>,
+}
+
 impl Saved<'_> {
     /// Writes an archive.
     pub fn write(&self, kind: ArchiveKind, out: &mut dyn Write) -> Result<(), SaveError> {
         match kind {
             ArchiveKind::Oci => archive::write_oci(self, out),
-            ArchiveKind::Docker => archive::write_docker(self, out),
-            ArchiveKind::Tar => self.flat()?.write(out),
+            ArchiveKind::Docker => archive::write_docker(self, &self.tars()?.layers, out),
+            ArchiveKind::Tar => {
+                let tars = self.tars()?;
+                flat::Flat::read(&tars.layers)?.write(out)
+            }
         }
     }
 
-    fn flat(&self) -> Result<flat::Flat, SaveError> {
-        let layers = self.record.layers.iter().map(|layer| layer.diff_id);
-        flat::Flat::read(layers.map(|layer| (layer, self.store.blob_path(&layer))))
+    /// The layers as tars, bottom first. What a base's maker packed is unpacked aside.
+    fn tars(&self) -> Result<Tars, SaveError> {
+        let mut tars = Tars { layers: Vec::new(), aside: None };
+        for layer in &self.record.layers {
+            let path = self.store.blob_path(layer.blob());
+            let Some(packed) = &layer.packed else {
+                tars.layers.push((layer.diff_id, path));
+                continue;
+            };
+            if tars.aside.is_none() {
+                tars.aside = Some(self.store.tree_draft()?);
+            }
+            let aside = tars.aside.as_ref().map_or(Path::new(""), TreeDraft::path);
+            let into = aside.join(layer.diff_id.hex());
+            let packing = packed.media_type.parse().unwrap_or(Packing::Plain);
+            let tar = packing.open(&path).at("open", &path)?;
+            let mut file = File::create(&into).at("create", &into)?;
+            // one byte more than there may be shows that there are more
+            io::copy(&mut tar.take(layer.size + 1), &mut file).at("unpack", &path)?;
+            tars.layers.push((layer.diff_id, into));
+        }
+        Ok(tars)
     }
 }
 

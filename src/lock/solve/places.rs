@@ -123,6 +123,10 @@ impl Places<'_> {
         pins: &[&BaseLayerPin],
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
+        let held = |pin: &&BaseLayerPin| (Integrity::from(pin.digest), Some(pin.size));
+        let held: Vec<_> = pins.iter().map(held).collect();
+        let held = held.iter().map(|(digest, size)| Held::Source(digest, *size));
+        self.store.hold(held).map_err(FetchError::from)?;
         let mut failures = BTreeMap::new();
         let names: BTreeSet<&str> = pins.iter().map(|pin| &*pin.image).collect();
         for name in names {
