@@ -13,6 +13,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use support::deb::{Compression, Member};
+use support::oci::{Image, ZSTD};
 use support::project::{Project, root};
 use support::repo::{Deb, Repo};
 use support::tool;
@@ -197,4 +199,48 @@ fn a_reader_that_goes_away_and_an_image_that_is_not_built_are_named() {
     assert!(said.contains("the output was not taken whole"), "{said}");
     let outcome = project.sbx(&["save", "s", "--format", "tar", "-o", "none/x"]);
     outcome.fails(3, &["none/.x."]);
+}
+
+#[test]
+fn layers_that_a_bases_maker_packed_are_saved_and_stay_with_their_image() {
+    let lower = [
+        Member::dir("etc/"),
+        Member::file("etc/gone", "gone\n"),
+        Member::file("etc/tool", "tool\n").mode(0o4755),
+        Member::hardlink("etc/also", "etc/tool"),
+        Member::dir("old/"),
+        Member::file("old/below", "below\n"),
+    ];
+    let upper = [
+        Member::file("etc/.wh.gone", ""),
+        Member::dir("old/"),
+        Member::file("old/.wh..wh..opq", ""),
+        Member::file("old/above", "above\n").owner(7, 8),
+    ];
+    let project = Project::new().file(
+        "sandboxes.kdl",
+        r#"layer "base" { from "oci:images:1"; }
+        layer "app" { file "/etc/own" content="own"; }
+        sandbox "s" { layers "base" "app"; }
+        "#,
+    );
+    let base = Image::new().layer(&lower).layer_as(&upper, Compression::Zstd, ZSTD);
+    base.write(&project.dir.path().join("images"), "1");
+    let image = project.build();
+    let gone = project.sbx(&["gc", "--json"]).success();
+    assert!(gone.stdout.contains("\"removed\":{}"), "{}", gone.stdout);
+    let from = format!("oci-archive:{}", save(&project, "oci-archive").display());
+    let inspected = tool("skopeo", &["inspect", "--raw", "--config", &from]);
+    assert_eq!(sbx::digest::Digest::of(inspected.as_bytes()).to_string(), image);
+    let tar = save(&project, "tar");
+    let listed = tool("tar", &["-tf", tar.to_str().unwrap()]);
+    assert_eq!(listed, "etc/\netc/also\netc/own\netc/tool\nold/\nold/above\n");
+    let docker = save(&project, "docker-archive");
+    let from = format!("docker-archive:{}", docker.display());
+    let into = format!("oci:{}:s", project.dir.path().join("copied").display());
+    tool("skopeo", &["copy", "--quiet", &from, &into]);
+    assert!(project.drafts().is_empty());
+    fs::remove_dir_all(project.dir.path().join("images")).unwrap();
+    project.sbx(&["gc", "--cap", "70KiB"]);
+    assert_eq!(project.build(), image, "nothing of it went");
 }

@@ -72,7 +72,7 @@ pub(super) fn write_docker(
         "RepoTags": [format!("{name}:{tag}")],
         "Layers": layers().map(layer).collect::<Vec<_>>(),
     }]);
-    let top = layers().last().map(Digest::hex).unwrap_or_default();
+    let top = layers().next_back().map(Digest::hex).unwrap_or_default();
     let repositories = json!({name: {tag: top}});
     let mut archive = Archive { tar: Writer::new(out) };
     archive.file("manifest.json", manifest.to_string().as_bytes())?;
