@@ -9,6 +9,7 @@ use sbx::decl::Faults;
 use sbx::fetch::FetchError;
 use sbx::fsx::PathIo;
 use sbx::image::ImageError;
+use sbx::image::save::SaveError;
 use sbx::launch::LaunchError;
 use sbx::lock::LockError;
 use sbx::lock::solve::SolveError;
@@ -90,8 +91,9 @@ from_error! {
     FetchError: |error| error.help().map(str::to_owned);
     ImageError: |_| None;
     LockError: |error| error.help().map(str::to_owned);
+    SaveError: |error| error.help();
     SolveError: |error| error.help();
-    StoreError: |_| None;
+    StoreError: |error| error.help().map(str::to_owned);
 }
 
 impl From<PlanError> for Failure {

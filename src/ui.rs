@@ -126,6 +126,12 @@ impl Ui {
         both.then_some(Terminal { input, output })
     }
 
+    /// Stdout, for an answer that is no text; `None` where a terminal would show it.
+    pub fn take_stdout(&self) -> Option<impl Write> {
+        let stdout = std::io::stdout();
+        (!stdout.is_terminal()).then(|| stdout.lock())
+    }
+
     /// A line of the story.
     pub fn say(&self, text: &str) {
         if self.quiet {

@@ -11,13 +11,15 @@ use jiff::Timestamp;
 
 use sbx::build::run::Vault;
 use sbx::decl::{Project, Sandbox, SecretSource, read_project};
-use sbx::fetch::{Client, ClientConfig, IndexSettings, MirrorMap, ProxyConfig, Settings};
+use sbx::fetch::{
+    Client, ClientConfig, IndexSettings, MirrorMap, ProxyConfig, Settings, parse_cap,
+};
 use sbx::jail::{IdMap, Jail};
-use sbx::lock::Lock;
 use sbx::lock::solve::lock_path;
+use sbx::lock::{Lock, Source};
 use sbx::oci::Keychain;
 use sbx::platform::Platform;
-use sbx::store::Store;
+use sbx::store::{Cap, Claimant, Stamp, Store};
 
 use crate::failure::{Failure, Outcome};
 
@@ -30,6 +32,9 @@ pub struct Global {
     /// Directory of the store (default: `SBX_CACHE`, or `cache/` of the project)
     #[arg(long, global = true, value_name = "DIR")]
     pub cache: Option<PathBuf>,
+    /// How much of the disk the store may take: a size, or a share (`40GiB`, `30%`)
+    #[arg(long, global = true, value_name = "SIZE|PERCENT", value_parser = parse_cap)]
+    pub cap: Option<Cap>,
     /// Refuse the network
     #[arg(long, global = true)]
     pub offline: bool,
@@ -113,8 +118,9 @@ impl Workspace {
     pub fn open(global: &Global) -> Outcome<Self> {
         let root = find_root(global)?;
         let project = read_project(&root)?;
-        let store = Store::open(&store_path(global, &root)?)?;
         let settings = read_settings()?;
+        let store = Store::open(&store_path(global, &root)?)?;
+        let store = store.with_cap(global.cap.or(settings.store_cap));
         if let Some(jobs) = settings.jobs.filter(|_| global.jobs.is_none()) {
             // the first to say so counts, and nothing has been computed yet
             let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs);
@@ -147,6 +153,13 @@ impl Workspace {
 
     pub fn read_lock(&self) -> Outcome<Lock> {
         Ok(Lock::read(&self.lock_path())?)
+    }
+
+    /// Tells the store what this project's lock needs.
+    pub fn register(&self, lock: &Lock) -> Outcome {
+        let claimant = Claimant { project: &self.project.name, root: &self.project.root };
+        let sources = || lock.sources(|_, _| true).iter().map(Source::integrity).collect();
+        Ok(self.store.register(&claimant, Stamp::at(&self.lock_path()), sources)?)
     }
 
     /// The sandboxes that names or globs mean, for the platforms asked for.
@@ -223,7 +236,7 @@ impl Workspace {
 
 /// What the environment says of the network, then what `settings.kdl` in the configuration
 /// directory says. (`SSL_CERT_FILE` and `SSL_CERT_DIR` are the TLS library's own to read.)
-fn read_settings() -> Outcome<Settings> {
+pub fn read_settings() -> Outcome<Settings> {
     let input = |error: &dyn std::fmt::Display| Failure::input(error.to_string());
     let variables = || {
         let text = |(name, value): (OsString, OsString)| {

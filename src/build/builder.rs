@@ -111,6 +111,7 @@ impl BuildError {
             }
             BuildError::Fetch(error) => error.help().map(str::to_owned),
             BuildError::Oci(error) => error.help(),
+            BuildError::Store(error) => error.help().map(str::to_owned),
             BuildError::Settle { source, .. } => source.help().map(str::to_owned),
             BuildError::Compose(error) => error.help().map(str::to_owned),
             BuildError::Run { source, .. } => source.help(),

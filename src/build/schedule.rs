@@ -6,17 +6,16 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::builder::{BuildError, Builder, BuiltLayer};
+use super::builder::{BuildError, Builder, BuiltLayer, directories_key};
 use crate::plan::{Plan, Step, Work};
-use crate::store::{Key, LayerRecord};
+use crate::store::{Held, Key, LayerRecord};
 
 impl Builder<'_> {
     /// Builds all layers of a plan, bottom first.
     pub fn build(&self, plan: &Plan) -> Result<Vec<BuiltLayer>, BuildError> {
         // what is made here becomes part of images: whoever builds must not show in its modes
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-        let wanted = self.wanted(plan)?;
-        self.fetch(&self.missing_sources(plan)?)?;
+        let wanted = self.prepare(plan)?;
         let records = self.make(plan, &wanted)?;
         let mut layers: Vec<BuiltLayer> = Vec::new();
         for (step, record) in plan.steps.iter().zip(records) {
@@ -31,8 +30,23 @@ impl Builder<'_> {
     /// Makes all steps of a plan and answers their trees, bottom first.
     pub fn trees(&self, plan: &Plan) -> Result<Vec<PathBuf>, BuildError> {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let wanted = self.prepare(plan)?;
+        self.make(plan, &wanted)?.iter().map(|record| self.tree(record)).collect()
+    }
+
+    /// Holds what the plan has and needs, fetches what is missing, and answers which steps have to be
+    /// made.
+    fn prepare(&self, plan: &Plan) -> Result<BTreeSet<Key>, BuildError> {
+        let steps = || plan.aside.iter().chain(&plan.steps);
+        let directories = directories_key(plan);
+        let keys = steps().map(|step| &step.key).chain([&directories]);
+        self.store.hold(keys.map(Held::Key))?;
+        let wanted = self.wanted(plan)?;
+        let made = steps().filter(|step| wanted.contains(&step.key));
+        let sources: Vec<_> = made.flat_map(|step| step.work.sources()).collect();
+        self.places().hold(&sources)?;
         self.fetch(&self.missing_sources(plan)?)?;
-        self.make(plan, &self.wanted(plan)?)?.iter().map(|record| self.tree(record)).collect()
+        Ok(wanted)
     }
 
     /// Makes the steps that are wanted and answers the layers of all that are in the image.

@@ -22,7 +22,7 @@ impl Builder<'_> {
         Ok(missing)
     }
 
-    fn places(&self) -> Places<'_> {
+    pub(super) fn places(&self) -> Places<'_> {
         let Builder { project, mirrors, store, keychain, .. } = *self;
         Places { project, mirrors, store, keychain }
     }
@@ -30,6 +30,8 @@ impl Builder<'_> {
     /// Fetches sources.
     pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
         let places = self.places();
+        places.hold(sources)?;
+        self.store.make_room()?;
         let (layers, others): (Vec<_>, Vec<_>) =
             sources.iter().copied().partition(|source| matches!(source, Source::BaseLayer(_)));
         let mut failures = places.fetch(self.client, &others, self.events)?;

@@ -207,7 +207,7 @@ fn judge(error: PathIo, path: &LayerPath) -> UnpackError {
 }
 
 /// `.wh.NAME` says that `NAME` is gone (OCI image-spec, whiteouts).
-fn decode_whiteout(entry: Entry) -> Result<Entry, UnpackError> {
+pub(crate) fn decode_whiteout(entry: Entry) -> Result<Entry, UnpackError> {
     let reserved = |path: &LayerPath| {
         path.as_bytes().split(|byte| *byte == b'/').any(|part| part.starts_with(b".wh."))
     };

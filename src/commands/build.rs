@@ -130,6 +130,7 @@ pub fn ensure_lock(
         .map(|(layer, platform)| format!("`{}` for {platform}", layer.name))
         .collect();
     if names.is_empty() {
+        workspace.register(&lock)?;
         return Ok(lock);
     }
     if locked {
@@ -142,6 +143,7 @@ pub fn ensure_lock(
     ui.say(&format!("resolving layer {}", names.join(", ")));
     let next = solve(workspace, &local, &lock, &layers, &Update::Missing, ui)?;
     next.write(&workspace.lock_path())?;
+    workspace.register(&next)?;
     Ok(next)
 }
 
@@ -167,7 +169,7 @@ pub fn solve(
         now: workspace.now,
         progress: ui,
     };
-    match solver.solve(lock, layers, update) {
+    match workspace.store.within_cap(|| solver.solve(lock, layers, update))? {
         Err(SolveError::Tool(ToolError::Namespace)) => {
             run_in_namespace(&workspace.jail.program)?;
             Err(Failure::Silent(0))
@@ -236,7 +238,7 @@ pub fn obtain(
     ui: &Ui,
 ) -> Outcome<Option<Built>> {
     let plan = plan_target(workspace, target, lock)?;
-    if let Some(record) = workspace.store.find_image(&plan.key)? {
+    if let Some(record) = workspace.store.use_image(&plan.key)? {
         publish(workspace, target, &record)?;
         return Ok(Some(Built { plan, record, layers: Vec::new() }));
     }
@@ -245,7 +247,7 @@ pub fn obtain(
     }
     workspace.store.sweep()?;
     let builder = builder(workspace, ui, current_map()?, manner.on_failure);
-    let layers = match builder.build(&plan) {
+    let layers = match workspace.store.within_cap(|| builder.build(&plan))? {
         Err(BuildError::Gone { pins }) if !manner.locked => {
             let names: Vec<&str> = pins.iter().map(|pin| &*pin.name).collect();
             ui.say(&format!(
@@ -257,10 +259,17 @@ pub fn obtain(
         }
         result => result?,
     };
-    let record = write_image(&workspace.store, &plan.spec, &image_layers(&layers))?;
+    let mut record = write_image(&workspace.store, &plan.spec, &image_layers(&layers))?;
+    record.keys = keys(&plan);
     workspace.store.put_image(&plan.key, &record)?;
     publish(workspace, target, &record)?;
     Ok(Some(Built { plan, record, layers }))
+}
+
+/// Keys of all that a plan makes.
+fn keys(plan: &Plan) -> Vec<Key> {
+    let steps = plan.aside.iter().chain(&plan.steps).map(|step| step.key);
+    steps.chain([directories_key(plan)]).collect()
 }
 
 /// Resolves the layers anew that have packages of these names, keeping every other pin.

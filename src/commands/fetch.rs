@@ -46,7 +46,7 @@ pub fn run(global: &Global, arguments: &FetchArguments, ui: &Ui) -> Outcome {
     });
     missing.retain(|source| !places.has(source));
     let builder = builder(&workspace, ui, IdMap::Identity, OnFailure::End);
-    builder.fetch(&missing)?;
+    store.within_cap(|| builder.fetch(&missing))??;
     let bytes = missing.iter().filter_map(|source| store.find_source(&source.integrity())).sum();
     let answer = Answer { files: missing.len(), bytes };
     ui.answer(&answer, || format!("fetched {} files, {} bytes", answer.files, answer.bytes));

@@ -51,6 +51,7 @@ pub fn run(global: &Global, arguments: &LockArguments, ui: &Ui) -> Outcome {
     let diff = LockDiff::between(&lock, &next);
     if !arguments.diff && next != lock {
         next.write(&workspace.lock_path())?;
+        workspace.register(&next)?;
     }
     ui.answer(&diff, || show(&diff));
     Ok(())

@@ -8,11 +8,13 @@ mod cp;
 mod doctor;
 mod exec;
 mod fetch;
+mod gc;
 mod init;
 mod instances;
 mod lock;
 mod pipes;
 mod run;
+mod save;
 mod show;
 
 use std::process::ExitCode;
@@ -62,7 +64,11 @@ enum Verb {
     Doctor(doctor::DoctorArguments),
     /// Show a sandbox's configuration, layers and sizes
     Show(show::ShowArguments),
-    /// Remove what can be made again
+    /// Write an image into a file: an archive that other tools load, or its file system
+    Save(save::SaveArguments),
+    /// Remove from the store what nobody needs
+    Gc(gc::GcArguments),
+    /// Remove the whole store
     Clean(clean::CleanArguments),
     /// Print completions for a shell
     Completions(completions::CompletionsArguments),
@@ -94,6 +100,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Init(arguments) => init::run(&global, &arguments, &ui),
         Verb::Doctor(arguments) => doctor::run(&global, &arguments, &ui),
         Verb::Show(arguments) => show::run(&global, &arguments, &ui),
+        Verb::Save(arguments) => save::run(&global, &arguments, &ui),
+        Verb::Gc(arguments) => gc::run(&global, &arguments, &ui),
         Verb::Clean(arguments) => clean::run(&global, &arguments, &ui),
         Verb::Completions(arguments) => completions::run(&arguments, &ui),
     };

@@ -55,3 +55,4 @@ pub use python::Venv;
 pub use run::{Leftover, Run, Secret, SecretSource};
 pub use sandbox::{Egress, HostVar, Limits, PortDecl, Ready, Sandbox, SecurityLevel};
 pub use take::{Archive, PackageFiles, PackageIndex, Take};
+pub use units::parse_size;

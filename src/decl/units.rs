@@ -1,7 +1,7 @@
 //! Units that people write: sizes, durations, variable names.
 
 /// Parses a size in bytes: `512MiB`, `2GiB`, `1.5GB`, `1048576`.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor: u64 = match unit.trim() {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::blame::Blame;
 use crate::digest::Integrity;
 use crate::fsx::PathIo;
+use crate::store::StoreError;
 
 /// A fetch that failed. Addresses are shown without credentials and queries.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,8 @@ pub enum FetchError {
     Certificates { path: PathBuf, reason: String },
     #[error(transparent)]
     Io(#[from] PathIo),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// How often something was tried; one try is not worth words.
@@ -96,6 +99,7 @@ impl FetchError {
             FetchError::Vanished { .. } => {
                 Some("let what locked it name one that is left; then run `sbx lock`")
             }
+            FetchError::Store(error) => error.help(),
             _ => None,
         }
     }

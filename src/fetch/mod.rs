@@ -31,4 +31,4 @@ pub use indexes::{Index, IndexError, IndexSettings, Indexes};
 pub use mirror::{MirrorError, MirrorMap};
 pub use progress::{NoProgress, Progress};
 pub use proxy::{ProxyConfig, ProxyError};
-pub use settings::Settings;
+pub use settings::{Settings, parse_cap};

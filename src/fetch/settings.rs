@@ -7,6 +7,7 @@
 //! certificates "/etc/ssl/company.pem"
 //! downloads 4
 //! jobs 2
+//! store-cap "40GiB"        // or "30%" of the disk
 //! ```
 //!
 //! The environment goes before this file, and a command's own options before both. Nothing in it may
@@ -21,9 +22,10 @@ use miette::SourceSpan;
 
 use super::mirror::MirrorMap;
 use super::proxy::ProxyConfig;
-use crate::decl::{Fault, Faults, Location, SourceFile};
+use crate::decl::{Fault, Faults, Location, SourceFile, parse_size};
+use crate::store::Cap;
 
-const NODES: &[&str] = &["certificates", "downloads", "jobs", "mirror", "proxy"];
+const NODES: &[&str] = &["certificates", "downloads", "jobs", "mirror", "proxy", "store-cap"];
 
 /// More than this many of anything at a time is a slip of the hand.
 const MOST: i128 = 1024;
@@ -39,6 +41,17 @@ pub struct Settings {
     pub downloads: Option<usize>,
     /// Threads that build.
     pub jobs: Option<usize>,
+    /// How much of the disk a store may take.
+    pub store_cap: Option<Cap>,
+}
+
+/// Parses a cap: a size (`40GiB`) or a share of the disk (`30%`).
+pub fn parse_cap(text: &str) -> Result<Cap, String> {
+    let cap = match text.strip_suffix('%') {
+        Some(share) => share.parse().ok().filter(|share| (1..=100).contains(share)).map(Cap::Share),
+        None => parse_size(text).map(Cap::Bytes),
+    };
+    cap.ok_or_else(|| format!("`{text}` is no size (`40GiB`) and no share of the disk (`30%`)"))
 }
 
 impl Settings {
@@ -76,6 +89,7 @@ impl Reading {
             "certificates" => self.read_certificates(node),
             "downloads" => self.settings.downloads = self.read_count(node),
             "jobs" => self.settings.jobs = self.read_count(node),
+            "store-cap" => self.read_cap(node),
             other => {
                 let message = format!("unknown node `{other}` in the settings");
                 let known = format!("known are {}", NODES.join(", "));
@@ -132,6 +146,20 @@ impl Reading {
         }
         let beside = self.file.path.parent().unwrap_or(Path::new("")).to_owned();
         self.settings.certificates.extend(texts.iter().map(|path| beside.join(path)));
+    }
+
+    fn read_cap(&mut self, node: &KdlNode) {
+        self.check_once(node);
+        self.check_shape(node, 1, &[]);
+        let texts = self.texts(node);
+        let [text] = texts.as_slice() else {
+            return self
+                .push(node.name().span(), "`store-cap` needs a size or a share of the disk");
+        };
+        match parse_cap(text) {
+            Ok(cap) => self.settings.store_cap = Some(cap),
+            Err(message) => self.push(node.name().span(), message),
+        }
     }
 
     fn read_count(&mut self, node: &KdlNode) -> Option<usize> {

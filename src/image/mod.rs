@@ -6,6 +6,7 @@
 
 mod config;
 mod deflate;
+pub mod save;
 mod twin;
 
 pub use config::ImageLayer;
@@ -53,6 +54,7 @@ pub fn write_image(
         manifest: store.put_blob(&manifest)?,
         manifest_size: manifest.len() as u64,
         layers: layers.iter().map(|layer| layer.record.clone()).collect(),
+        keys: Vec::new(),
     };
     Ok(record)
 }

@@ -8,7 +8,7 @@ use super::ImageError;
 use super::deflate::{Level, deflate};
 use crate::digest::Digest;
 use crate::fsx::{self, IoAt};
-use crate::store::Store;
+use crate::store::{Held, Store};
 
 /// A layer's compressed form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +20,14 @@ pub struct Twin {
 
 /// The gzip twin of a layer, made if the store does not have it.
 pub fn gzip_twin(store: &Store, diff_id: &Digest, level: Level) -> Result<Twin, ImageError> {
+    store.hold([Held::Blob(diff_id)])?;
     let dir = store.root().join("twins");
     let record = dir.join(format!("{}.gzip-{level}", diff_id.hex()));
     let known: Option<Twin> =
         fs::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if let Some(twin) = &known {
+        store.hold([Held::Blob(&twin.digest)])?;
+    }
     if let Some(twin) = known.filter(|twin| store.find_blob(&twin.digest) == Some(twin.size)) {
         return Ok(twin);
     }

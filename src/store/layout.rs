@@ -54,7 +54,8 @@ impl Claimant<'_> {
         format!("{}#{}", self.project, self.place())
     }
 
-    fn place(&self) -> String {
+    /// The first digits of the digest of where it is.
+    pub(super) fn place(&self) -> String {
         Digest::of(self.root.as_os_str().as_encoded_bytes()).hex()[..8].to_owned()
     }
 
@@ -116,6 +117,18 @@ impl Store {
         Ok(ImageRef(name))
     }
 
+    /// Takes every name of a project out of `index.json`.
+    pub(super) fn withdraw(&self, claimant: &Claimant<'_>) -> Result<(), StoreError> {
+        let path = self.root.join("index.json");
+        let _lock = self.lock("index")?;
+        let bytes = fs::read(&path).at("read", &path)?;
+        let mut index = parse_index(&path, &bytes)?;
+        let manifests = index["manifests"].as_array_mut().expect("parse_index made it an array");
+        let owner = claimant.owner();
+        manifests.retain(|entry| entry["annotations"][OWNER].as_str() != Some(&owner));
+        Ok(fsx::write_atomic(&path, index.to_string().as_bytes())?)
+    }
+
     fn published(
         &self,
         index: &[u8],
@@ -165,6 +178,14 @@ impl Store {
         let bytes = index.to_string().into_bytes();
         Ok((self.put_blob(&bytes)?.to_string(), bytes.len() as u64))
     }
+}
+
+/// The nested indexes that `index.json` lists, as `ALGORITHM/HEX`.
+pub(super) fn listed(root: &Path) -> Result<Vec<String>, StoreError> {
+    let path = root.join("index.json");
+    let index = parse_index(&path, &fs::read(&path).at("read", &path)?)?;
+    let entries = index["manifests"].as_array().into_iter().flatten();
+    Ok(entries.filter_map(|entry| Some(entry["digest"].as_str()?.replace(':', "/"))).collect())
 }
 
 fn ref_name(entry: &Value) -> Option<&str> {

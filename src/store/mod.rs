@@ -7,31 +7,44 @@
 //! keys/HEX                   Key → layer (digest, size, listing)
 //! listings/HEX               a layer's entries, by its digest
 //! trees/IDMAP/HEX32          a layer unpacked, for overlay mounts, by id map and digest
-//! images/HEX                 image Key → ImageId and layout manifest
+//! sizes/IDMAP-HEX32          what such a tree takes of the disk, measured once
+//! images/HEX                 image Key → ImageId and layout manifest; its time is that of the last use
+//! twins/HEX.FORMAT           a layer's compressed form, by its digest
+//! projects/HEX               who uses the store, and what their locks need
 //! parts/HEX                  downloads under way, resumed by whoever comes next
-//! tmp/PID-N/                 drafts of one process, swept once it is gone
+//! tmp/PID-N/                 a process's lease and its drafts, swept once it is gone
 //! locks/                     advisory locks
 //! ```
 //!
 //! Every name is given by `rename(2)` after its bytes are known, so a reader never sees half a file
 //! and a kill at any moment loses only drafts. Blobs are not fsynced one by one: a record carries the
 //! file stamp its blob had, and a blob whose stamp changed is hashed again before it is believed.
-//! What may be deleted, and when, does not belong here but to `gc`.
+//! What may be deleted, and when, says `collect`; what may not, `lease`; docs/store.md tells it whole.
 
+mod collect;
 mod draft;
+mod inventory;
 mod layout;
+mod lease;
+mod mark;
+mod project;
 mod record;
+mod room;
 mod stamp;
 
+pub use collect::{Collected, Goal, Heap, Loose};
 pub use draft::{Draft, TreeDraft};
+pub use inventory::Class;
 pub use layout::{Claimant, ImageRef, PublishedImage};
+pub use lease::{Held, Lease};
 pub use record::{ImageRecord, Key, LayerRecord, Packed};
+pub use room::{Cap, Crowd, shown};
 pub use stamp::Stamp;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FlockOperation;
 
@@ -48,10 +61,13 @@ const DIRS: &[&str] = &[
     "locks",
     "logs",
     "parts",
+    "projects",
+    "sizes",
     "stats",
     "tmp",
     "tools",
     "trees",
+    "twins",
 ];
 
 /// What can go wrong in a store.
@@ -67,11 +83,34 @@ pub enum StoreError {
     Damaged { path: PathBuf, reason: String },
     #[error("{} is a layout of version `{found}`, expected `1.0.0`", path.display())]
     Version { path: PathBuf, found: String },
+    #[error("the store {} is in use by process {}", path.display(), processes(corners))]
+    Busy { path: PathBuf, corners: Vec<PathBuf> },
+    #[error("the store may take {}, and what is to be written is {crowd}", room::shown(*cap))]
+    Full { cap: u64, crowd: Crowd },
+}
+
+/// Corners are called after their processes.
+fn processes(corners: &[PathBuf]) -> String {
+    let name = |corner: &PathBuf| {
+        let name = corner.file_name().unwrap_or_default().to_string_lossy();
+        name.split('-').next().unwrap_or_default().to_owned()
+    };
+    corners.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 impl StoreError {
     pub fn blame(&self) -> Blame {
         Blame::World
+    }
+
+    /// The next command.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            StoreError::Full { .. } => Some(
+                "raise `store-cap` in `settings.kdl` or `--cap`; `sbx gc --dry-run` shows what takes the space",
+            ),
+            _ => None,
+        }
     }
 }
 
@@ -79,13 +118,20 @@ impl StoreError {
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
-    session: OnceLock<draft::Session>,
+    lease: OnceLock<Arc<Lease>>,
+    cap: Option<Cap>,
+    overflow: Arc<room::Overflow>,
 }
 
 impl Store {
     /// Opens the store at `root`, making what is missing.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Store { root: root.to_owned(), session: OnceLock::new() };
+        let store = Store {
+            root: root.to_owned(),
+            lease: OnceLock::new(),
+            cap: None,
+            overflow: Arc::default(),
+        };
         if DIRS.iter().chain(&["oci-layout"]).any(|name| !root.join(name).exists()) {
             store.create().map_err(|error| match error.source.kind() {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -203,6 +249,7 @@ impl Store {
     /// Stores small bytes as a blob.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
+        self.hold([Held::Blob(&digest)])?;
         if !self.has_blob(&digest) {
             let mut draft = self.draft()?;
             io::Write::write_all(&mut draft, bytes).at("write", draft.path())?;
@@ -221,22 +268,36 @@ impl Store {
 
     /// A new blob's draft.
     pub fn draft(&self) -> Result<Draft, StoreError> {
-        let (path, lease) = self.session()?.next(&self.root)?;
-        Draft::create(path, lease, self.root.join("blobs/sha256"))
+        let overflow = Arc::clone(&self.overflow);
+        Draft::create(self.own_lease()?, self.root.join("blobs/sha256"), overflow)
     }
 
     /// An empty directory for a new tree's draft.
     pub fn tree_draft(&self) -> Result<TreeDraft, StoreError> {
-        let (path, lease) = self.session()?.next(&self.root)?;
-        TreeDraft::create(path, lease)
+        TreeDraft::create(self.own_lease()?, Arc::clone(&self.overflow))
     }
 
-    fn session(&self) -> Result<&draft::Session, StoreError> {
-        if let Some(session) = self.session.get() {
-            return Ok(session);
+    /// Holds things for as long as this store is open. Hold first, then look whether they are there.
+    pub fn hold<'a>(&self, held: impl IntoIterator<Item = Held<'a>>) -> Result<(), StoreError> {
+        match self.own_lease() {
+            Ok(lease) => lease.hold(held),
+            // who may not write cannot hold anything
+            Err(StoreError::ReadOnly { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
-        let session = draft::Session::open(&self.root)?;
-        Ok(self.session.get_or_init(|| session))
+    }
+
+    /// A lease of its own, for what outlives this store's work: an instance.
+    pub fn lease(&self) -> Result<Lease, StoreError> {
+        Lease::open(&self.root)
+    }
+
+    fn own_lease(&self) -> Result<Arc<Lease>, StoreError> {
+        if let Some(lease) = self.lease.get() {
+            return Ok(Arc::clone(lease));
+        }
+        let lease = Arc::new(Lease::open(&self.root)?);
+        Ok(Arc::clone(self.lease.get_or_init(|| lease)))
     }
 
     /// Waits until this process is the only one working on `name` (a Key, the index, …).
@@ -256,7 +317,7 @@ impl Store {
 
     /// Removes drafts of processes that are gone.
     pub fn sweep(&self) -> Result<(), StoreError> {
-        draft::sweep(&self.root)
+        lease::sweep(&self.root)
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Stamp, Store, StoreError};
+use super::{Held, Stamp, Store, StoreError};
 use crate::digest::Digest;
 use crate::fsx::{self, IoAt};
 
@@ -70,6 +71,10 @@ pub struct ImageRecord {
     pub manifest_size: u64,
     /// The layers, bottom first.
     pub layers: Vec<LayerRecord>,
+    /// Keys of all steps of its plan, those included that the image does not ship: what the next
+    /// build of it wants to find.
+    #[serde(default)]
+    pub keys: Vec<Key>,
 }
 
 impl Store {
@@ -144,6 +149,17 @@ impl Store {
         Ok((whole && intact(&record.image) && intact(&record.manifest)).then_some(record))
     }
 
+    /// Likewise, for who is going to use the image: holds it first, and remembers when it was used.
+    pub fn use_image(&self, key: &Key) -> Result<Option<ImageRecord>, StoreError> {
+        self.hold([Held::Image(key)])?;
+        let found = self.find_image(key)?;
+        if found.is_some() {
+            // a time that cannot be set makes the image seem older than it is, and no more
+            touch(&self.root.join("images").join(key.0.hex()));
+        }
+        Ok(found)
+    }
+
     pub fn put_image(&self, key: &Key, record: &ImageRecord) -> Result<(), StoreError> {
         self.write_record("images", key, record)
     }
@@ -171,6 +187,14 @@ impl Store {
         let bytes = serde_json::to_vec(record).expect("records have string keys only");
         Ok(fsx::write_atomic(&self.root.join(kind).join(key.0.hex()), &bytes)?)
     }
+}
+
+/// Gives a file the present as its time.
+pub(super) fn touch(path: &Path) {
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        .unwrap_or_default();
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! An ordinary user with subordinate ids, made for a test and removed after it. Needs root.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -32,9 +32,11 @@ impl User {
         self.home.path().join("sbx")
     }
 
-    /// Gives the user a tree.
+    /// Gives the user what is root's of a tree; what is somebody's already stays as it is.
     pub fn own(&self, path: &Path) {
-        lchown(path, Some(self.id), Some(self.id)).unwrap();
+        if path.symlink_metadata().unwrap().uid() == 0 {
+            lchown(path, Some(self.id), Some(self.id)).unwrap();
+        }
         if path.is_dir() && !path.is_symlink() {
             for entry in fs::read_dir(path).unwrap() {
                 self.own(&entry.unwrap().path());

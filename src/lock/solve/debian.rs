@@ -26,6 +26,7 @@ use crate::lock::question::{debian_of, request_of, suites_of};
 use crate::lock::{ArchiveName, DebPin, LayerLock, Lock, Mark};
 use crate::name::LayerName;
 use crate::platform::Platform;
+use crate::store::Held;
 
 /// Largest `InRelease` that is read.
 const LARGEST_RELEASE: u64 = 16 << 20;
@@ -182,6 +183,10 @@ impl Solver<'_> {
     }
 
     fn fetch_indexes(&self, indexes: &[SuiteIndex<'_>]) -> Result<(), SolveError> {
+        let held = |index: &SuiteIndex<'_>| (index.file.digest.into(), Some(index.file.size));
+        let held: Vec<_> = indexes.iter().map(held).collect();
+        self.store.hold(held.iter().map(|(digest, size)| Held::Source(digest, *size)))?;
+        self.store.make_room()?;
         let missing = indexes.iter().filter(|index| !self.store.has_blob(&index.file.digest));
         let want = |index: &SuiteIndex<'_>| {
             let SuiteIndex { suite, release, component, file } = index;

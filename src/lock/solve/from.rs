@@ -17,7 +17,7 @@ use crate::name::LayerName;
 use crate::oci::peek::{Found, PeekLayer, peek};
 use crate::oci::{Keychain, OciError, Origin};
 use crate::platform::Platform;
-use crate::store::Store;
+use crate::store::{Held, Store};
 
 /// Why Debian packages cannot stand on a base.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -202,6 +202,7 @@ impl Solver<'_> {
         };
         let Some(packages) = &base.packages else { return Ok(None) };
         let expected = packages.status;
+        self.store.hold([Held::Blob(&expected)])?;
         if !self.store.has_blob(&expected) {
             let parts = self.read_packages(&below.name, &from.source, &base, platform)?;
             let found = parts.iter().find_map(|part| match part {

@@ -13,6 +13,7 @@ use crate::fsx::IoAt;
 use crate::lock::{NpmPin, Source};
 use crate::npm::{Item, ItemKind, Tarball, TarballError};
 use crate::platform::Platform;
+use crate::store::Held;
 
 /// What an unpacked program is called, in the directory that has both.
 const NPM: &str = "npm";
@@ -57,6 +58,7 @@ impl Solver<'_> {
     pub(super) fn npm(&self) -> Result<PathBuf, SolveError> {
         let (npm, node) = (npm(), node(Platform::host()));
         let name = format!("npm-{}-node-{}", npm.version, node.version);
+        self.store.hold([Held::Tool(&name)])?;
         let dir = self.store.root().join("tools").join(name);
         if dir.join(NODE).is_file() {
             return Ok(dir);

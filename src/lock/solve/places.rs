@@ -19,7 +19,7 @@ use crate::lock::question::debian_of;
 use crate::lock::{ArchivePin, BaseLayerPin, DebPin, Source, WheelPin};
 use crate::npm::PackageName;
 use crate::oci::{Keychain, OciError};
-use crate::store::Store;
+use crate::store::{Held, Store, StoreError};
 
 /// What says where sources are, and where they go.
 #[derive(Clone, Copy)]
@@ -76,6 +76,7 @@ impl Places<'_> {
             want.urls.dedup();
             want
         };
+        self.hold(tools)?;
         let missing: Vec<Source<'_>> = tools.iter().filter(|one| !self.has(one)).copied().collect();
         let failures = client.fetch_all(missing.iter().map(want).collect(), progress)?;
         let (_, mut failures) = self.fetch_moved(client, &missing, failures, progress)?;
@@ -89,6 +90,8 @@ impl Places<'_> {
         sources: &[Source<'_>],
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
+        self.hold(sources)?;
+        self.store.make_room()?;
         let mut wants = Vec::new();
         let mut wrong = BTreeMap::new();
         let mut trees = Vec::new();
@@ -120,6 +123,10 @@ impl Places<'_> {
         pins: &[&BaseLayerPin],
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
+        let held = |pin: &&BaseLayerPin| (Integrity::from(pin.digest), Some(pin.size));
+        let held: Vec<_> = pins.iter().map(held).collect();
+        let held = held.iter().map(|(digest, size)| Held::Source(digest, *size));
+        self.store.hold(held).map_err(FetchError::from)?;
         let mut failures = BTreeMap::new();
         let names: BTreeSet<&str> = pins.iter().map(|pin| &*pin.image).collect();
         for name in names {
@@ -144,6 +151,12 @@ impl Places<'_> {
             failures.extend(lost);
         }
         Ok(failures)
+    }
+
+    /// Holds sources in the store, those that are still to come as well.
+    pub fn hold(&self, sources: &[Source<'_>]) -> Result<(), StoreError> {
+        let sources: Vec<_> = sources.iter().map(|one| (one.integrity(), one.size())).collect();
+        self.store.hold(sources.iter().map(|(digest, size)| Held::Source(digest, *size)))
     }
 
     /// The file of the project that a source is, if it is one.

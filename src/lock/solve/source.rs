@@ -11,6 +11,7 @@ use crate::digest::{Digest, Integrity};
 use crate::lock::{ArchivePin, NpmPin, Pin, WheelPin};
 use crate::npm::PackageName;
 use crate::python::{ProjectName, Version, WheelName};
+use crate::store::Held;
 
 /// Has an archive in the store, under the digest that its declaration says.
 pub(super) fn archive(
@@ -20,6 +21,7 @@ pub(super) fn archive(
 ) -> Result<Vec<Pin>, SolveError> {
     let digest = Integrity::from(archive.digest);
     let store = solver.store;
+    store.hold([Held::Source(&digest, None)])?;
     match archive.local() {
         Some(path) => import(solver, ask, path, archive.digest)?,
         None => {

@@ -13,6 +13,7 @@ use crate::fsx::IoAt;
 use crate::lock::{Source, WheelPin};
 use crate::platform::Platform;
 use crate::python::{Body, Place, Wheel, WheelError};
+use crate::store::Held;
 
 const VERSION: &str = "0.13.9";
 
@@ -46,7 +47,9 @@ impl Solver<'_> {
     /// The directory that has `uv`, unpacked if it is not there yet.
     pub(super) fn uv(&self) -> Result<PathBuf, SolveError> {
         let pin = pin(Platform::host());
-        let dir = self.store.root().join("tools").join(format!("uv-{}", pin.digest.short()));
+        let name = format!("uv-{}", pin.digest.short());
+        self.store.hold([Held::Tool(&name)])?;
+        let dir = self.store.root().join("tools").join(name);
         if dir.join("uv").is_file() {
             return Ok(dir);
         }

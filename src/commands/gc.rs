@@ -1,0 +1,103 @@
+//! `sbx gc`: takes away what no project, image or running process needs.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use sbx::store::{Class, Collected, Goal, Heap, Loose, shown as size};
+
+use super::Global;
+use super::clean::remove_as_owner;
+use crate::failure::{Failure, Outcome};
+use crate::ui::Ui;
+use crate::workspace::Workspace;
+
+/// A project that was not seen for so long, and is not there, counts as gone.
+const GONE: Duration = Duration::from_secs(30 * DAY);
+const DAY: u64 = 24 * 60 * 60;
+
+#[derive(Args)]
+pub struct GcArguments {
+    /// Show what takes the space and what would go, and take nothing away
+    #[arg(long)]
+    dry_run: bool,
+    /// Keep what was used in the last days, though nothing needs it
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    keep: u32,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    dry_run: bool,
+    /// Bytes that the store may take, if there is a limit.
+    cap: Option<u64>,
+    #[serde(flatten)]
+    collected: Collected,
+}
+
+pub fn run(global: &Global, arguments: &GcArguments, ui: &Ui) -> Outcome {
+    let workspace = Workspace::open(global)?;
+    let store = &workspace.store;
+    if !arguments.dry_run && remove_as_owner(store.root())? {
+        return Ok(());
+    }
+    workspace.register(&workspace.read_lock()?)?;
+    if !arguments.dry_run {
+        store.forget_projects(GONE)?;
+    }
+    let now = workspace.now.as_second();
+    let loose = match i64::from(arguments.keep) {
+        0 => Loose::All,
+        days => Loose::UnusedSince(now - days * DAY as i64),
+    };
+    let cap = store.cap_bytes(None)?;
+    let goal = Goal { cap, loose, dry_run: arguments.dry_run };
+    let (collected, crowd) = store.collect(&goal)?;
+    let answer = Answer { dry_run: arguments.dry_run, cap, collected };
+    ui.answer(&answer, || text(&answer));
+    match crowd.filter(|_| !arguments.dry_run) {
+        None => Ok(()),
+        Some(crowd) => {
+            let message = format!("the store is larger than its cap, {crowd}");
+            Err(Failure::world(message).with_help("raise the cap, or wait for what is running"))
+        }
+    }
+}
+
+fn text(answer: &Answer) -> String {
+    let Answer { dry_run, cap, collected } = answer;
+    let goes = if *dry_run { "would go" } else { "gone" };
+    let mut lines = Vec::new();
+    for (word, heaps) in [(goes, &collected.removed), ("stays", &collected.kept)] {
+        let line = |(class, heap): (&Class, &Heap)| {
+            format!("{word:9} {:32} {:>7}  {:>10}", name(*class), heap.count, size(heap.bytes))
+        };
+        lines.extend(heaps.iter().map(line));
+    }
+    if collected.held > 0 {
+        lines.push(format!("{} are held by builds and instances that run", size(collected.held)));
+    }
+    let cap = cap.map(|cap| format!(" of at most {}", size(cap))).unwrap_or_default();
+    lines.push(format!(
+        "the store {} {}{cap}, {} before",
+        if *dry_run { "would take" } else { "takes" },
+        size(collected.after),
+        size(collected.before)
+    ));
+    lines.join("\n")
+}
+
+fn name(class: Class) -> &'static str {
+    match class {
+        Class::Image => "layers and documents of images",
+        Class::Layer => "layers that no image ships",
+        Class::Twin => "compressed layers",
+        Class::Source => "sources",
+        Class::Tree => "unpacked layers",
+        Class::Tool => "programs that resolve",
+        Class::Part => "beginnings of downloads",
+        Class::Record => "records and logs",
+        Class::Draft => "processes' drafts",
+    }
+}

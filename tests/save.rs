@@ -1,0 +1,246 @@
+//! Images in files: other tools read them, engines run them, kernels' checkers accept them; the same
+//! image gives the same bytes.
+
+#[path = "support/docker.rs"]
+#[expect(dead_code, reason = "a part of it is used here")]
+mod docker;
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use support::deb::{Compression, Member};
+use support::oci::{Image, ZSTD};
+use support::project::{Project, root};
+use support::repo::{Deb, Repo};
+use support::tool;
+use support::user::User;
+
+/// A project, and the repository that it builds from, which goes with it.
+fn project() -> (Repo, Project) {
+    let repo = Repo::with_base().add_all([Deb::new("greeter", "1.0-1")
+        .program("/usr/bin/greet", "#!/bin/sh\necho hello from the image\n")
+        .conffile("/etc/greeter.conf", "word=hello\n")
+        .dir("/var/lib/greeter", 0o2750)
+        .owned(6, 8, 0o2750)]);
+    repo.publish();
+    let project = Project::from_repo(&repo).debian_layers(&["greeter"]);
+    let text = project.read("sandboxes.kdl").replace(
+        "layers \"l0\";",
+        "layers \"l0\" \"own\"; command \"/usr/bin/greet\"; reference \"tests/greeter:7\";",
+    );
+    let own = r#"layer "own" needs="l0" {
+            files "own" into="/srv/own"
+            link "/srv/link" to="own/a"
+            run "rm /etc/greeter.conf && echo b >/srv/one && ln /srv/one /srv/two && mkfifo /srv/pipe"
+        }
+        "#;
+    let long = format!("own/{}/{}", "d".repeat(120), "f".repeat(120));
+    let project = project.file("sandboxes.kdl", &(own.to_owned() + &text)).file("own/a", "a\n");
+    (repo, project.file("own/empty", "").file(&long, "long\n"))
+}
+
+/// Saves sandbox `s` twice; the bytes are the same, and the same again on stdout.
+fn save(project: &Project, format: &str) -> PathBuf {
+    let file = |name: &str| project.dir.path().join(format!("{format}-{name}"));
+    let (one, two) = (file("one"), file("two"));
+    for path in [&one, &two] {
+        project.sbx(&["save", "s", "--format", format, "-o", path.to_str().unwrap()]).success();
+    }
+    let output = project.command(&["save", "s", "--format", format, "-o", "-"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bytes = fs::read(&one).unwrap();
+    assert!(bytes == fs::read(&two).unwrap(), "{format}: the second time gives other bytes");
+    assert!(bytes == output.stdout, "{format}: stdout gives other bytes");
+    one
+}
+
+/// A file system as one sees it: kind, owner, mode, time, size or target; names of one file together.
+fn survey(root: &Path) -> BTreeMap<PathBuf, String> {
+    fn walk(root: &Path, dir: &Path, found: &mut BTreeMap<PathBuf, String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let kind = meta.file_type();
+            let body = match kind {
+                _ if kind.is_symlink() => format!("{:?}", fs::read_link(&path).unwrap()),
+                _ if kind.is_file() => {
+                    sbx::digest::Digest::of(&fs::read(&path).unwrap()).to_string()
+                }
+                _ => format!("{} {}", kind.is_fifo(), meta.rdev()),
+            };
+            let names = if kind.is_dir() { 0 } else { meta.nlink() };
+            // umoci leaves a directory the time at which it last put something in
+            let time = if kind.is_dir() { 0 } else { meta.mtime() };
+            let (mode, uid, gid) = (meta.mode(), meta.uid(), meta.gid());
+            let line = format!("{mode:o} {uid}:{gid} {time} {names} {body}");
+            found.insert(path.strip_prefix(root).unwrap().to_owned(), line);
+            if kind.is_dir() {
+                walk(root, &path, found);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(root, root, &mut found);
+    found
+}
+
+#[track_caller]
+fn same(one: &BTreeMap<PathBuf, String>, two: &BTreeMap<PathBuf, String>) {
+    assert!(one.len() > 50, "there is something to compare");
+    for path in one.keys().chain(two.keys()) {
+        assert_eq!(one.get(path), two.get(path), "{}", path.display());
+    }
+}
+
+#[test]
+fn other_tools_read_what_is_saved() {
+    let (_repo, project) = project();
+    let image = project.build();
+    let home = tempfile::tempdir().unwrap();
+
+    let archive = save(&project, "oci-archive");
+    let archive = format!("oci-archive:{}", archive.display());
+    let inspected = tool("skopeo", &["inspect", "--raw", "--config", &archive]);
+    assert_eq!(sbx::digest::Digest::of(inspected.as_bytes()).to_string(), image);
+    let layout = home.path().join("layout");
+    tool("skopeo", &["copy", "--quiet", &archive, &format!("oci:{}:s", layout.display())]);
+    let bundle = home.path().join("bundle");
+    let from = format!("{}:s", layout.display());
+    tool("umoci", &["unpack", "--image", &from, bundle.to_str().unwrap()]);
+    let expected = survey(&bundle.join("rootfs"));
+    same(&survey(&root(&project.unpack())), &expected);
+
+    let tar = save(&project, "tar");
+    let tree = home.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let into = tree.to_str().unwrap();
+    tool("tar", &["--xattrs", "--xattrs-include=*", "-xpf", tar.to_str().unwrap(), "-C", into]);
+    same(&survey(&tree), &expected);
+    let time = |path: &str| fs::symlink_metadata(tree.join(path)).unwrap().mtime();
+    assert_eq!([time("srv"), time("usr/bin")], [sbx::entry::EPOCH; 2]);
+    assert!(!tree.join("etc/greeter.conf").exists(), "what a layer deletes is not in the tar");
+
+    let ext4 = save(&project, "ext4");
+    tool("e2fsck", &["-f", "-n", ext4.to_str().unwrap()]);
+    let dump = home.path().join("dump");
+    fs::create_dir(&dump).unwrap();
+    let request = format!("rdump / {}", dump.display());
+    tool("debugfs", &["-R", &request, ext4.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(dump.join("srv/own/a")).unwrap(), "a\n");
+    let stat = tool("debugfs", &["-R", "stat /srv/one", ext4.to_str().unwrap()]);
+    assert!(stat.contains("Links: 2") && stat.contains("ctime: 0x67748580"), "{stat}");
+    let stat = tool("debugfs", &["-R", "stat /var/lib/greeter", ext4.to_str().unwrap()]);
+    assert!(stat.contains("Mode:  02750") && stat.contains("Group:     8"), "{stat}");
+
+    let erofs = save(&project, "erofs");
+    tool("fsck.erofs", &[erofs.to_str().unwrap()]);
+    let stat = tool("dump.erofs", &["--path=/srv/one", erofs.to_str().unwrap()]);
+    assert!(stat.contains("Links: 2") && stat.contains("2025-01-01"), "{stat}");
+    assert!(project.drafts().is_empty());
+}
+
+#[test]
+fn docker_loads_and_runs_what_is_saved() {
+    let (_repo, project) = project();
+    project.build();
+    let archive = save(&project, "docker-archive");
+    let home = tempfile::tempdir().unwrap();
+    let engine = docker::Engine::start(home.path());
+    let said = engine.docker(&["load", "--input", archive.to_str().unwrap()]);
+    assert!(said.contains("tests/greeter:7"), "{said}");
+    let said = engine.docker(&["run", "--rm", "--network", "none", "tests/greeter:7"]);
+    assert_eq!(said, "hello from the image\n");
+}
+
+#[test]
+fn an_ordinary_user_saves_what_root_saves() {
+    let (_repo, ours) = project();
+    ours.build();
+    let expected = fs::read(save(&ours, "ext4")).unwrap();
+    let user = User::new();
+    let (_repo, theirs) = project();
+    theirs.run(&["build", "s"]).user(&user).outcome().success();
+    let run = |format: &str| {
+        let arguments = ["save", "s", "--format", format, "-o", "saved"];
+        theirs.run(&arguments).user(&user).outcome().success();
+        fs::read(theirs.dir.path().join("saved")).unwrap()
+    };
+    assert!(run("ext4") == expected, "another user's image has other bytes");
+    assert!(run("docker-archive").len() > 1000);
+    theirs.run(&["gc", "--cap", "90%"]).user(&user).outcome().success();
+    let trees = || fs::read_dir(theirs.cache().join("trees")).unwrap().count();
+    assert!(trees() > 0);
+    let outcome = theirs.run(&["gc", "--cap", "1MiB"]).user(&user).outcome();
+    outcome.fails(3, &["the store is larger than its cap"]);
+    let left = fs::read_dir(theirs.cache().join("trees")).unwrap();
+    let left: usize = left.map(|map| fs::read_dir(map.unwrap().path()).unwrap().count()).sum();
+    assert_eq!(left, 0, "trees of many owners went");
+    theirs.run(&["clean", "--all"]).user(&user).outcome().success();
+}
+
+#[test]
+fn a_reader_that_goes_away_and_an_image_that_is_not_built_are_named() {
+    let (_repo, project) = project();
+    project.sbx(&["lock"]).success();
+    let outcome = project.sbx(&["save", "s", "-o", "x"]);
+    outcome.fails(1, &["is not built as it is declared now", "help: run `sbx build s`"]);
+    project.build();
+    let mut command = project.command(&["save", "s", "--format", "tar", "-o", "-"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("the output was not taken whole"), "{said}");
+    let outcome = project.sbx(&["save", "s", "--format", "tar", "-o", "none/x"]);
+    outcome.fails(3, &["none/.x."]);
+}
+
+#[test]
+fn layers_that_a_bases_maker_packed_are_saved_and_stay_with_their_image() {
+    let lower = [
+        Member::dir("etc/"),
+        Member::file("etc/gone", "gone\n"),
+        Member::file("etc/tool", "tool\n").mode(0o4755),
+        Member::hardlink("etc/also", "etc/tool"),
+        Member::dir("old/"),
+        Member::file("old/below", "below\n"),
+    ];
+    let upper = [
+        Member::file("etc/.wh.gone", ""),
+        Member::dir("old/"),
+        Member::file("old/.wh..wh..opq", ""),
+        Member::file("old/above", "above\n").owner(7, 8),
+    ];
+    let project = Project::new().file(
+        "sandboxes.kdl",
+        r#"layer "base" { from "oci:images:1"; }
+        layer "app" { file "/etc/own" content="own"; }
+        sandbox "s" { layers "base" "app"; }
+        "#,
+    );
+    let base = Image::new().layer(&lower).layer_as(&upper, Compression::Zstd, ZSTD);
+    base.write(&project.dir.path().join("images"), "1");
+    let image = project.build();
+    let gone = project.sbx(&["gc", "--json"]).success();
+    assert!(gone.stdout.contains("\"removed\":{}"), "{}", gone.stdout);
+    let from = format!("oci-archive:{}", save(&project, "oci-archive").display());
+    let inspected = tool("skopeo", &["inspect", "--raw", "--config", &from]);
+    assert_eq!(sbx::digest::Digest::of(inspected.as_bytes()).to_string(), image);
+    let tar = save(&project, "tar");
+    let listed = tool("tar", &["-tf", tar.to_str().unwrap()]);
+    assert_eq!(listed, "etc/\netc/also\netc/own\netc/tool\nold/\nold/above\n");
+    let docker = save(&project, "docker-archive");
+    let from = format!("docker-archive:{}", docker.display());
+    let into = format!("oci:{}:s", project.dir.path().join("copied").display());
+    tool("skopeo", &["copy", "--quiet", &from, &into]);
+    assert!(project.drafts().is_empty());
+    fs::remove_dir_all(project.dir.path().join("images")).unwrap();
+    project.sbx(&["gc", "--cap", "70KiB"]);
+    assert_eq!(project.build(), image, "nothing of it went");
+}
