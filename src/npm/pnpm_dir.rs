@@ -48,3 +48,21 @@ fn base32(bytes: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_called_as_pnpm_calls_them() {
+        assert_eq!(pnpm_dir("/@babel/core@7.0.0", 8), "@babel+core@7.0.0");
+        let peers = "a@1.0.0(b@2.0.0)(@c/d@3.0.0)";
+        assert_eq!(pnpm_dir(peers, 10), "a@1.0.0_b@2.0.0_@c+d@3.0.0");
+        // capitals, which some file systems do not tell apart
+        assert_eq!(pnpm_dir("/JSONStream@1.3.5", 8), "JSONStream@1.3.5_r3os6ifnv5rfzwtsmjig3b325i");
+        let hashed = "JSONStream@1.3.5_fb8f73c374dcf7070ffed90b688edabd";
+        assert_eq!(pnpm_dir("JSONStream@1.3.5", 10), hashed);
+        let long = format!("{}@1.0.0", "x".repeat(200));
+        assert_eq!((pnpm_dir(&long, 9).len(), pnpm_dir(&long, 10).len()), (120, 120));
+    }
+}

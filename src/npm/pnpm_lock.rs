@@ -225,11 +225,11 @@ impl PnpmLock {
     }
 
     /// Dependencies of a directory: name in its `node_modules`, and what it came to.
-    pub(super) fn roots<'a>(
-        importer: &'a Importer,
+    pub(super) fn roots(
+        importer: &Importer,
         dev: bool,
         optional: bool,
-    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+    ) -> impl Iterator<Item = (&str, &str)> {
         let kinds = [
             Some(&importer.dependencies),
             Some(&importer.dev_dependencies).filter(|_| dev),
@@ -361,4 +361,38 @@ pub fn pnpm_files(text: &str) -> BTreeSet<String> {
 
 fn unquoted(text: &str) -> &str {
     text.trim_matches(['\'', '"'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_names_the_files_that_are_read_with_it() {
+        let text = "importers:\n\n  .:\n    dependencies: {}\n\n  packages/a: {}\n\n  'tools/b':\n    dependencies:\n      x:\n        version: 1\n\n  ../out: {}\n\n\
+            patchedDependencies:\n  is-odd@3.0.1:\n    hash: abc\n    path: patches/is-odd.patch\n\npackages:\n\n  p@file:v/p.tgz:\n    resolution: {integrity: sha512-x, tarball: file:v/p.tgz}\n";
+        let found: Vec<String> = pnpm_files(text).into_iter().collect();
+        let expected =
+            ["packages/a/package.json", "patches/is-odd.patch", "tools/b/package.json", "v/p.tgz"];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_override_is_of_the_name_at_its_end() {
+        for (key, name) in [("a", "a"), ("a@1", "a"), ("b@2>@s/a@3", "@s/a"), ("@s/a", "@s/a")] {
+            assert_eq!(overridden(key), name);
+        }
+    }
+
+    #[test]
+    fn versions_say_which_pnpm_reads_a_lock() {
+        let form = |text: &str| PnpmLock::parse(text).map(|lock| lock.form);
+        assert_eq!(form("lockfileVersion: '6.0'\n").unwrap(), PnpmForm::Six);
+        assert_eq!(form("lockfileVersion: '9.0'\n").unwrap(), PnpmForm::Nine);
+        for other in ["lockfileVersion: 5.4\n", "lockfileVersion: '10.0'\n"] {
+            assert!(matches!(form(other), Err(PnpmFault::Version { .. })), "{other}");
+        }
+        let endless = format!("lockfileVersion: '9.0'\na: {}", "[".repeat(100_000));
+        assert!(matches!(form(&endless), Err(PnpmFault::Yaml(_))));
+    }
 }

@@ -137,3 +137,49 @@ impl PnpmLock {
         Origin::Registry((!usual).then(|| path.trim_start_matches('/').to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCK: &str = "lockfileVersion: '9.0'
+importers:
+  .:
+    dependencies:
+      alias: {specifier: 'npm:real@^1', version: real@1.0.0(peer@2.0.0)}
+      own: {specifier: 'workspace:*', version: 'link:own'}
+    devDependencies:
+      tool: {specifier: ^1, version: 1.0.0}
+packages:
+  real@1.0.0: {resolution: {integrity: SRI}}
+  peer@2.0.0: {resolution: {integrity: SRI, tarball: 'https://h.example.org/download/peer.tgz'}}
+  tool@1.0.0: {resolution: {integrity: SRI}}
+  mac@1.0.0: {resolution: {integrity: SRI}, os: [darwin]}
+  linux@1.0.0: {resolution: {integrity: SRI}, os: [linux], cpu: [x64], libc: [glibc]}
+snapshots:
+  real@1.0.0(peer@2.0.0):
+    dependencies: {peer: 2.0.0}
+    optionalDependencies: {mac: 1.0.0, linux: 1.0.0}
+  peer@2.0.0: {}
+  tool@1.0.0: {}
+  mac@1.0.0: {optional: true}
+  linux@1.0.0: {optional: true}
+";
+
+    fn set(omit: Omit, more: &[Machine]) -> Vec<String> {
+        let sri = format!("sha512-{}==", "A".repeat(86));
+        let lock = PnpmLock::parse(&LOCK.replace("SRI", &sri)).unwrap();
+        let found = lock.set(Platform::Amd64, omit, more).unwrap();
+        found.iter().map(|one| format!("{} {}", one.name, one.version)).collect()
+    }
+
+    #[test]
+    fn what_is_optional_and_for_other_machines_is_left_out() {
+        let all = Omit::default();
+        assert_eq!(set(all, &[]), ["linux 1.0.0", "peer 2.0.0", "real 1.0.0", "tool 1.0.0"]);
+        let less = Omit { dev: true, optional: true, peer: false };
+        assert_eq!(set(less, &[]), ["peer 2.0.0", "real 1.0.0"]);
+        let mac = Machine { os: "darwin".into(), cpu: "arm64".into(), libc: "glibc".into() };
+        assert!(set(all, &[mac]).contains(&"mac 1.0.0".to_owned()));
+    }
+}

@@ -80,8 +80,11 @@ pub struct RunJob<'a> {
 pub struct Dress {
     pub binds: Vec<Bind>,
     /// Works on what it left, once it is done.
-    pub finish: Box<dyn Fn(&Path) -> Result<(), PathIo>>,
+    pub finish: Finish,
 }
+
+/// Given the upper directory of a step.
+pub type Finish = Box<dyn Fn(&Path) -> Result<(), PathIo>>;
 
 impl Default for Dress {
     fn default() -> Self {
