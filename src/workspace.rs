@@ -10,9 +10,9 @@ use etcetera::BaseStrategy;
 use jiff::Timestamp;
 
 use sbx::build::run::Vault;
-use sbx::decl::{Project, Sandbox, SecretSource, read_project};
+use sbx::decl::{Project, Recipe, Sandbox, SecretSource, read_project};
 use sbx::fetch::{
-    Client, ClientConfig, IndexSettings, MirrorMap, ProxyConfig, Settings, parse_cap,
+    Client, ClientConfig, IndexSettings, MirrorMap, NpmSettings, ProxyConfig, Settings, parse_cap,
 };
 use sbx::jail::{IdMap, Jail};
 use sbx::lock::solve::lock_path;
@@ -118,7 +118,7 @@ impl Workspace {
     pub fn open(global: &Global) -> Outcome<Self> {
         let root = find_root(global)?;
         let project = read_project(&root)?;
-        let settings = read_settings()?;
+        let settings = read_settings(&root, &project)?;
         let store = Store::open(&store_path(global, &root)?)?;
         let store = store.with_cap(global.cap.or(settings.store_cap));
         if let Some(jobs) = settings.jobs.filter(|_| global.jobs.is_none()) {
@@ -132,6 +132,7 @@ impl Workspace {
             parallel: settings.downloads.unwrap_or(usual.parallel),
             certificates: settings.certificates,
             proxies: settings.proxies,
+            credentials: settings.credentials,
             ..usual
         };
         let program = own_program()?;
@@ -236,7 +237,7 @@ impl Workspace {
 
 /// What the environment says of the network, then what `settings.kdl` in the configuration
 /// directory says. (`SSL_CERT_FILE` and `SSL_CERT_DIR` are the TLS library's own to read.)
-pub fn read_settings() -> Outcome<Settings> {
+fn read_settings(root: &Path, project: &Project) -> Outcome<Settings> {
     let input = |error: &dyn std::fmt::Display| Failure::input(error.to_string());
     let variables = || {
         let text = |(name, value): (OsString, OsString)| {
@@ -248,8 +249,31 @@ pub fn read_settings() -> Outcome<Settings> {
     let proxies = ProxyConfig::from_variables(variables()).map_err(|error| input(&error))?;
     let file = read_settings_file()?;
     let indexes = index_settings(variables().collect()).read().map_err(|error| input(&error))?;
-    let mirrors = mirrors.or(file.mirrors).with_indexes(indexes);
-    Ok(Settings { mirrors, proxies: proxies.or(file.proxies), ..file })
+    let npm = npm_settings(variables().collect(), root, project);
+    let (registries, credentials) = npm.read().map_err(|error| input(&error))?;
+    let mirrors = mirrors.or(file.mirrors).with_indexes(indexes).with_registries(registries);
+    Ok(Settings { mirrors, proxies: proxies.or(file.proxies), credentials, ..file })
+}
+
+/// What this machine and the project's directories tell npm of registries. A file that cannot be read
+/// says nothing.
+fn npm_settings(variables: Vec<(String, String)>, root: &Path, project: &Project) -> NpmSettings {
+    let named =
+        variables.iter().find(|(name, _)| name.eq_ignore_ascii_case("npm_config_userconfig"));
+    let named = named.map(|(_, path)| PathBuf::from(path));
+    let home = || Some(etcetera::choose_base_strategy().ok()?.home_dir().join(".npmrc"));
+    let read = |path: PathBuf| std::fs::read_to_string(path).ok();
+    let recipes = project.layers.values().flat_map(|layer| &layer.recipes);
+    let dirs = recipes.filter_map(|recipe| match recipe {
+        Recipe::Npm(npm) => Some(npm.project.as_str()),
+        _ => None,
+    });
+    let project = |dir: &str| Some((dir.to_owned(), read(root.join(dir).join(".npmrc"))?));
+    NpmSettings {
+        user: named.or_else(home).and_then(read),
+        projects: dirs.chain([""]).filter_map(project).collect(),
+        variables,
+    }
 }
 
 /// What this machine tells pip and uv of indexes. A file that cannot be read says nothing.

@@ -146,7 +146,7 @@ fn the_surroundings_are_the_same_everywhere() {
          PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 SHELL=/bin/sh SOURCE_DATE_EPOCH=1735689600 \
          TERM=dumb TZ=UTC USER=root UV_CACHE_DIR=/tmp/uv UV_DEFAULT_INDEX=http://127.0.0.1:4873/-/simple/ UV_HTTP_RETRIES=0 \
          npm_config_audit=false npm_config_cache=/tmp/npm npm_config_fetch_retries=0 \
-         npm_config_fund=false npm_config_registry=http://127.0.0.1:4873/ \
+         npm_config_fund=false npm_config_manage_package_manager_versions=false npm_config_registry=http://127.0.0.1:4873/ \
          npm_config_replace_registry_host=always npm_config_update_notifier=false \
          0022 sbx 0 sbx UTC /run: lock /tmp:"
     );

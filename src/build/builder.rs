@@ -16,7 +16,7 @@ use super::extract::ExtractError;
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
 use super::npm::NpmError;
-use super::run::{self, OnFailure, RunError, RunJob, Vault};
+use super::run::{self, Dress, OnFailure, RunError, RunJob, Vault};
 use super::settle::accounts::Account;
 use super::settle::sources::{AptSource, AptStanza};
 use super::settle::{self, NewPackage, Settle, SettleError};
@@ -31,8 +31,9 @@ use crate::fetch::{Client, FetchError, MirrorMap, Progress};
 use crate::fsx::{IoAt, PathIo};
 use crate::jail::{IdMap, Jail};
 use crate::lock::{DebPin, Source};
+use crate::npm::TarballError;
 use crate::oci::{Keychain, OciError};
-use crate::path::LayerPath;
+use crate::path::{LayerPath, PathError};
 use crate::plan::{AccountWork, ContentWork, FileWork, Plan, RunWork, SettleWork, Step, Work};
 use crate::serve::Shelf;
 use crate::store::{Draft, ImageRecord, Key, LayerRecord, Store, StoreError};
@@ -46,6 +47,10 @@ pub enum BuildError {
     Io(#[from] PathIo),
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    #[error("{tool}: {source}")]
+    Program { tool: String, source: TarballError },
+    #[error(transparent)]
+    Path(#[from] PathError),
     #[error("{} of {total} sources cannot be fetched:\n{}", errors.len(), list(errors))]
     Sources { errors: Vec<FetchError>, total: usize },
     #[error("{} left every archive that the lock was made from", labels(pins))]
@@ -231,6 +236,7 @@ impl Builder<'_> {
             | Work::Accounts(_)
             | Work::Run(_)
             | Work::Copy(_)
+            | Work::Pnpm(_)
             | Work::Bytecode(_) => {
                 unreachable!("only steps that see nothing are free")
             }
@@ -392,6 +398,16 @@ impl Builder<'_> {
     }
 
     pub(super) fn make_run(&self, step: &Step, work: &RunWork) -> Result<LayerRecord, BuildError> {
+        self.make_dressed(step, work, |_, _| Ok(Dress::default()))
+    }
+
+    /// Runs a command that is shown what `dress` says, of what it sees and in a directory to work in.
+    pub(super) fn make_dressed(
+        &self,
+        step: &Step,
+        work: &RunWork,
+        dress: impl FnOnce(&View, &Path) -> Result<Dress, BuildError>,
+    ) -> Result<LayerRecord, BuildError> {
         self.once(step, || {
             self.events.step_started(&step.key, &step.title, 1);
             let failed = |source| BuildError::Run {
@@ -412,6 +428,7 @@ impl Builder<'_> {
                 scratch: scratch.path(),
                 log: &log,
                 on_failure: self.on_failure,
+                dress: dress(&View::new(&lowers), scratch.path())?,
             };
             let mut line = |line: &str| self.events.step_said(&step.key, line);
             let listing = job.run(&mut draft, &mut line).map_err(failed)?;
@@ -469,7 +486,7 @@ impl Builder<'_> {
                     Work::Content(_) => Origin::Content,
                     // layers of one base lie over each other as its maker meant it
                     Work::Base(_) | Work::Settle(_) | Work::Accounts(_) => Origin::Step,
-                    Work::Run(_) => Origin::Run,
+                    Work::Run(_) | Work::Pnpm(_) => Origin::Run,
                     Work::Files(_)
                     | Work::Npm(_)
                     | Work::Wheels(_)

@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use crate::blame::Blame;
 use crate::decl::{Fault, Faults, Files, Layer, Recipe};
 use crate::digest::{Digest, Hasher};
+use crate::fetch::{has_credential, public_settings};
 use crate::fsx::{self, IoAt, PathIo};
 use crate::lock::question::LocalDigests;
-use crate::npm::{Manifest, bins};
+use crate::npm::{Manifest, bins, local_dependencies, pnpm_files, workspace_manifests};
 use crate::python::beside;
 use crate::store::{Stamp, Store};
 
@@ -88,6 +89,7 @@ pub fn scan(
             match list(root, files)? {
                 None => faults.push(missing(root, files)),
                 Some(found) => {
+                    faults.extend(credential(files, &found));
                     let digest = scan.digest(&found)?;
                     digests.recipes.insert((layer.name.clone(), at), digest);
                 }
@@ -126,6 +128,18 @@ pub fn scan(
         fsx::write_atomic(&path, &bytes).unwrap_or_default();
     }
     Ok(digests)
+}
+
+/// A credential that would be in the layer for everybody to read.
+fn credential(files: &Files, found: &[LocalFile]) -> Option<Fault> {
+    let settings = |file: &&LocalFile| file.full.file_name().is_some_and(|name| name == ".npmrc");
+    let holds =
+        |file: &&LocalFile| fs::read_to_string(&file.full).is_ok_and(|text| has_credential(&text));
+    let file = found.iter().filter(settings).find(holds)?;
+    let shown = files.from.join(&file.path);
+    let fault = Fault::new(&files.at, format!("`{}` has a credential in it", shown.display()));
+    let help = "name a variable in its place (`${NPM_TOKEN}`), keep it in your own `~/.npmrc`, or leave the file out: `exclude \".npmrc\"`";
+    Some(fault.help(help))
 }
 
 fn missing(root: &Path, files: &Files) -> Fault {
@@ -237,14 +251,26 @@ impl Scan<'_> {
         Ok(Digest::of(lines.as_bytes()))
     }
 
-    /// The digest of a lock of npm's and of what counts about the directories that it links to: what
+    /// The digest of a lock of npm's or pnpm's and of what counts about the directories that it links to: what
     /// they say of themselves, and which of their commands are there.
     fn with_links(&mut self, own: Digest, dir: &str, path: &str) -> Result<Digest, LocalError> {
-        if path.ends_with("package.json") {
-            return Ok(own);
-        }
         let text = fs::read_to_string(self.root.join(path)).unwrap_or_default();
+        if path.ends_with(".npmrc") {
+            // where packages are and how one is known there changes nothing
+            return Ok(Digest::of(public_settings(&text).as_bytes()));
+        }
+        if path.ends_with("package.json") {
+            return self.with_beside(own, dir, &text);
+        }
         let mut lines = format!("{own}\n");
+        if path.ends_with("pnpm-lock.yaml") {
+            for file in pnpm_files(&text) {
+                let full = self.root.join(dir).join(&file);
+                if full.is_file() {
+                    lines += &format!("{file} {}\n", self.file(&full)?);
+                }
+            }
+        }
         for target in crate::npm::link_targets(&text) {
             let full = self.root.join(dir).join(&target);
             let manifest = full.join("package.json");
@@ -258,6 +284,26 @@ impl Scan<'_> {
             let there = bins(&target, &read.bin).into_iter().map(|(_, file)| file);
             let there: Vec<_> = there.filter(|file| full.join(&**file).exists()).collect();
             lines += &format!("{target} {digest} {there:?}\n");
+        }
+        if lines.lines().count() == 1 { Ok(own) } else { Ok(Digest::of(lines.as_bytes())) }
+    }
+
+    /// The digest of a `package.json` and, where no lock stands beside it, of what npm resolves with it.
+    fn with_beside(&mut self, own: Digest, dir: &str, text: &str) -> Result<Digest, LocalError> {
+        let root = self.root.join(dir);
+        let locks = ["npm-shrinkwrap.json", "package-lock.json", "pnpm-lock.yaml"];
+        if locks.iter().any(|name| root.join(name).is_file()) {
+            return Ok(own);
+        }
+        let manifest = Manifest::parse(text.as_bytes()).unwrap_or_default();
+        let mut files = workspace_manifests(&root, &manifest);
+        for path in local_dependencies(&manifest) {
+            files.insert(format!("{path}/package.json"));
+            files.insert(path);
+        }
+        let mut lines = format!("{own}\n");
+        for file in files.iter().filter(|file| root.join(file).is_file()) {
+            lines += &format!("{file} {}\n", self.file(&root.join(file))?);
         }
         if lines.lines().count() == 1 { Ok(own) } else { Ok(Digest::of(lines.as_bytes())) }
     }

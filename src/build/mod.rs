@@ -17,6 +17,7 @@ pub mod local;
 pub mod npm;
 mod pack;
 mod packages;
+mod pnpm;
 pub mod room;
 pub mod run;
 mod schedule;

@@ -128,7 +128,7 @@ fn all_commands(work: &NpmWork) -> Vec<Command> {
     let parts = work.parts.iter().filter_map(|part| match part {
         NpmPart::Link { place, bins, .. } => Some(Bringer { place, is_link: true, bins }),
         NpmPart::Bundled { place, bins } => Some(Bringer { place, is_link: false, bins }),
-        NpmPart::Script { .. } => None,
+        NpmPart::Manager { .. } | NpmPart::Script { .. } => None,
     });
     commands(&packages.chain(parts).collect::<Vec<_>>())
 }

@@ -93,6 +93,7 @@ impl Builder<'_> {
             Work::Accounts(work) => self.make_accounts(step, work),
             Work::Run(work) => self.make_run(step, work),
             Work::Copy(take) => self.make_copy(step, take),
+            Work::Pnpm(work) => self.make_pnpm(step, work),
         }
     }
 

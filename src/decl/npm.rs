@@ -1,4 +1,4 @@
-//! `npm`: the packages that a project's `package-lock.json` says.
+//! `npm`: the packages of a project, as its lock says, which is npm's or pnpm's.
 
 use serde::Serialize;
 
@@ -86,7 +86,14 @@ impl std::str::FromStr for Kind {
 }
 
 /// Files of a project that say what is installed; the first of each kind counts.
-const READS: &[&str] = &["package.json", "npm-shrinkwrap.json", "package-lock.json"];
+const READS: &[&str] = &[
+    "package.json",
+    "npm-shrinkwrap.json",
+    "package-lock.json",
+    "pnpm-lock.yaml",
+    "pnpm-workspace.yaml",
+    ".npmrc",
+];
 
 impl Npm {
     /// Reads a recipe that comes after others in its layer: without a project of its own it is for

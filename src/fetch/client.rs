@@ -11,6 +11,7 @@ use url::Url;
 
 use super::connect::connect;
 use super::error::FetchError;
+use super::npmrc::Credentials;
 use super::progress::Progress;
 use super::proxy::ProxyConfig;
 use super::resolver::Names;
@@ -34,6 +35,8 @@ pub struct ClientConfig {
     /// Files of certificates (PEM) to trust beside the platform's.
     pub certificates: Vec<PathBuf>,
     pub proxies: ProxyConfig,
+    /// How one is known at addresses, where a request says nothing of it.
+    pub credentials: Credentials,
 }
 
 impl Default for ClientConfig {
@@ -47,6 +50,7 @@ impl Default for ClientConfig {
             stall_timeout: Duration::from_secs(30),
             certificates: Vec::new(),
             proxies: ProxyConfig::default(),
+            credentials: Credentials::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::defaults;
 use super::indexes::{Index, Indexes};
+use super::npmrc::NpmRegistries;
 use crate::blame::Blame;
 
 /// Archive or host → base URL.
@@ -19,6 +20,8 @@ pub struct MirrorMap {
     mirrors: BTreeMap<String, Url>,
     /// Where Python packages come from, which pip and uv are told in their own way.
     indexes: Indexes,
+    /// Where npm's packages come from, which npm and pnpm are told in their own way.
+    registries: NpmRegistries,
 }
 
 /// A mirror that is none.
@@ -69,7 +72,7 @@ impl MirrorMap {
     /// These mirrors, and those of `other` that are named for something else.
     pub fn or(self, other: MirrorMap) -> Self {
         let mirrors = other.mirrors.into_iter().chain(self.mirrors).collect();
-        MirrorMap { mirrors, indexes: self.indexes }
+        MirrorMap { mirrors, ..self }
     }
 
     /// These mirrors, with the indexes that a machine is configured for.
@@ -84,10 +87,55 @@ impl MirrorMap {
         self.indexes.all(&self.base("pypi", &public))
     }
 
-    /// The registry of npm's packages; a mirror of it is called `npm`.
-    pub fn npm_registry(&self) -> Url {
-        let public = Url::parse(defaults::NPM).expect("the public registry has an address");
-        self.base("npm", &public)
+    /// These mirrors, with the registries that a machine and its projects are configured for.
+    pub fn with_registries(self, registries: NpmRegistries) -> Self {
+        MirrorMap { registries, ..self }
+    }
+
+    /// The registries of npm's packages for a project's directory, by scope; `""` for all packages
+    /// without one of their own. A mirror called `npm` stands for that one.
+    pub fn npm_registries(&self, dir: &str) -> BTreeMap<String, Url> {
+        self.mirrored(self.registries.of(dir))
+    }
+
+    fn mirrored(&self, registries: &BTreeMap<String, Url>) -> BTreeMap<String, Url> {
+        let main =
+            registries.get("").map_or_else(|| self.npm_registry(), |url| self.base("npm", url));
+        let scopes = registries.iter().filter(|(scope, _)| !scope.is_empty());
+        let scopes = scopes.map(|(scope, url)| (scope.clone(), self.base(scope, url)));
+        scopes.chain([(String::new(), main)]).collect()
+    }
+
+    /// The registry that a project's directory has a package of this name from.
+    pub fn npm_place(&self, dir: &str, name: &str) -> Url {
+        let mut registries = self.npm_registries(dir);
+        let own = registries.remove(scope_of(name)).or_else(|| registries.remove(""));
+        own.unwrap_or_else(|| self.npm_registry())
+    }
+
+    /// The registry of npm's packages where nothing else is said.
+    fn npm_registry(&self) -> Url {
+        self.base("npm", &Url::parse(defaults::NPM).expect("the public registry has an address"))
+    }
+
+    /// The registries that may have a package, whoever asks for it: those that are named for its scope,
+    /// or those that are named for all others, and the public one where none of them is.
+    pub fn npm_places(&self, name: &str) -> Vec<Url> {
+        let scope = scope_of(name);
+        let named = |scope: &str| {
+            let all = self.registries.all().filter(|one| one.contains_key(scope));
+            let urls = all.filter_map(|one| self.mirrored(one).remove(scope));
+            urls.collect::<Vec<_>>()
+        };
+        let mut found = if scope.is_empty() { Vec::new() } else { named(scope) };
+        if found.is_empty() {
+            found = named("");
+            let everywhere = self.registries.all().all(|one| one.contains_key(""));
+            found.extend((!everywhere).then(|| self.npm_registry()));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        found.retain(|url| seen.insert(url.clone()));
+        found
     }
 
     /// The base URL of an archive: its mirror, or the mirror of its host with the same path, or what
@@ -107,6 +155,11 @@ impl MirrorMap {
             }
         })
     }
+}
+
+/// `@acme`, or nothing.
+fn scope_of(name: &str) -> &str {
+    name.split_once('/').map_or("", |(scope, _)| scope)
 }
 
 fn as_directory(mut url: Url) -> Url {

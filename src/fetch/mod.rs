@@ -17,6 +17,7 @@ pub mod defaults;
 mod error;
 mod indexes;
 mod mirror;
+mod npmrc;
 mod part;
 mod progress;
 mod proxy;
@@ -29,6 +30,9 @@ pub use client::{Client, ClientConfig, Document, Headers, Want};
 pub use error::{FetchError, Tries};
 pub use indexes::{Index, IndexError, IndexSettings, Indexes};
 pub use mirror::{MirrorError, MirrorMap};
+pub use npmrc::{
+    Credentials, NpmRegistries, NpmSettings, NpmSettingsError, has_credential, public_settings,
+};
 pub use progress::{NoProgress, Progress};
 pub use proxy::{ProxyConfig, ProxyError};
 pub use settings::{Settings, parse_cap};

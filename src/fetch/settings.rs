@@ -21,6 +21,7 @@ use kdl::{KdlDocument, KdlEntry, KdlNode, KdlValue};
 use miette::SourceSpan;
 
 use super::mirror::MirrorMap;
+use super::npmrc::Credentials;
 use super::proxy::ProxyConfig;
 use crate::decl::{Fault, Faults, Location, SourceFile, parse_size};
 use crate::store::Cap;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub proxies: ProxyConfig,
     /// Files of certificates (PEM) to trust; relative ones stand beside the settings.
     pub certificates: Vec<PathBuf>,
+    /// How one is known at addresses; never of this file.
+    pub credentials: Credentials,
     /// Transfers at a time.
     pub downloads: Option<usize>,
     /// Threads that build.

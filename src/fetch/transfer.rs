@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE,
+};
 use reqwest::{Response, StatusCode};
 use url::Url;
 
@@ -138,8 +140,9 @@ impl Transfer<'_> {
     async fn ask(&self, part: &mut Part) -> Result<Response, Verdict> {
         let mut request =
             self.engine.http.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
-        if let Some(authorization) = &self.headers.authorization {
-            request = request.header(AUTHORIZATION, authorization);
+        let said = self.headers.authorization.as_deref();
+        if let Some(value) = said.or_else(|| self.config.credentials.find(self.url)) {
+            request = request.header(AUTHORIZATION, sensitive(value));
         }
         if part.len() > 0 {
             request = request.header(RANGE, format!("bytes={}-", part.len()));
@@ -203,6 +206,13 @@ fn again(verdict: Verdict) -> Verdict {
     }
 }
 
+/// A value that no message shows; what no header may have is sent as nothing.
+fn sensitive(value: &str) -> HeaderValue {
+    let mut value = HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}
+
 fn range_start(response: &Response) -> Option<u64> {
     let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
@@ -239,10 +249,11 @@ async fn try_get(
         }
     };
     let mut request = asked.header(ACCEPT_ENCODING, "identity");
-    for (name, value) in [(ACCEPT, &headers.accept), (AUTHORIZATION, &headers.authorization)] {
-        if let Some(value) = value {
-            request = request.header(name, value);
-        }
+    if let Some(value) = &headers.accept {
+        request = request.header(ACCEPT, value);
+    }
+    if let Some(value) = headers.authorization.as_deref().or_else(|| config.credentials.find(url)) {
+        request = request.header(AUTHORIZATION, sensitive(value));
     }
     let mut response = request.send().await.map_err(network)?;
     if response.status() != StatusCode::OK {

@@ -36,6 +36,10 @@ pub struct Manifest {
     pub gypfile: Value,
     /// A list, or an object with `packages`.
     pub workspaces: Value,
+    /// `pnpm@9.15.9`, maybe with a digest behind it.
+    pub package_manager: Value,
+    /// What pnpm is told.
+    pub pnpm: Value,
 }
 
 /// A manifest that is none.

@@ -60,24 +60,30 @@ pub struct Tree {
 }
 
 /// npm's words for a platform.
-struct Machine {
-    os: &'static str,
-    cpu: &'static str,
-    libc: &'static str,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    pub os: String,
+    pub cpu: String,
+    pub libc: String,
 }
 
 impl Machine {
-    fn of(platform: Platform) -> Self {
+    pub fn of(platform: Platform) -> Self {
         let cpu = match platform {
             Platform::Amd64 => "x64",
             Platform::Arm64 => "arm64",
         };
-        Machine { os: "linux", cpu, libc: "glibc" }
+        Machine { os: "linux".to_owned(), cpu: cpu.to_owned(), libc: "glibc".to_owned() }
+    }
+
+    /// Whether lists of names, as packages have them, admit it.
+    pub(super) fn admits(&self, os: &Value, cpu: &Value, libc: &Value) -> bool {
+        let pairs = [(os, &self.os), (cpu, &self.cpu), (libc, &self.libc)];
+        pairs.into_iter().all(|(list, own)| is_listed(list, own))
     }
 
     fn fits(&self, locked: &Locked) -> bool {
-        let pairs = [(&locked.os, self.os), (&locked.cpu, self.cpu), (&locked.libc, self.libc)];
-        pairs.into_iter().all(|(list, own)| is_listed(list, own))
+        self.admits(&locked.os, &locked.cpu, &locked.libc)
     }
 }
 

@@ -11,6 +11,7 @@ mod node;
 mod npm;
 mod npm_tools;
 mod owner;
+mod pnpm;
 mod python;
 mod run;
 mod spec;
@@ -18,6 +19,7 @@ mod step;
 mod unpack;
 
 pub use npm::NpmWork;
+pub use pnpm::{PNPM, PnpmWork};
 pub use python::{BytecodeWork, WheelsWork};
 pub use spec::{ImageSpec, Port};
 pub use step::{

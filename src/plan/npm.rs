@@ -34,11 +34,22 @@ pub struct NpmWork {
 }
 
 /// An install script of a package.
-struct Script<'a> {
+pub(super) struct Script<'a> {
     place: &'a str,
     event: &'a str,
     command: &'a str,
     env: &'a [(Box<str>, Box<str>)],
+}
+
+impl<'a> Script<'a> {
+    pub(super) fn of(pin: &'a Pin) -> Option<Self> {
+        match pin {
+            Pin::NpmPart(NpmPart::Script { place, event, command, env }) => {
+                Some(Script { place, event, command, env })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Planner<'a> {
@@ -52,7 +63,10 @@ impl<'a> Planner<'a> {
         let not_locked = || PlanError::NotLocked { layer: layer.name.clone(), platform };
         let request = recipe_request(project, layer, at, platform, local).ok_or_else(not_locked)?;
         let pins = lock.answer(&request).ok_or_else(not_locked)?;
-        self.add_tree(layer, at, &npm.into, pins)
+        match self.add_pnpm(layer, at, npm, pins)? {
+            true => Ok(()),
+            false => self.add_tree(layer, at, &npm.into, pins),
+        }
     }
 
     /// The step of a tree without scripts.
@@ -85,13 +99,11 @@ impl<'a> Planner<'a> {
             parts: Vec::new(),
             is_global: false,
         };
-        let mut scripts = Vec::new();
+        let scripts: Vec<Script<'_>> = pins.iter().filter_map(Script::of).collect();
         for pin in pins {
             match pin {
                 Pin::Npm(pin) => work.packages.push(pin.clone()),
-                Pin::NpmPart(NpmPart::Script { place, event, command, env }) => {
-                    scripts.push(Script { place, event, command, env });
-                }
+                Pin::NpmPart(NpmPart::Script { .. }) => {}
                 Pin::NpmPart(part) => work.parts.push(part.clone()),
                 _ => {}
             }
@@ -105,7 +117,7 @@ impl<'a> Planner<'a> {
         if scripts.is_empty() { Ok(()) } else { self.add_scripts(layer, at, root, key, scripts) }
     }
 
-    fn add_scripts(
+    pub(super) fn add_scripts(
         &mut self,
         layer: &'a Layer,
         at: usize,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::npm::NpmWork;
+use super::pnpm::PnpmWork;
 use super::python::{BytecodeWork, WheelsWork};
 use super::unpack::{TakeWork, UnpackWork};
 use crate::decl::{Debconf, Leftover, PathRules, Secret};
@@ -41,6 +42,8 @@ pub enum Work {
     Run(RunWork),
     /// A tree of npm's packages.
     Npm(NpmWork),
+    /// A project's packages, installed by pnpm.
+    Pnpm(PnpmWork),
     /// Files of an archive or a package.
     Unpack(UnpackWork),
     /// Files of what other layers give.
@@ -65,6 +68,7 @@ impl Work {
             | Work::Accounts(_)
             | Work::Run(_)
             | Work::Copy(_)
+            | Work::Pnpm(_)
             | Work::Bytecode(_) => false,
         }
     }
@@ -87,6 +91,7 @@ impl Work {
             Work::Content(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Settle(work) => work.pins.iter().map(Source::Deb).collect(),
             Work::Run(work) => work.shelf.iter().filter_map(Pin::source).collect(),
+            Work::Pnpm(work) => work.run.shelf.iter().filter_map(Pin::source).collect(),
             Work::Npm(work) => work.packages.iter().map(Source::Npm).collect(),
             Work::Unpack(work) => work.source().into_iter().collect(),
             Work::Wheels(work) => work.wheels.iter().map(Source::Wheel).collect(),

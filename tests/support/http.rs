@@ -148,6 +148,11 @@ impl Server {
         self.state.files.lock().unwrap().insert(path.to_owned(), bytes.into());
     }
 
+    /// What was put at a path.
+    pub fn body(&self, path: &str) -> Vec<u8> {
+        self.state.files.lock().unwrap()[path].clone()
+    }
+
     /// The next requests for `path` meet these faults, one each.
     pub fn script(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
         let mut scripts = self.state.scripts.lock().unwrap();

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod launch;
 pub mod npm;
 pub mod oci;
+pub mod pnpm;
 pub mod project;
 pub mod repo;
 pub mod server;

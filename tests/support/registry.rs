@@ -128,6 +128,11 @@ impl Registry {
         json!({"version": version, "integrity": manifest["dist"]["integrity"]})
     }
 
+    /// The digest that the registry gives of a version.
+    pub fn integrity(&self, name: &str, version: &str) -> &str {
+        self.packages[name][version].0["dist"]["integrity"].as_str().unwrap()
+    }
+
     pub fn url(&self) -> String {
         self.server.url("/").to_string()
     }

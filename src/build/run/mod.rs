@@ -25,7 +25,7 @@ use crate::blame::Blame;
 use crate::decl::Leftover;
 use crate::entry::{Claim, Kind};
 use crate::fsx::{IoAt, PathIo};
-use crate::jail::{Jail, JailError, Terminal};
+use crate::jail::{Bind, Jail, JailError, Terminal};
 use crate::lock::Pin;
 use crate::path::LayerPath;
 use crate::plan::RunWork;
@@ -73,6 +73,23 @@ pub struct RunJob<'a> {
     /// Where the output is kept.
     pub log: &'a Path,
     pub on_failure: OnFailure<'a>,
+    pub dress: Dress,
+}
+
+/// What a command is shown beside the layers that it sees.
+pub struct Dress {
+    pub binds: Vec<Bind>,
+    /// Works on what it left, once it is done.
+    pub finish: Finish,
+}
+
+/// Given the upper directory of a step.
+pub type Finish = Box<dyn Fn(&Path) -> Result<(), PathIo>>;
+
+impl Default for Dress {
+    fn default() -> Self {
+        Dress { binds: Vec::new(), finish: Box::new(|_| Ok(())) }
+    }
 }
 
 /// Why a command gave no layer.
@@ -173,12 +190,13 @@ impl RunJob<'_> {
             argv: vec![self.work.shell.clone(), "-c".to_owned(), self.work.command.clone()],
             env: environment(self.work, &below),
             cwd: self.work.cwd.clone(),
-            binds: Vec::new(),
+            binds: self.dress.binds.clone(),
             timeout: self.work.timeout.map(|seconds| Duration::from_secs(seconds.into())),
             secrets,
         };
         self.visit(&room, &visit, &needles, line)?;
         let upper = room.upper();
+        (self.dress.finish)(&upper)?;
         scrub::scrub(&upper)?;
         self.check_sockets(&upper, &LayerPath::root())?;
         let mut scan = Scan::new(tar, &needles);
@@ -377,6 +395,8 @@ const QUIET: &[(&str, &str)] = &[
     ("npm_config_cache", "/tmp/npm"),
     ("npm_config_fetch_retries", "0"),
     ("npm_config_fund", "false"),
+    // the pnpm that is there is the one that runs, whatever a project would rather fetch
+    ("npm_config_manage_package_manager_versions", "false"),
     // wherever a lock says that a tarball is, it is on the shelf
     ("npm_config_replace_registry_host", "always"),
     ("npm_config_update_notifier", "false"),

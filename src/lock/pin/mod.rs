@@ -94,6 +94,7 @@ const KINDS: &[&str] = &[
     "npm",
     "npm-bundled",
     "npm-link",
+    "npm-manager",
     "npm-script",
     "python",
     "wheel",
@@ -189,12 +190,22 @@ impl Pin {
             "git" => GitPin::parse(words).map(Pin::Git),
             "laid" => LaidPin::parse(words).map(Pin::Laid),
             "npm" => NpmPin::parse(words).map(Pin::Npm),
-            "npm-bundled" | "npm-link" | "npm-script" => {
+            "npm-bundled" | "npm-link" | "npm-manager" | "npm-script" => {
                 NpmPart::parse(kind, words).map(Pin::NpmPart)
             }
             "python" => PythonPin::parse(words).map(Pin::Python),
             "wheel" => WheelPin::parse(words).map(Pin::Wheel),
             _ => Err(format!("unknown kind of pin `{kind}`")),
+        }
+    }
+}
+
+impl Pin {
+    /// The package of npm's that it is.
+    pub fn npm(&self) -> Option<&NpmPin> {
+        match self {
+            Pin::Npm(pin) => Some(pin),
+            _ => None,
         }
     }
 }

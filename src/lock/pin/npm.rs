@@ -32,6 +32,9 @@ pub enum NpmPart {
     Link { place: Box<str>, target: Box<str>, bins: Vec<Pair> },
     /// A package that another one's tarball brings along.
     Bundled { place: Box<str>, bins: Vec<Pair> },
+    /// The program that installs the packages, which have no places of their own then: one of them, by
+    /// name and version.
+    Manager { name: Box<str>, version: Box<str>, program: Box<str> },
     /// A command of a package that runs when it is installed.
     Script { place: Box<str>, event: Box<str>, command: Box<str>, env: Vec<Pair> },
 }
@@ -74,16 +77,18 @@ impl NpmPart {
         match self {
             NpmPart::Link { .. } => "npm-link",
             NpmPart::Bundled { .. } => "npm-bundled",
+            NpmPart::Manager { .. } => "npm-manager",
             NpmPart::Script { .. } => "npm-script",
         }
     }
 
-    /// Its place in the tree.
+    /// Its place in the tree, or the name of what has none.
     pub fn place(&self) -> &str {
         match self {
             NpmPart::Link { place, .. }
             | NpmPart::Bundled { place, .. }
             | NpmPart::Script { place, .. } => place,
+            NpmPart::Manager { name, .. } => name,
         }
     }
 
@@ -95,6 +100,9 @@ impl NpmPart {
                 write_pairs(bins, words);
             }
             NpmPart::Bundled { bins, .. } => write_pairs(bins, words),
+            NpmPart::Manager { version, program, .. } => {
+                words.push(version).push(program);
+            }
             NpmPart::Script { event, command, env, .. } => {
                 words.push(event).push(command);
                 write_pairs(env, words);
@@ -117,6 +125,11 @@ impl NpmPart {
                 let bins = parse_pairs(words, "file of a command", Words::path)?;
                 Ok(NpmPart::Bundled { place, bins })
             }
+            "npm-manager" => Ok(NpmPart::Manager {
+                name: place,
+                version: Words::next(words, "version")?.into(),
+                program: Words::path(words, "program")?.into(),
+            }),
             _ => Ok(NpmPart::Script {
                 place,
                 event: Words::next(words, "event")?.into(),

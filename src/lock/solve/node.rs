@@ -20,7 +20,7 @@ pub(super) fn solve(
     let choose = |package: &str, wanted: Option<&str>, runs: &dyn Fn(&Release) -> bool| {
         let missing = |source| SolveError::Missing { layer: ask.layer.name.clone(), source };
         let package = package.to_owned();
-        let Some(document) = solver.npm_document(&package)? else {
+        let Some(document) = solver.npm_document("", &package)? else {
             return Err(missing(MissingError::Package { package }));
         };
         let found = document.seen(day);
@@ -52,7 +52,7 @@ const fn package(platform: Platform) -> &'static str {
 }
 
 /// The newest final version that begins with what is wanted and runs.
-fn newest(
+pub(super) fn newest(
     document: &Document,
     package: &str,
     found: &[String],
@@ -82,7 +82,7 @@ fn newest(
 }
 
 /// Whether a package says that it runs on a version of Node; one that says nothing does.
-fn runs_on(release: &Release, node: &str) -> bool {
+pub(super) fn runs_on(release: &Release, node: &str) -> bool {
     let said = release.engines.get("node").and_then(|range| range.as_str());
     let range = said.and_then(|range| Range::parse(range).ok());
     let version = Version::parse(node).ok();

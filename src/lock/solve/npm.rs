@@ -1,5 +1,5 @@
 //! npm: a project's own lock becomes pins. It is authority: nothing is resolved, and where it and the
-//! project's `package.json` disagree, nothing is guessed.
+//! project's `package.json` disagree, nothing is guessed. A project without one is resolved by npm.
 //!
 //! Install scripts are read out of the tarballs of the packages that the declaration names, so that
 //! the lock says what will run; of all others it is only said that they have some.
@@ -7,6 +7,8 @@
 use std::io::Read;
 use std::path::Path;
 
+use super::npm_tools::NpmToolsError;
+use super::pnpm::PnpmLockError;
 use super::project_files::ProjectFiles;
 use super::{Ask, SolveError, Solver};
 use crate::blame::Blame;
@@ -33,12 +35,14 @@ pub enum NpmLockError {
     Manifest(#[from] ManifestError),
     #[error("is not UTF-8")]
     Text,
-    #[error("there is no `package-lock.json` beside it")]
-    NoLock,
+    #[error(transparent)]
+    Resolve(NpmToolsError),
     #[error("`{place}` is the file `{file}`, which leaves the project")]
     Leaves { place: String, file: String },
     #[error("`{place}` is the file `{file}` of a project that is not local")]
     Laid { place: String, file: String },
+    #[error(transparent)]
+    Pnpm(#[from] PnpmLockError),
     #[error("npm package `{package}`: {source}")]
     Tarball { package: String, source: TarballError },
 }
@@ -47,6 +51,7 @@ impl NpmLockError {
     pub fn blame(&self) -> Blame {
         match self {
             NpmLockError::Tarball { source, .. } => source.blame(),
+            NpmLockError::Resolve(error) => error.blame(),
             _ => Blame::Input,
         }
     }
@@ -54,18 +59,19 @@ impl NpmLockError {
     pub fn help(&self) -> Option<String> {
         match self {
             NpmLockError::Lock(fault) => fault.help(),
-            NpmLockError::NoLock => Some("make one: `npm install --package-lock-only`".to_owned()),
+            NpmLockError::Pnpm(error) => error.help(),
+            NpmLockError::Resolve(error) => error.help(),
             _ => None,
         }
     }
 }
 
 /// A project's files, as they are read.
-struct Reading<'a> {
-    solver: &'a Solver<'a>,
-    ask: &'a Ask<'a>,
-    npm: &'a Npm,
-    files: ProjectFiles,
+pub(super) struct Reading<'a> {
+    pub solver: &'a Solver<'a>,
+    pub ask: &'a Ask<'a>,
+    pub npm: &'a Npm,
+    pub files: ProjectFiles,
 }
 
 pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec<Pin>, SolveError> {
@@ -74,40 +80,59 @@ pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec
         Some(laid) => ProjectFiles::laid(solver, ask, laid, reads)?,
     };
     let reading = Reading { solver, ask, npm, files };
-    let (name, lock) = reading.lock()?;
-    let mut tree = lock
-        .tree(ask.platform, omit(npm))
-        .map_err(|fault| reading.failed(&name, NpmLockError::Lock(fault)))?;
-    solver.complete_digests(ask, &mut tree.packages)?;
-    let mut pins = Vec::new();
-    for one in &tree.packages {
-        pins.push(Pin::Npm(reading.pin(&name, one)?));
-    }
-    let bundled = tree
-        .bundled
-        .iter()
-        .map(|(place, bins)| NpmPart::Bundled { place: place.as_str().into(), bins: bins.clone() });
-    pins.extend(bundled.map(Pin::NpmPart));
-    for (place, target) in &tree.links {
-        pins.push(Pin::NpmPart(reading.link(&name, &lock, place, target)?));
-    }
+    let manifest = reading.manifest("package.json")?;
+    let name = LOCKS.into_iter().find(|name| reading.files.is_file(name));
+    let mut pins = match reading.is_pnpm(&manifest, name) {
+        true => reading.solve_pnpm(&manifest)?,
+        false => reading.solve_npm(&manifest, name)?,
+    };
     pins.extend(reading.files.source().map(|source| Pin::Laid(LaidPin { source })));
-    pins.extend(reading.scripts(&name, &tree, &pins)?.into_iter().map(Pin::NpmPart));
     Ok(pins)
 }
 
 /// Files that are read of a project.
 fn reads(name: &str) -> bool {
-    name == "package.json" || LOCKS.contains(&name)
+    ["package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml", ".npmrc"].contains(&name)
+        || LOCKS.contains(&name)
 }
 
-fn omit(npm: &Npm) -> Omit {
+pub(super) fn omit(npm: &Npm) -> Omit {
     let has = |kind| npm.omit.contains(&kind);
     Omit { dev: has(Kind::Dev), optional: has(Kind::Optional), peer: has(Kind::Peer) }
 }
 
 impl Reading<'_> {
-    fn failed(&self, name: &str, source: NpmLockError) -> SolveError {
+    /// The tree that a lock of npm's says, or that npm would write down.
+    fn solve_npm(
+        &self,
+        manifest: &Manifest,
+        name: Option<&'static str>,
+    ) -> Result<Vec<Pin>, SolveError> {
+        let (name, lock) = match name {
+            Some(name) => (name, self.lock(manifest, name)?),
+            None => ("package.json", self.resolve(manifest)?),
+        };
+        let mut tree = lock
+            .tree(self.ask.platform, omit(self.npm))
+            .map_err(|fault| self.failed(name, NpmLockError::Lock(fault)))?;
+        self.solver.complete_digests(self.ask, &self.npm.project, &mut tree.packages)?;
+        let mut pins = Vec::new();
+        for one in &tree.packages {
+            pins.push(Pin::Npm(self.pin(name, one)?));
+        }
+        let bundled = tree.bundled.iter().map(|(place, bins)| NpmPart::Bundled {
+            place: place.as_str().into(),
+            bins: bins.clone(),
+        });
+        pins.extend(bundled.map(Pin::NpmPart));
+        for (place, target) in &tree.links {
+            pins.push(Pin::NpmPart(self.link(name, &lock, place, target)?));
+        }
+        pins.extend(self.scripts(name, &tree, &pins)?.into_iter().map(Pin::NpmPart));
+        Ok(pins)
+    }
+
+    pub(super) fn failed(&self, name: &str, source: NpmLockError) -> SolveError {
         SolveError::Npm {
             layer: self.ask.layer.name.clone(),
             path: self.files.label(name),
@@ -115,22 +140,18 @@ impl Reading<'_> {
         }
     }
 
-    fn manifest(&self, name: &str) -> Result<Manifest, SolveError> {
+    pub(super) fn manifest(&self, name: &str) -> Result<Manifest, SolveError> {
         let bytes = self.files.read(name)?;
         Manifest::parse(&bytes).map_err(|error| self.failed(name, error.into()))
     }
 
-    /// The project's lock, which agrees with its `package.json`, and what it is called.
-    fn lock(&self) -> Result<(String, PackageLock), SolveError> {
-        let manifest = self.manifest("package.json")?;
-        let name = LOCKS.into_iter().find(|name| self.files.is_file(name));
-        let name = name.ok_or_else(|| self.failed("package.json", NpmLockError::NoLock))?;
+    /// A lock of the project, which agrees with its `package.json`.
+    fn lock(&self, manifest: &Manifest, name: &str) -> Result<PackageLock, SolveError> {
         let bytes = self.files.read(name)?;
         let text = String::from_utf8(bytes).map_err(|_| self.failed(name, NpmLockError::Text))?;
-        let lock = PackageLock::parse(&text)
-            .and_then(|lock| lock.agree("", &manifest).map(|()| lock))
-            .map_err(|fault| self.failed(name, fault.into()))?;
-        Ok((name.to_owned(), lock))
+        PackageLock::parse(&text)
+            .and_then(|lock| lock.agree("", manifest).map(|()| lock))
+            .map_err(|fault| self.failed(name, fault.into()))
     }
 
     fn pin(&self, lock: &str, one: &Placed) -> Result<NpmPin, SolveError> {
@@ -216,8 +237,11 @@ impl Reading<'_> {
 
     /// Names the packages whose install scripts do not run.
     fn tell<'p>(&self, silent: impl Iterator<Item = &'p Placed>) {
-        let mut names: Vec<String> =
-            silent.map(|one| format!("{} {}", one.name, one.version)).collect();
+        self.tell_names(silent.map(|one| format!("{} {}", one.name, one.version)));
+    }
+
+    pub(super) fn tell_names(&self, silent: impl Iterator<Item = String>) {
+        let mut names: Vec<String> = silent.collect();
         names.sort();
         names.dedup();
         if !names.is_empty() {
@@ -229,7 +253,7 @@ impl Reading<'_> {
         }
     }
 
-    fn scripts_of(&self, lock: &str, pin: &NpmPin) -> Result<Vec<NpmPart>, SolveError> {
+    pub(super) fn scripts_of(&self, lock: &str, pin: &NpmPin) -> Result<Vec<NpmPart>, SolveError> {
         let Solver { client, progress, store, .. } = *self.solver;
         let places = self.solver.places();
         let source = Source::Npm(pin);

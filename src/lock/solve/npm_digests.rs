@@ -12,10 +12,11 @@ use crate::npm::Placed;
 const DOCUMENT: u64 = 16 << 20;
 
 impl Solver<'_> {
-    /// Asks for the digests that are missing.
+    /// Asks the registries of a project's directory for the digests that are missing.
     pub(super) fn complete_digests(
         &self,
         ask: &Ask<'_>,
+        dir: &str,
         packages: &mut [Placed],
     ) -> Result<(), SolveError> {
         let mut packages: Vec<&mut Placed> =
@@ -28,11 +29,11 @@ impl Solver<'_> {
         self.progress.noted(&format!(
             "layer `{layer}`: {count} packages of the lock have no `integrity`: the registry's is taken"
         ));
-        let registry = self.mirrors.npm_registry();
         let asks = packages.iter().map(|one| {
             let path = format!("{}/{}", one.name, one.version);
             let label = format!("npm package `{} {}`", one.name, one.version);
-            (label, below(registry.clone(), &path).into_iter().collect())
+            let registry = self.mirrors.npm_place(dir, one.name.as_str());
+            (label, below(registry, &path).into_iter().collect())
         });
         let answers = self.client.get_all(&asks.collect::<Vec<_>>(), DOCUMENT);
         for (one, answer) in packages.iter_mut().zip(answers) {
@@ -44,7 +45,7 @@ impl Solver<'_> {
             };
             let found = match release {
                 Some(release) => digest(&release),
-                None => self.digest_of(ask, one)?,
+                None => self.digest_of(ask, dir, one)?,
             };
             let missing = || self.missing(ask, one, Vec::new());
             one.integrity = Some(found.ok_or_else(missing)?);
@@ -53,8 +54,13 @@ impl Solver<'_> {
     }
 
     /// Out of the document of all versions.
-    fn digest_of(&self, ask: &Ask<'_>, one: &Placed) -> Result<Option<Integrity>, SolveError> {
-        let document = self.npm_document(one.name.as_str())?;
+    fn digest_of(
+        &self,
+        ask: &Ask<'_>,
+        dir: &str,
+        one: &Placed,
+    ) -> Result<Option<Integrity>, SolveError> {
+        let document = self.npm_document(dir, one.name.as_str())?;
         let document = document.ok_or_else(|| SolveError::Missing {
             layer: ask.layer.name.clone(),
             source: MissingError::Package { package: one.name.to_string() },

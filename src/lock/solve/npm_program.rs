@@ -3,15 +3,13 @@
 //! matter. A change of their versions is a change of this file.
 
 use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{SolveError, Solver};
 use crate::digest::Integrity;
 use crate::fsx::IoAt;
 use crate::lock::{NpmPin, Source};
-use crate::npm::{Item, ItemKind, Tarball, TarballError};
+use crate::npm::{Item, unpack};
 use crate::platform::Platform;
 use crate::store::Held;
 
@@ -86,27 +84,7 @@ impl Solver<'_> {
         pin: &NpmPin,
         place: impl Fn(&Item) -> Option<PathBuf>,
     ) -> Result<(), SolveError> {
-        let blob = self.store.source_path(&pin.integrity);
-        let write = |item: Item, body: &mut dyn Read| match place(&item) {
-            Some(path) => write(&path, &item, body),
-            None => io::copy(body, &mut io::sink()).at("read", &blob).map(drop).map_err(Into::into),
-        };
-        let opened = Tarball::open(&blob, &pin.integrity);
-        let result: Result<(), TarballError> = opened.and_then(|tarball| tarball.visit(write));
+        let result = unpack(&self.store.source_path(&pin.integrity), &pin.integrity, place);
         result.map_err(|source| SolveError::Program { tool: pin.label(), source })
     }
-}
-
-fn write(path: &Path, item: &Item, body: &mut dyn Read) -> Result<(), TarballError> {
-    if item.kind == ItemKind::Dir {
-        fs::create_dir_all(path).at("create", path)?;
-        return Ok(());
-    }
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).at("create", dir)?;
-    }
-    let mut file = fs::File::create(path).at("create", path)?;
-    io::copy(body, &mut file).at("write", path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(item.mode)).at("set mode of", path)?;
-    Ok(())
 }

@@ -58,10 +58,22 @@ pub(super) fn solve(
 ) -> Result<Vec<Pin>, SolveError> {
     let failed = |source| SolveError::NpmTools { layer: ask.layer.name.clone(), source };
     let day = solver.project.as_of(ask.layer, ask.recipe);
-    let job = solver.npm_job(ask, tools, day)?;
+    let mut dependencies = BTreeMap::new();
+    for spec in &tools.packages {
+        let (name, version) = parse_spec(spec).unwrap_or((spec, None));
+        dependencies.insert(name, version.unwrap_or("*"));
+    }
+    let manifest = json!({ "private": true, "dependencies": dependencies });
+    let files = BTreeMap::from([("package.json".to_owned(), manifest.to_string().into_bytes())]);
+    let job = solver.npm_job(ask, files, day, "")?;
     let result = match solver.toolroom.run(ask.lock, &job) {
         Err(ToolError::Failed { tool, status, output }) => {
-            if let Some(reason) = solver.explain_npm(tools, day, &output)? {
+            let spec = |spec: &String| {
+                let (name, wanted) = parse_spec(spec).unwrap_or((spec, None));
+                (name.to_owned(), wanted.map(str::to_owned))
+            };
+            let specs: Vec<_> = tools.packages.iter().map(spec).collect();
+            if let Some(reason) = solver.explain_npm("", &specs, day, &output)? {
                 return Err(failed(reason));
             }
             return Err(ToolError::Failed { tool, status, output }.into());
@@ -74,7 +86,7 @@ pub(super) fn solve(
 }
 
 /// The lock that npm has written, with addresses of the relay's made real ones.
-fn answer(result: &ToolResult) -> Result<String, NpmToolsError> {
+pub(super) fn answer(result: &ToolResult) -> Result<String, NpmToolsError> {
     let bad = |reason: String| NpmToolsError::Answer(reason);
     let bytes = result.files.get("package-lock.json").map(Vec::as_slice).unwrap_or_default();
     let mut lock: Value = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
@@ -120,18 +132,14 @@ fn pins(tree: Tree) -> Result<Vec<Pin>, NpmToolsError> {
 }
 
 impl Solver<'_> {
-    fn npm_job(
+    /// Resolves a project of these files; `dir` is the one whose registries count.
+    pub(super) fn npm_job(
         &self,
         ask: &Ask<'_>,
-        tools: &NpmTools,
+        files: BTreeMap<String, Vec<u8>>,
         day: Option<&str>,
+        dir: &str,
     ) -> Result<ToolJob, SolveError> {
-        let mut dependencies = BTreeMap::new();
-        for spec in &tools.packages {
-            let (name, version) = parse_spec(spec).unwrap_or((spec, None));
-            dependencies.insert(name, version.unwrap_or("*"));
-        }
-        let manifest = json!({ "private": true, "dependencies": dependencies });
         let cpu = match ask.platform {
             Platform::Amd64 => "x64",
             Platform::Arm64 => "arm64",
@@ -146,7 +154,9 @@ impl Solver<'_> {
         command.push("--cache=/work/.cache".to_owned());
         // a day is seen to its end
         command.extend(day.map(|day| format!("--before={day}T23:59:59.999Z")));
-        let upstream = Upstream { url: self.mirrors.npm_registry(), authorization: None };
+        // a credential is the client's to add
+        let upstream = |(scope, url)| (scope, Upstream { url, authorization: None });
+        let upstreams = self.mirrors.npm_registries(dir).into_iter().map(upstream).collect();
         Ok(ToolJob {
             tool: "npm".to_owned(),
             layer: ask.layer.name.clone(),
@@ -154,17 +164,18 @@ impl Solver<'_> {
             command,
             env: Vec::new(),
             mounts: vec![(self.npm()?, "/tools".to_owned())],
-            files: BTreeMap::from([("package.json".to_owned(), manifest.to_string().into_bytes())]),
+            files,
             results: vec!["package-lock.json".to_owned()],
-            registry: Some(Registry::Npm(BTreeMap::from([(String::new(), upstream)]))),
+            registry: Some(Registry::Npm(upstreams)),
             timeout: Duration::from_secs(600),
         })
     }
 
     /// What lies behind a failure, where the registry can tell: a package or a version that is gone.
-    fn explain_npm(
+    pub(super) fn explain_npm(
         &self,
-        tools: &NpmTools,
+        dir: &str,
+        specs: &[(String, Option<String>)],
         day: Option<&str>,
         output: &str,
     ) -> Result<Option<NpmToolsError>, SolveError> {
@@ -174,18 +185,17 @@ impl Solver<'_> {
         if !["E404", "ETARGET"].iter().any(|code| output.contains(code)) {
             return Ok(None);
         }
-        for spec in &tools.packages {
-            let (name, wanted) = parse_spec(spec).unwrap_or((spec, None));
+        for (name, wanted) in specs {
             // what npm does not speak of is not what it fails for
-            if !output.contains(name) && !output.contains(&name.replace('/', "%2f")) {
+            if !output.contains(name.as_str()) && !output.contains(&name.replace('/', "%2f")) {
                 continue;
             }
-            let package = name.to_owned();
-            let Some(document) = self.npm_document(name)? else {
+            let package = name.clone();
+            let Some(document) = self.npm_document(dir, name)? else {
                 return Ok(Some(MissingError::Package { package }.into()));
             };
             let found = document.seen(day);
-            let wanted = wanted.unwrap_or("*").to_owned();
+            let wanted = wanted.clone().unwrap_or_else(|| "*".to_owned());
             if !found.contains(&wanted) {
                 let day = day.map(str::to_owned);
                 return Ok(Some(MissingError::Version { package, wanted, day, found }.into()));

@@ -2,7 +2,7 @@
 //! own, or of the source that an earlier recipe of the layer lays. Whoever reads them need not know
 //! which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use crate::digest::Integrity;
 use crate::fsx::{IoAt, PathIo};
 use crate::lock::Pin;
 use crate::lock::question::recipe_request;
+use crate::npm::{Manifest, matching_manifests, workspace_manifests};
 use crate::path::LayerPath;
 use crate::tarball::{MemberKind, Reader, TarError, unpacked};
 use crate::zipfile::{ZipFile, ZipFileError};
@@ -91,6 +92,19 @@ impl ProjectFiles {
                         .range(below.clone()..)
                         .next()
                         .is_some_and(|(one, _)| one.starts_with(&below))
+            }
+        }
+    }
+
+    /// What the workspaces of a project say of themselves: their files.
+    pub(super) fn workspace_manifests(&self, manifest: &Manifest) -> BTreeSet<String> {
+        match self {
+            ProjectFiles::Local { dir, .. } => workspace_manifests(dir, manifest),
+            ProjectFiles::Laid { paths, .. } => {
+                let there = paths.iter().filter(|(_, bytes)| bytes.is_some());
+                let dirs = there.filter_map(|(path, _)| path.strip_suffix("/package.json"));
+                let of_package = |dir: &&str| !dir.split('/').any(|part| part == "node_modules");
+                matching_manifests(dirs.filter(of_package), manifest)
             }
         }
     }

@@ -24,10 +24,15 @@ pub(super) fn tarball_urls(mirrors: &MirrorMap, pin: &NpmPin) -> Vec<Url> {
     if pin.path.starts_with("https://") || pin.path.starts_with("http://") {
         return Url::parse(&pin.path).into_iter().collect();
     }
-    let registry = mirrors.npm_registry();
     let usual = pin.name.parse().ok().map(|name: PackageName| name.tarball_path(&pin.version));
     let known = Some(pin.path.to_string()).filter(|path| !path.is_empty());
-    usual.into_iter().chain(known).filter_map(|path| below(registry.clone(), &path)).collect()
+    let paths: Vec<String> = usual.into_iter().chain(known).collect();
+    let registries = mirrors.npm_places(&pin.name);
+    let at = |registry: &Url| {
+        let urls = paths.iter().filter_map(|path| below(registry.clone(), path));
+        urls.collect::<Vec<_>>()
+    };
+    registries.iter().flat_map(at).collect()
 }
 
 /// A package's document at its registry, as far as it tells versions from each other.
@@ -111,9 +116,14 @@ impl Document {
 }
 
 impl Solver<'_> {
-    /// The whole document of a package; `None` for one that is not there.
-    pub(super) fn npm_document(&self, name: &str) -> Result<Option<Document>, SolveError> {
-        let registry = self.mirrors.npm_registry();
+    /// The whole document of a package, from where a project's directory has it; `None` for one that is
+    /// not there.
+    pub(super) fn npm_document(
+        &self,
+        dir: &str,
+        name: &str,
+    ) -> Result<Option<Document>, SolveError> {
+        let registry = self.mirrors.npm_place(dir, name);
         let url = registry.join(&name.replace('/', "%2f")).unwrap_or(registry);
         let headers = Headers { accept: Some("application/json".to_owned()), ..Headers::default() };
         let label = format!("npm package `{name}`");
@@ -148,13 +158,14 @@ pub(super) fn find_tarball(
     mirrors: &MirrorMap,
     pin: &NpmPin,
 ) -> Result<Moved, FetchError> {
-    let of_registry = !pin.path.contains(':');
-    let Some(url) = below(mirrors.npm_registry(), &pin.name).filter(|_| of_registry) else {
+    if pin.path.contains(':') {
         return Ok(Moved::Unknown);
-    };
+    }
+    let registries = mirrors.npm_places(&pin.name).into_iter();
+    let urls: Vec<Url> = registries.filter_map(|registry| below(registry, &pin.name)).collect();
     let headers = Headers { accept: Some(ABBREVIATED.to_owned()), ..Headers::default() };
     let label = format!("npm package `{}`", pin.name);
-    let document = match client.get_with(&label, &[url], &headers, DOCUMENT) {
+    let document = match client.get_with(&label, &urls, &headers, DOCUMENT) {
         Err(error) if error.is_gone() => {
             return Ok(Moved::Gone(format!("the registry has no package `{}`", pin.name)));
         }

@@ -83,7 +83,7 @@ fn tarball(
     let name: Result<PackageName, _> = package.parse();
     let gone = || missing(MissingError::Package { package: package.clone() });
     name.map_err(|_| gone())?;
-    let document = solver.npm_document(package)?.ok_or_else(gone)?;
+    let document = solver.npm_document("", package)?.ok_or_else(gone)?;
     let release = document.versions.get(version).ok_or_else(|| {
         let (package, wanted) = (package.clone(), version.clone());
         missing(MissingError::Version { package, wanted, day: None, found: document.seen(None) })
