@@ -1,6 +1,7 @@
 //! `sbx run`: from a name to a running instance.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,9 +10,10 @@ use serde::Serialize;
 use sbx::build::run::OnFailure;
 use sbx::decl::Ready;
 use sbx::launch::{
-    Attached, Connections, InstanceName, Launch, PortOption, Request, Spec, State, VariableOption,
-    VolumeOption, start,
+    Attached, Connections, HeldImage, InstanceName, Launch, PortOption, Request, Spec, State,
+    VariableOption, VolumeOption, start,
 };
+use sbx::store::Key;
 
 use super::Global;
 use super::build::{Built, Manner, builder, current_map, ensure_lock, obtain, run_in_namespace};
@@ -90,7 +92,7 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
         return run_in_namespace(&workspace.jail.program);
     }
     let Launcher::Embedded = arguments.launcher;
-    let (spec, trees) = prepare(&workspace, arguments, ui)?;
+    let Prepared { spec, trees, key } = prepare(&workspace, arguments, ui)?;
     let id = random_hex(16)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
@@ -105,6 +107,7 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
         name,
         id,
         detached: arguments.detach,
+        image: HeldImage { store: workspace.store.root().to_owned(), key },
         now: now_seconds(),
     };
     match (arguments.detach, arguments.tty) {
@@ -115,11 +118,14 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
 }
 
 /// What is to be started, out of which trees.
-fn prepare(
-    workspace: &Workspace,
-    arguments: &RunArguments,
-    ui: &Ui,
-) -> Outcome<(Spec, Vec<std::path::PathBuf>)> {
+struct Prepared {
+    spec: Spec,
+    trees: Vec<PathBuf>,
+    /// What the image's plan is known by.
+    key: Key,
+}
+
+fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<Prepared> {
     let targets = workspace.targets(std::slice::from_ref(&arguments.sandbox), false, &[])?;
     let [target] = targets.as_slice() else {
         return Err(Failure::input(format!("`{}` names several sandboxes", arguments.sandbox)));
@@ -142,7 +148,7 @@ fn prepare(
     let token = random_hex(16)?;
     let image = (&plan.spec, record.image);
     let spec = Spec::new(target.sandbox, image, &request, &variable, || token)?;
-    Ok((spec, trees))
+    Ok(Prepared { spec, trees, key: plan.key })
 }
 
 fn answer(launch: &Launch<'_>, attached: &Attached, begun: Instant) -> Answer {

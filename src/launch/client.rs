@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::error::LaunchError;
-use super::keeper::{Message, Order, kill_signal};
+use super::keeper::{HeldImage, Message, Order, kill_signal};
 use super::probe::Probe;
 use super::slots;
 use super::spec::Spec;
@@ -32,6 +32,7 @@ pub struct Launch<'a> {
     /// 128 random bits, in hexadecimal.
     pub id: String,
     pub detached: bool,
+    pub image: HeldImage,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -263,6 +264,7 @@ fn order(
         ready: probe(spec),
         timeout: spec.timeout,
         detached: launch.detached,
+        image: launch.image.clone(),
         stop_signal: spec.stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM),
     })
 }

@@ -21,6 +21,7 @@ use super::relay::{self, Door};
 use super::state::{Record, discard, hide, write_ended};
 use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires, start};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
+use crate::store::{self, Key, Lease, Store, StoreError};
 
 /// What a keeper is to do.
 #[derive(Serialize, Deserialize)]
@@ -31,8 +32,26 @@ pub(super) struct Order {
     pub ready: Option<Probe>,
     pub timeout: Duration,
     pub detached: bool,
+    pub image: HeldImage,
     /// What `stop` sends to the program.
     pub stop_signal: i32,
+}
+
+/// The image that an instance runs from, which no collector takes away meanwhile.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeldImage {
+    /// The directory of its store.
+    pub store: PathBuf,
+    /// What its plan is known by.
+    pub key: Key,
+}
+
+impl HeldImage {
+    fn hold(&self) -> Result<Lease, StoreError> {
+        let lease = Store::open(&self.store)?.lease()?;
+        lease.hold([store::Held::Image(&self.key)])?;
+        Ok(lease)
+    }
 }
 
 /// What it says to whoever started it, a line each.
@@ -142,6 +161,28 @@ impl Keeper {
             self.say(&Message::Limits { reason: error.to_string() });
             return None;
         }
+        // a store that cannot be written to is no obstacle: nobody collects there either
+        let held = match self.order.image.hold() {
+            Err(StoreError::ReadOnly { .. }) => None,
+            Err(error) => {
+                let reason = error.to_string();
+                let step = "hold the image".to_owned();
+                self.say(&Message::Fault(SetupFault { step, reason, errno: None }));
+                return None;
+            }
+            Ok(lease) => Some(lease),
+        };
+        let ended = self.begin_and_watch(ends, doors, signals);
+        drop(held);
+        ended
+    }
+
+    fn begin_and_watch(
+        &mut self,
+        ends: Ends,
+        doors: Vec<Door>,
+        signals: &OwnedFd,
+    ) -> Option<Ended> {
         match self.begin(ends, doors) {
             Ok(watch) => Some(self.watch(watch, signals)),
             Err(fault) => {

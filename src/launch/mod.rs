@@ -23,6 +23,7 @@ mod state;
 
 pub use client::{Attached, Connections, Launch, Outcome, start};
 pub use error::LaunchError;
+pub use keeper::HeldImage;
 pub use options::{OptionError, PortOption, VariableOption, VolumeOption};
 pub use spec::{Publish, Request, Spec};
 pub use state::{Instance, InstanceName, Record, State, Status};
