@@ -11,6 +11,7 @@ pub mod launch;
 pub mod npm;
 pub mod oci;
 pub mod project;
+pub mod python;
 pub mod repo;
 pub mod server;
 pub mod sets;
