@@ -14,7 +14,9 @@ use sbx::launch::LaunchError;
 use sbx::lock::LockError;
 use sbx::lock::solve::SolveError;
 use sbx::plan::PlanError;
+use sbx::report::ReportError;
 use sbx::store::StoreError;
+use sbx::vendor::VendorError;
 
 /// Why a command ended without doing what was asked.
 #[derive(Debug)]
@@ -94,6 +96,8 @@ from_error! {
     SaveError: |error| error.help();
     SolveError: |error| error.help();
     StoreError: |error| error.help().map(str::to_owned);
+    ReportError: |error| error.help().map(str::to_owned);
+    VendorError: |_| None;
 }
 
 impl From<PlanError> for Failure {

@@ -50,6 +50,15 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PathIo> {
     write().inspect_err(|_| drop(fs::remove_file(&draft))).at("write", path)
 }
 
+/// Makes `to` a file that shares the blocks of `from`; `false` where the file system cannot.
+pub fn reflink(from: &Path, to: &Path) -> io::Result<bool> {
+    let (input, output) = (File::open(from)?, File::create_new(to)?);
+    match rustix::fs::ioctl_ficlone(&output, &input) {
+        Ok(()) => Ok(true),
+        Err(_) => fs::remove_file(to).map(|()| false),
+    }
+}
+
 /// The inode of an open file.
 pub fn inode(file: &File) -> Option<u64> {
     file.metadata().ok().map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))

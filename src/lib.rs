@@ -46,3 +46,5 @@ pub mod image;
 
 // ends: what images are for
 pub mod launch;
+pub mod report;
+pub mod vendor;

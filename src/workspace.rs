@@ -10,7 +10,9 @@ use etcetera::BaseStrategy;
 use jiff::Timestamp;
 
 use sbx::build::run::Vault;
-use sbx::decl::{Project, Recipe, Sandbox, SecretSource, read_project};
+use sbx::decl::{
+    Ask, MirrorPlace, Project, Recipe, Sandbox, SecretSource, SourceMirror, read_project,
+};
 use sbx::fetch::{
     Client, ClientConfig, IndexSettings, MirrorMap, NpmSettings, ProxyConfig, Settings, parse_cap,
 };
@@ -38,6 +40,9 @@ pub struct Global {
     /// Refuse the network
     #[arg(long, global = true)]
     pub offline: bool,
+    /// Look for sources here first: what `sbx vendor` wrote, a directory or the address of one
+    #[arg(long, global = true, value_name = "DIR|URL", env = "SBX_MIRROR")]
+    pub mirror: Vec<MirrorPlace>,
     /// Answer in JSON, one document on stdout
     #[arg(long, global = true)]
     pub json: bool,
@@ -133,6 +138,7 @@ impl Workspace {
             certificates: settings.certificates,
             proxies: settings.proxies,
             credentials: settings.credentials,
+            mirrors: source_mirrors(global, &project)?,
             ..usual
         };
         let program = own_program()?;
@@ -184,6 +190,17 @@ impl Workspace {
         Ok(pairs.collect())
     }
 
+    /// The one sandbox that a name means, for a platform or for this machine's.
+    pub fn target(&self, name: &str, platform: Option<Platform>) -> Outcome<Target<'_>> {
+        let platforms: Vec<Platform> = platform.into_iter().collect();
+        let targets = self.targets(&[name.to_owned()], false, &platforms)?;
+        match targets.as_slice() {
+            [target] => Ok(*target),
+            _ => Err(Failure::input(format!("`{name}` means several images"))
+                .with_help("name one sandbox, and one platform with `--platform`")),
+        }
+    }
+
     /// What is built when no platform is named: this machine's, if the project has it.
     fn host_first(&self) -> Vec<Platform> {
         let host = Platform::host();
@@ -233,6 +250,29 @@ impl Workspace {
             }
         }
     }
+}
+
+/// Where sources may lie under their digests: what the command says, then what the project says.
+fn source_mirrors(global: &Global, project: &Project) -> Outcome<Vec<SourceMirror>> {
+    let absolute = |place: &MirrorPlace| match place {
+        MirrorPlace::Dir(dir) => {
+            let full = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            if full.is_dir() {
+                return Ok(SourceMirror { place: MirrorPlace::Dir(full), ask: Ask::First });
+            }
+            let failure = Failure::input(format!("mirror `{}` is no directory", dir.display()));
+            Err(failure.with_help("`sbx vendor` makes one"))
+        }
+        MirrorPlace::Url(_) => Ok(SourceMirror { place: place.clone(), ask: Ask::First }),
+    };
+    let mut mirrors = global.mirror.iter().map(absolute).collect::<Outcome<Vec<_>>>()?;
+    mirrors.extend(project.mirrors.iter().cloned().map(|mut mirror| {
+        if let MirrorPlace::Dir(dir) = &mut mirror.place {
+            *dir = project.root.join(&dir);
+        }
+        mirror
+    }));
+    Ok(mirrors)
 }
 
 /// What the environment says of the network, then what `settings.kdl` in the configuration
@@ -325,6 +365,11 @@ fn read_settings_file() -> Outcome<Settings> {
 /// Nanoseconds since 1970.
 pub fn now_nanos() -> i64 {
     sbx::build::local::nanos(SystemTime::now())
+}
+
+/// What opens a key file that a password protects.
+pub fn key_password() -> Option<Vec<u8>> {
+    std::env::var_os("COSIGN_PASSWORD").map(OsString::into_encoded_bytes)
 }
 
 /// This program's arguments, to start it anew.

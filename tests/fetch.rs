@@ -53,6 +53,7 @@ impl Home {
             urls: urls.into_iter().collect(),
             size: Some(bytes.len() as u64),
             digest: digest.into(),
+            is_pinned: true,
             part: self.0.path().join("parts").join(digest.hex()),
             into: self.0.path().join("blobs").join(digest.hex()),
         }
@@ -475,7 +476,10 @@ fn offline_refuses_the_network_and_names_the_way_out() {
     let error =
         fetch(offline.clone(), &home.want(&bytes(), [server.url("/tool.deb")])).unwrap_err();
     insta::assert_snapshot!(error, @"package `tool` 1.0 is not in the store, and `--offline` refuses the network");
-    assert_eq!(error.help(), Some("run `sbx fetch` where there is a network"));
+    assert_eq!(
+        error.help(),
+        Some("run `sbx fetch` where there is a network, or `sbx vendor` there and `--mirror` here")
+    );
     let client = Client::new(offline);
     let urls = [server.url("/InRelease")];
     assert!(matches!(client.get("release", &urls, 10), Err(FetchError::Offline { .. })));

@@ -149,6 +149,7 @@ impl Set {
             urls: vec![one.url.as_ref().unwrap().parse().unwrap()],
             size: one.size,
             digest: one.digest.into(),
+            is_pinned: true,
             part: dir.join(format!("{}.part", one.file_name)),
             into: dir.join(&one.file_name),
         };

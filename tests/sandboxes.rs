@@ -9,13 +9,13 @@ mod docker;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use docker::{Container, Engine};
 use serde_json::Value;
 use support::project::Project;
+use support::python::environment;
 use support::tool;
 use support::trixie::patiently;
 use support::user::User;
@@ -105,28 +105,6 @@ fn every_type_is_the_same_whoever_builds_it_and_where() {
     again.run(&["clean", "--all", "--project", deep]).user(&user).outcome().success();
 }
 
-/// A Python with AgentScope's client.
-fn agentscope(dir: &Path) -> PathBuf {
-    let at = |name: &str| dir.join("bin").join(name).to_str().unwrap().to_owned();
-    let python = at("python");
-    tool("python3", &["-m", "venv", dir.to_str().unwrap()]);
-    let patient = |program: &str, arguments: &[&str]| {
-        for pause in [2, 10, 30] {
-            if Command::new(program).args(arguments).output().unwrap().status.success() {
-                return;
-            }
-            std::thread::sleep(Duration::from_secs(pause));
-        }
-        tool(program, arguments);
-    };
-    patient(&at("pip"), &["install", "--quiet", "uv"]);
-    patient(
-        &at("uv"),
-        &["pip", "install", "--python", &python, "--exclude-newer", "2026-11-20", AGENTSCOPE],
-    );
-    python.into()
-}
-
 /// Something that runs until it is no longer needed.
 struct Running(Child);
 
@@ -167,7 +145,7 @@ fn custom_sandbox_honours_the_contract_without_a_network() {
         fs::create_dir_all(&dir).unwrap();
         dir
     };
-    let python = agentscope(&dir("python"));
+    let python = environment(&dir("python"), &[AGENTSCOPE]);
     certificate(home.path());
     let engine = Engine::start(&dir("docker"));
     engine.load(&project.cache(), "custom_sandbox");

@@ -13,14 +13,21 @@ mod init;
 mod instances;
 mod lock;
 mod pipes;
+mod provenance;
 mod run;
 mod save;
+mod sbom;
 mod show;
+mod vendor;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use sbx::fsx;
+
+use crate::failure::Outcome;
 use crate::ui::Ui;
 pub use crate::workspace::Global;
 
@@ -56,6 +63,12 @@ enum Verb {
     Lock(lock::LockArguments),
     /// Fetch everything that a build needs, so that it can run without a network
     Fetch(fetch::FetchArguments),
+    /// Put every source of the lock into a directory, for machines without a network
+    Vendor(vendor::VendorArguments),
+    /// Write the bill of materials of a built sandbox
+    Sbom(sbom::SbomArguments),
+    /// Write what a built sandbox was made of and how (SLSA provenance)
+    Provenance(provenance::ProvenanceArguments),
     /// Read and plan everything without building
     Check(check::CheckArguments),
     /// Write a new project
@@ -96,6 +109,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Rm(arguments) => instances::rm(&arguments, &ui),
         Verb::Lock(arguments) => lock::run(&global, &arguments, &ui),
         Verb::Fetch(arguments) => fetch::run(&global, &arguments, &ui),
+        Verb::Vendor(arguments) => vendor::run(&global, &arguments, &ui),
+        Verb::Sbom(arguments) => sbom::run(&global, &arguments, &ui),
+        Verb::Provenance(arguments) => provenance::run(&global, &arguments, &ui),
         Verb::Check(arguments) => check::run(&global, &arguments, &ui),
         Verb::Init(arguments) => init::run(&global, &arguments, &ui),
         Verb::Doctor(arguments) => doctor::run(&global, &arguments, &ui),
@@ -110,6 +126,17 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Err(failure) => {
             ui.fail(&failure);
             failure.exit_code()
+        }
+    }
+}
+
+/// An answer that is a document: into a file, or to stdout as it is.
+fn write_answer(path: Option<&Path>, document: &[u8], ui: &Ui) -> Outcome {
+    match path {
+        Some(path) => Ok(fsx::write_atomic(path, document)?),
+        None => {
+            ui.raw(document);
+            Ok(())
         }
     }
 }

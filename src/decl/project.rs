@@ -12,6 +12,7 @@ use super::fault::{Fault, Faults, Location, SourceFile};
 use super::from::{check_bases, has_base};
 use super::layer::{Layer, Recipe};
 use super::merge::merge;
+use super::mirror::SourceMirror;
 use super::node::{Node, Sink};
 use super::sandbox::{RawSandbox, Sandbox};
 use crate::name::{LayerName, ProjectName, SandboxName};
@@ -27,6 +28,8 @@ pub struct Project {
     pub reference: String,
     pub platforms: Vec<Platform>,
     pub as_of: Vec<AsOf>,
+    /// Where sources lie under their digests.
+    pub mirrors: Vec<SourceMirror>,
     pub sandboxes: BTreeMap<SandboxName, Sandbox>,
     pub layers: BTreeMap<LayerName, Layer>,
     /// Every file that was read, relative to the root.
@@ -122,6 +125,7 @@ struct Header {
     reference: Option<String>,
     platforms: Vec<Platform>,
     as_of: Vec<AsOf>,
+    mirrors: Vec<SourceMirror>,
     at: Location,
 }
 
@@ -263,7 +267,7 @@ impl Reading<'_> {
     }
 
     fn read_header(&mut self, node: &Node<'_>) {
-        const CHILDREN: &[&str] = &["as-of", "platforms", "reference"];
+        const CHILDREN: &[&str] = &["as-of", "mirrors", "platforms", "reference"];
         let name = node.parse::<ProjectName>("a name");
         node.finish();
         let mut header = Header {
@@ -271,6 +275,7 @@ impl Reading<'_> {
             reference: None,
             platforms: Vec::new(),
             as_of: Vec::new(),
+            mirrors: Vec::new(),
             at: node.at(),
         };
         for child in node.children() {
@@ -285,6 +290,7 @@ impl Reading<'_> {
                     );
                 }
                 "as-of" => header.as_of.extend(AsOf::read(&child)),
+                "mirrors" => header.mirrors.extend(SourceMirror::read(&child)),
                 _ => {
                     child.unknown("`project`", CHILDREN);
                     continue;
@@ -330,6 +336,7 @@ impl Reading<'_> {
             reference: "{project}/{sandbox}".to_owned(),
             platforms: vec![Platform::Amd64],
             as_of: Vec::new(),
+            mirrors: Vec::new(),
             sandboxes,
             layers: self.layers,
             files,
@@ -337,6 +344,7 @@ impl Reading<'_> {
         if let Some(header) = header {
             project.reference = header.reference.unwrap_or(project.reference);
             project.as_of = header.as_of;
+            project.mirrors = header.mirrors;
             if !header.platforms.is_empty() {
                 project.platforms = header.platforms;
             }

@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
+use super::by_digest::{self, add_urls};
 use super::connect::connect;
 use super::error::FetchError;
 use super::npmrc::Credentials;
@@ -17,6 +18,7 @@ use super::proxy::ProxyConfig;
 use super::resolver::Names;
 use super::retry::Unreachable;
 use super::transfer;
+use crate::decl::{Ask, SourceMirror};
 use crate::digest::Integrity;
 
 /// How to reach the network. Values of the environment are passed in by the binary.
@@ -37,6 +39,8 @@ pub struct ClientConfig {
     pub proxies: ProxyConfig,
     /// How one is known at addresses, where a request says nothing of it.
     pub credentials: Credentials,
+    /// Where sources may lie under their digests. Directories are absolute.
+    pub mirrors: Vec<SourceMirror>,
 }
 
 impl Default for ClientConfig {
@@ -51,6 +55,7 @@ impl Default for ClientConfig {
             certificates: Vec::new(),
             proxies: ProxyConfig::default(),
             credentials: Credentials::default(),
+            mirrors: Vec::new(),
         }
     }
 }
@@ -65,6 +70,8 @@ pub struct Want {
     /// Bytes, where known.
     pub size: Option<u64>,
     pub digest: Integrity,
+    /// Whether a lock pins it, so that mirrors by digest may have it.
+    pub is_pinned: bool,
     /// Where it gathers; may hold the beginning already.
     pub part: PathBuf,
     /// Its name once it is whole and right.
@@ -148,24 +155,73 @@ impl Client {
         wants: Vec<Want>,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
-        self.fetch_all_with(wants, &Headers::default(), progress)
+        let mut wants = missing(wants);
+        let mirrors = &self.config.mirrors;
+        let before = |mirror: &&SourceMirror| self.config.offline || mirror.ask == Ask::First;
+        let mut damaged = by_digest::take(mirrors.iter().filter(before), &mut wants, progress);
+        let mut all = wants.clone();
+        all.values_mut().for_each(|want| add_urls(mirrors, want));
+        let mut failures = self.transfer_all(all, &Headers::default(), progress)?;
+        wants.retain(|digest, _| failures.contains_key(digest));
+        let after = mirrors.iter().filter(|mirror| !before(mirror));
+        damaged.extend(by_digest::take(after, &mut wants, progress));
+        failures.retain(|digest, _| wants.contains_key(digest));
+        blame(&mut failures, damaged);
+        Ok(failures)
     }
 
-    /// Likewise, with a credential.
+    /// Likewise with a credential, from the addresses alone: no mirror is shown it.
     pub fn fetch_all_with(
         &self,
         wants: Vec<Want>,
         headers: &Headers,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
-        let missing = wants.into_iter().filter(|want| !want.into.exists());
-        let wants: BTreeMap<Integrity, Want> = missing.map(|want| (want.digest, want)).collect();
+        self.transfer_all(missing(wants), headers, progress)
+    }
+
+    /// Looks for files in mirrors by digest alone, in those that are asked then: for sources that no
+    /// address leads to. Without a network, directories are all asked first.
+    pub fn fetch_mirrored(
+        &self,
+        wants: Vec<Want>,
+        ask: Ask,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
+        let mut wants = missing(wants);
+        let asked = |mirror: &SourceMirror| match self.config.offline {
+            true => ask == Ask::First,
+            false => mirror.ask == ask,
+        };
+        let mirrors: Vec<SourceMirror> =
+            self.config.mirrors.iter().filter(|mirror| asked(mirror)).cloned().collect();
+        let damaged = by_digest::take(mirrors.iter(), &mut wants, progress);
+        for want in wants.values_mut() {
+            want.urls.clear();
+            add_urls(&mirrors, want);
+        }
+        let (nowhere, wants): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            wants.into_iter().partition(|(_, want)| want.urls.is_empty());
+        let mut failures = self.transfer_all(wants, &Headers::default(), progress)?;
+        let none = |want: Want| FetchError::NoUrl { label: want.label };
+        failures.extend(nowhere.into_iter().map(|(digest, want)| (digest, none(want))));
+        blame(&mut failures, damaged);
+        Ok(failures)
+    }
+
+    /// Fetches over the network, or answers that there is none.
+    fn transfer_all(
+        &self,
+        wants: BTreeMap<Integrity, Want>,
+        headers: &Headers,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
         if wants.is_empty() {
             return Ok(BTreeMap::new());
         }
         if self.config.offline {
-            let offline = |want: &Want| FetchError::Offline { label: want.label.clone() };
-            return Ok(wants.iter().map(|(digest, want)| (*digest, offline(want))).collect());
+            let offline = |want: Want| FetchError::Offline { label: want.label };
+            return Ok(wants.into_iter().map(|(digest, want)| (digest, offline(want))).collect());
         }
         let engine = self.engine()?;
         let one = |want: Want| async move {
@@ -220,6 +276,24 @@ impl Client {
         let one = |(label, urls)| transfer::get(engine, &self.config, label, urls, &headers, limit);
         let asks = asks.iter().map(|(label, urls)| (label.as_str(), urls.as_slice()));
         engine.block_on(futures::future::join_all(asks.map(one)))
+    }
+}
+
+/// Files that are not there yet, each once.
+fn missing(wants: Vec<Want>) -> BTreeMap<Integrity, Want> {
+    let missing = wants.into_iter().filter(|want| !want.into.exists());
+    missing.map(|want| (want.digest, want)).collect()
+}
+
+/// Bytes that were wrong say more than bytes that are missing.
+fn blame(
+    failures: &mut BTreeMap<Integrity, FetchError>,
+    mut damaged: BTreeMap<Integrity, FetchError>,
+) {
+    for (digest, failure) in failures.iter_mut().filter(|(_, failure)| failure.is_absence()) {
+        if let Some(error) = damaged.remove(digest) {
+            *failure = error;
+        }
     }
 }
 

@@ -82,11 +82,19 @@ impl FetchError {
         matches!(self, FetchError::Status { status: 404 | 410, .. } | FetchError::Vanished { .. })
     }
 
+    /// Whether nobody was found who has the file, wrong or right.
+    pub fn is_absence(&self) -> bool {
+        let nowhere = matches!(self, FetchError::Offline { .. } | FetchError::NoUrl { .. });
+        nowhere || self.is_gone()
+    }
+
     /// The next step.
     pub fn help(&self) -> Option<&'static str> {
         match self {
             FetchError::Git { help, .. } => *help,
-            FetchError::Offline { .. } => Some("run `sbx fetch` where there is a network"),
+            FetchError::Offline { .. } => Some(
+                "run `sbx fetch` where there is a network, or `sbx vendor` there and `--mirror` here",
+            ),
             FetchError::Unreachable { .. } => Some(
                 "check the network, `http_proxy` and `https_proxy`, and the mirrors in `settings.kdl` and `SBX_MIRROR_…`",
             ),

@@ -11,6 +11,7 @@
 //! Addresses are shown without credentials and without queries. A host that could not be reached
 //! for one file is not asked for the others.
 
+mod by_digest;
 mod client;
 mod connect;
 pub mod defaults;
@@ -26,6 +27,7 @@ mod retry;
 mod settings;
 mod transfer;
 
+pub use by_digest::{blob_below, take_file};
 pub use client::{Client, ClientConfig, Document, Headers, Want};
 pub use error::{FetchError, Tries};
 pub use indexes::{Index, IndexError, IndexSettings, Indexes};

@@ -163,6 +163,12 @@ impl Wheel {
         }
     }
 
+    /// Its core metadata, as it is.
+    pub fn metadata(&mut self) -> Result<String, WheelError> {
+        let metadata = self.read_info("METADATA")?;
+        metadata.ok_or_else(|| WheelError::Layout("no METADATA file".to_owned()))
+    }
+
     fn check_metadata(&mut self) -> Result<(), WheelError> {
         let wheel = self.read_info("WHEEL")?;
         let wheel = wheel.ok_or_else(|| WheelError::Layout("no WHEEL file".to_owned()))?;
@@ -170,8 +176,7 @@ impl Wheel {
         if format.split('.').next() != Some("1") {
             return Err(WheelError::Format(format.to_owned()));
         }
-        let metadata = self.read_info("METADATA")?;
-        let metadata = metadata.ok_or_else(|| WheelError::Layout("no METADATA file".to_owned()))?;
+        let metadata = self.metadata()?;
         let found = find_field(&metadata, "Name").unwrap_or_default();
         if found.parse().ok().as_ref() != Some(&self.name.project) {
             let said = self.name.project.to_string();

@@ -87,7 +87,7 @@ impl Inventory {
         }
         inventory.list_blobs(root)?;
         inventory.list_trees(root)?;
-        for kind in ["images", "keys", "twins"] {
+        for kind in ["facts", "images", "keys", "twins"] {
             inventory.list(root, kind, |name| Name::Record(kind, name))?;
         }
         inventory.list(root, "parts", Name::Part)?;

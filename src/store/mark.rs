@@ -162,9 +162,11 @@ impl Marks {
         self.layers.get(short).copied().unwrap_or_default()
     }
 
-    /// Of a record in `keys`, `images` or `twins`, by its name.
+    /// Of a record in `facts`, `keys`, `images` or `twins`, by its name.
     pub(super) fn record(&self, kind: &str, name: &str) -> Mark {
         match kind {
+            // what a source says is kept as long as the source is, or would be if it were there
+            "facts" => self.blob(&name.replacen('-', "/", 1)),
             "keys" => self.keys.get(name).copied().unwrap_or_default(),
             "images" => self.images.get(name).copied().unwrap_or_default(),
             _ => self.twins.get(name).map(|twin| self.blob(twin)).unwrap_or_default(),

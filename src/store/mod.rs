@@ -11,6 +11,7 @@
 //! images/HEX                 image Key → ImageId and layout manifest; its time is that of the last use
 //! twins/HEX.FORMAT           a layer's compressed form, by its digest
 //! projects/HEX               who uses the store, and what their locks need
+//! facts/ALGORITHM-HEX        what a source says of itself, by its digest
 //! parts/HEX                  downloads under way, resumed by whoever comes next
 //! tmp/PID-N/                 a process's lease and its drafts, swept once it is gone
 //! locks/                     advisory locks
@@ -55,6 +56,7 @@ use crate::fsx::{self, IoAt, PathIo};
 /// Directories of a store.
 const DIRS: &[&str] = &[
     "blobs/sha256",
+    "facts",
     "images",
     "keys",
     "listings",

@@ -12,6 +12,7 @@ pub mod npm;
 pub mod oci;
 pub mod pnpm;
 pub mod project;
+pub mod python;
 pub mod repo;
 pub mod server;
 pub mod sets;

@@ -42,6 +42,8 @@ pub struct Package {
     extras: Vec<(String, String)>,
     scripts: Vec<(String, String)>,
     files: Vec<(String, String)>,
+    /// Further lines of its metadata.
+    fields: Vec<String>,
     uploaded: String,
     yanked: Option<String>,
     sdist: bool,
@@ -60,6 +62,7 @@ impl Package {
                 format!("{}/__init__.py", in_files(name)),
                 format!("version = {version:?}\n"),
             )],
+            fields: Vec::new(),
             uploaded: "2025-01-01T00:00:00Z".to_owned(),
             yanked: None,
             sdist: false,
@@ -74,6 +77,12 @@ impl Package {
 
     pub fn extra(mut self, extra: &str, requirement: &str) -> Self {
         self.extras.push((extra.to_owned(), requirement.to_owned()));
+        self
+    }
+
+    /// A line of its metadata.
+    pub fn field(mut self, line: &str) -> Self {
+        self.fields.push(line.to_owned());
         self
     }
 
@@ -112,6 +121,9 @@ impl Package {
     fn metadata(&self) -> String {
         let mut text =
             format!("Metadata-Version: 2.1\nName: {}\nVersion: {}\n", self.name, self.version);
+        for line in &self.fields {
+            text += &format!("{line}\n");
+        }
         for requirement in &self.requires {
             text += &format!("Requires-Dist: {requirement}\n");
         }

@@ -54,6 +54,11 @@ impl Package {
         self
     }
 
+    pub fn licence(mut self, text: &str) -> Self {
+        self.manifest["license"] = text.into();
+        self
+    }
+
     pub fn script(mut self, event: &str, command: &str) -> Self {
         self.manifest["scripts"][event] = command.into();
         self

@@ -196,6 +196,7 @@ impl Solver<'_> {
                 urls: by_hash.into_iter().flatten().chain(suite.urls(file.path)).collect(),
                 size: Some(file.size),
                 digest: file.digest.into(),
+                is_pinned: false,
                 part: self.store.part_path(&file.digest),
                 into: self.store.blob_path(&file.digest),
             }

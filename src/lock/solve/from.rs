@@ -58,6 +58,7 @@ pub(super) fn layer_want(store: &Store, pin: &BaseLayerPin) -> (Digest, Want) {
         urls: Vec::new(),
         size: Some(pin.size),
         digest: pin.digest.into(),
+        is_pinned: false,
         part: store.part_path(&pin.digest),
         into: store.blob_path(&pin.digest),
     };

@@ -1,8 +1,6 @@
 //! Where sources are: what the declarations, the mirrors and the public defaults say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use url::Url;
@@ -10,10 +8,9 @@ use url::Url;
 use super::from::{Origins, layer_want};
 use super::index::{IndexFile, read_page, releases};
 use super::registry::{Moved, find_tarball, tarball_urls, there};
-use crate::decl::{Archive, ImageSource, Project, Recipe};
+use crate::decl::{Archive, Ask, ImageSource, Project, Recipe};
 use crate::digest::Integrity;
-use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults};
-use crate::fsx::IoAt;
+use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults, take_file};
 use crate::lock::base::from_of;
 use crate::lock::question::debian_of;
 use crate::lock::{ArchivePin, BaseLayerPin, DebPin, Source, WheelPin};
@@ -49,6 +46,7 @@ impl Places<'_> {
             urls,
             size: source.size(),
             digest,
+            is_pinned: true,
             part: self.store.source_part_path(&digest),
             into: self.store.source_path(&digest),
         }
@@ -96,14 +94,14 @@ impl Places<'_> {
         let mut wrong = BTreeMap::new();
         let mut trees = Vec::new();
         for source in sources {
-            if let Source::Git(pin) = source {
-                trees.push(*pin);
+            if matches!(source, Source::Git(_)) {
+                trees.push(*source);
                 continue;
             }
             match self.local(source) {
                 None => wants.push(self.want(source)),
                 Some(path) => {
-                    if let Err(error) = self.take(source, path) {
+                    if let Err(error) = self.take(source, path, progress) {
                         wrong.insert(source.integrity(), error);
                     }
                 }
@@ -112,21 +110,76 @@ impl Places<'_> {
         let failures = client.fetch_all(wants, progress)?;
         let (_, mut failures) = self.fetch_moved(client, sources, failures, progress)?;
         failures.extend(wrong);
-        failures.extend(self.fetch_trees(client, &trees, progress));
+        failures.extend(self.with_mirrors(client, &trees, progress, |left| {
+            let pins = left.iter().filter_map(|source| match source {
+                Source::Git(pin) => Some(*pin),
+                _ => None,
+            });
+            Ok::<_, FetchError>(self.fetch_trees(client, &pins.collect::<Vec<_>>(), progress))
+        })?);
         Ok(failures)
     }
 
-    /// Fetches layers of bases from where declarations say that those are; answers what failed.
+    /// Fetches sources that no address leads to, which `origin` can give: it is asked for what the
+    /// mirrors that go first do not have, and the others for what it could not give.
+    fn with_mirrors<'s, E: From<FetchError>>(
+        &self,
+        client: &Client,
+        sources: &[Source<'s>],
+        progress: &dyn Progress,
+        origin: impl FnOnce(&[Source<'s>]) -> Result<BTreeMap<Integrity, FetchError>, E>,
+    ) -> Result<BTreeMap<Integrity, FetchError>, E> {
+        let wants =
+            |sources: &[Source<'s>]| sources.iter().map(|source| self.want(source)).collect();
+        let mut first = client.fetch_mirrored(wants(sources), Ask::First, progress)?;
+        let mut left = sources.to_vec();
+        left.retain(|source| first.contains_key(&source.integrity()));
+        if left.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let asked = origin(&left);
+        if let Ok(failures) = &asked {
+            left.retain(|source| failures.contains_key(&source.integrity()));
+        }
+        let last = client.fetch_mirrored(wants(&left), Ask::Last, progress)?;
+        if last.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut failures = asked?;
+        failures.retain(|digest, _| last.contains_key(digest));
+        for (digest, failure) in failures.iter_mut().filter(|(_, failure)| failure.is_absence()) {
+            if let Some(damaged) = first.remove(digest).filter(|error| !error.is_absence()) {
+                *failure = damaged;
+            }
+        }
+        Ok(failures)
+    }
+
+    /// Fetches layers of bases from mirrors, or from where declarations say that bases are; answers
+    /// what failed.
     pub fn fetch_layers(
         &self,
         client: &Client,
         pins: &[&BaseLayerPin],
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
-        let held = |pin: &&BaseLayerPin| (Integrity::from(pin.digest), Some(pin.size));
-        let held: Vec<_> = pins.iter().map(held).collect();
-        let held = held.iter().map(|(digest, size)| Held::Source(digest, *size));
-        self.store.hold(held).map_err(FetchError::from)?;
+        let sources: Vec<Source<'_>> = pins.iter().map(|pin| Source::BaseLayer(pin)).collect();
+        self.hold(&sources).map_err(FetchError::from)?;
+        self.with_mirrors(client, &sources, progress, |left| {
+            let pins = left.iter().filter_map(|source| match source {
+                Source::BaseLayer(pin) => Some(*pin),
+                _ => None,
+            });
+            self.fetch_from_bases(client, &pins.collect::<Vec<_>>(), progress)
+        })
+    }
+
+    fn fetch_from_bases(
+        &self,
+        client: &Client,
+        pins: &[&BaseLayerPin],
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
         let mut failures = BTreeMap::new();
         let names: BTreeSet<&str> = pins.iter().map(|pin| &*pin.image).collect();
         for name in names {
@@ -176,34 +229,13 @@ impl Places<'_> {
     }
 
     /// Takes a file of the project into the store.
-    fn take(&self, source: &Source<'_>, path: &str) -> Result<(), FetchError> {
-        let full = self.project.root.join(path);
-        let expected = source.integrity();
-        let mut file = File::open(&full).at("open", &full)?;
-        let mut hasher = expected.hasher();
-        let part =
-            self.store.source_part_path(&expected).with_extension(std::process::id().to_string());
-        let mut copy = File::create(&part).at("create", &part)?;
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let count = file.read(&mut buffer).at("read", &full)?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(&buffer[..count]);
-            copy.write_all(&buffer[..count]).at("write", &part)?;
-        }
-        let found = hasher.finish();
-        if found != expected {
-            fs::remove_file(&part).at("remove", &part)?;
-            let label = format!("{} `{}`", source.kind(), source.label());
-            return Err(FetchError::Digest { label, url: path.to_owned(), expected, found });
-        }
-        let into = self.store.source_path(&expected);
-        if let Some(dir) = into.parent() {
-            fs::create_dir_all(dir).at("create", dir)?;
-        }
-        Ok(fs::rename(&part, &into).at("name", &into)?)
+    fn take(
+        &self,
+        source: &Source<'_>,
+        path: &str,
+        progress: &dyn Progress,
+    ) -> Result<(), FetchError> {
+        take_file(&self.project.root.join(path), path, &self.want(source), progress)
     }
 
     /// Of sources that could not be fetched, looks for those that have another place by now; answers
@@ -234,7 +266,8 @@ impl Places<'_> {
             };
             match moved {
                 Moved::To(urls) if !urls.is_empty() => {
-                    wants.push(Want { urls, ..self.want(source) });
+                    // mirrors by digest have been asked
+                    wants.push(Want { urls, is_pinned: false, ..self.want(source) });
                 }
                 Moved::Gone(there) => drop(vanished.insert(source.integrity(), there)),
                 Moved::To(_) | Moved::Unknown => {}
@@ -268,6 +301,7 @@ pub(super) fn archive_wants(store: &Store, archive: &Archive) -> Want {
         urls: Url::parse(&archive.source).into_iter().collect(),
         size: None,
         digest,
+        is_pinned: true,
         part: store.source_part_path(&digest),
         into: store.source_path(&digest),
     }

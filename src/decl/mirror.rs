@@ -1,0 +1,147 @@
+//! `mirrors`: places that keep sources under their digests, as `sbx vendor` lays them.
+//!
+//! A mirror of an archive or a host (`settings.kdl`) has the paths of what it mirrors, and belongs to a
+//! machine. These know digests only, so one of them serves every ecosystem, and they may belong to a
+//! project: no byte of an image depends on which place gave it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use url::Url;
+
+use super::fault::Fault;
+use super::node::Node;
+
+/// When a mirror is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ask {
+    /// Before the place that a source comes from.
+    First,
+    /// Once that place does not have it, or cannot be reached.
+    #[default]
+    Last,
+}
+
+/// A value of `ask=` that is none.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is neither `first` nor `last`")]
+pub struct AskError(String);
+
+impl FromStr for Ask {
+    type Err = AskError;
+
+    fn from_str(text: &str) -> Result<Self, AskError> {
+        match text {
+            "first" => Ok(Ask::First),
+            "last" => Ok(Ask::Last),
+            _ => Err(AskError(text.to_owned())),
+        }
+    }
+}
+
+/// Where a mirror is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MirrorPlace {
+    /// A directory, relative to the project's.
+    Dir(PathBuf),
+    /// A directory that a server has; ends in `/`.
+    Url(Url),
+}
+
+/// A text that is no place.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is neither a directory nor an http or https address of one")]
+pub struct MirrorPlaceError(String);
+
+impl FromStr for MirrorPlace {
+    type Err = MirrorPlaceError;
+
+    fn from_str(text: &str) -> Result<Self, MirrorPlaceError> {
+        // what stands before an `@` may be a password
+        let shown = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
+        let fail = || MirrorPlaceError(shown.to_owned());
+        if !text.contains("://") {
+            return if text.is_empty() { Err(fail()) } else { Ok(MirrorPlace::Dir(text.into())) };
+        }
+        let mut url = Url::parse(text).map_err(|_| fail())?;
+        let plain = url.query().is_none() && url.fragment().is_none();
+        if !plain || !["http", "https"].contains(&url.scheme()) {
+            return Err(fail());
+        }
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        Ok(MirrorPlace::Url(url))
+    }
+}
+
+impl fmt::Display for MirrorPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MirrorPlace::Dir(path) => path.display().fmt(f),
+            // a URL without its user
+            MirrorPlace::Url(url) => {
+                let host = url.host_str().unwrap_or_default();
+                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+                write!(f, "{}://{host}{port}{}", url.scheme(), url.path())
+            }
+        }
+    }
+}
+
+/// A place of sources under their digests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceMirror {
+    pub place: MirrorPlace,
+    pub ask: Ask,
+}
+
+impl SourceMirror {
+    /// `mirrors PLACE… ask="first"|"last"`.
+    pub(super) fn read(node: &Node<'_>) -> Vec<Self> {
+        let places = node.parse_all::<MirrorPlace>("directories or addresses");
+        let ask = node.find_parsed_property("ask").unwrap_or_default();
+        let mut mirrors = Vec::new();
+        for (place, at) in places {
+            if let MirrorPlace::Url(url) = &place
+                && (!url.username().is_empty() || url.password().is_some())
+            {
+                let fault = Fault::new(&at, "a declaration is no place for a password");
+                node.sink.push(fault.help("name this mirror with `--mirror` or `SBX_MIRROR`"));
+            }
+            mirrors.push(SourceMirror { place, ask });
+        }
+        mirrors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        match text.parse::<MirrorPlace>() {
+            Ok(place) => place.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_place_is_a_directory_or_an_address() {
+        assert_eq!(shown("vendor"), "vendor");
+        assert_eq!(shown("/srv/a@b"), "/srv/a@b");
+        assert_eq!(shown("https://m.example.org:8443/v"), "https://m.example.org:8443/v/");
+        assert_eq!(
+            shown("ftp://me:secret@m.example.org"),
+            "`m.example.org` is neither a directory nor an http or https address of one"
+        );
+        assert!(shown("https://m.example.org/?x").contains("neither"));
+        assert!(shown("").contains("neither"));
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(shown("https://me:secret@m.example.org/v"), "https://m.example.org/v/");
+    }
+}

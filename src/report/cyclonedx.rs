@@ -1,0 +1,209 @@
+//! CycloneDX 1.6 in JSON.
+//!
+//! Layers are properties of components and no components of their own: that is how scanners write and
+//! read them.
+
+use serde::Serialize;
+
+use super::inventory::{Component, Inventory, ShippedLayer};
+use super::{Licence, TOOL, TOOL_VERSION, created, document, uuid};
+use crate::digest::Integrity;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Bom {
+    #[serde(rename = "$schema")]
+    schema: &'static str,
+    bom_format: &'static str,
+    spec_version: &'static str,
+    serial_number: String,
+    version: u32,
+    metadata: Metadata,
+    components: Vec<Item>,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Serialize)]
+struct Metadata {
+    timestamp: String,
+    tools: Tools,
+    component: Item,
+}
+
+#[derive(Serialize)]
+struct Tools {
+    components: Vec<Item>,
+}
+
+/// A component, as the format calls it.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    r#type: &'static str,
+    #[serde(rename = "bom-ref", skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    version: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hashes: Vec<Hash>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    licenses: Vec<Choice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purl: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    properties: Vec<Property>,
+}
+
+#[derive(Serialize)]
+struct Hash {
+    alg: &'static str,
+    content: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Choice {
+    License(Named),
+    Expression(String),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Named {
+    Id(String),
+    Name(String),
+}
+
+#[derive(Serialize)]
+struct Property {
+    name: &'static str,
+    value: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Dependency {
+    r#ref: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    depends_on: Vec<String>,
+}
+
+/// The bill of materials of an image.
+pub fn cyclonedx(inventory: &Inventory) -> Vec<u8> {
+    let subject = &inventory.subject;
+    let mut components: Vec<Item> = inventory.system.iter().map(system).collect();
+    components.extend(inventory.components.iter().map(|one| item(one, &inventory.layers)));
+    document(&Bom {
+        schema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        bom_format: "CycloneDX",
+        spec_version: "1.6",
+        serial_number: format!("urn:uuid:{}", uuid(&subject.image, "cyclonedx")),
+        version: 1,
+        metadata: Metadata {
+            timestamp: created(),
+            tools: Tools {
+                components: vec![Item {
+                    r#type: "application",
+                    name: TOOL.to_owned(),
+                    version: TOOL_VERSION.to_owned(),
+                    ..Item::default()
+                }],
+            },
+            component: image(inventory),
+        },
+        components,
+        dependencies: dependencies(inventory),
+    })
+}
+
+fn image(inventory: &Inventory) -> Item {
+    let subject = &inventory.subject;
+    let layers = inventory.layers.iter().map(|layer| Property {
+        name: "dev.sbx:layer",
+        value: format!("{} {}", layer.diff_id, layer.name),
+    });
+    let platform = Property { name: "dev.sbx:platform", value: subject.platform.to_string() };
+    Item {
+        r#type: "container",
+        id: Some("image".to_owned()),
+        name: subject.reference.clone(),
+        version: subject.image.to_string(),
+        hashes: vec![hash(&subject.image.into())],
+        properties: [platform].into_iter().chain(layers).collect(),
+        ..Item::default()
+    }
+}
+
+fn system((name, version): &(String, String)) -> Item {
+    Item {
+        r#type: "operating-system",
+        id: Some("operating-system".to_owned()),
+        name: name.clone(),
+        version: version.clone(),
+        ..Item::default()
+    }
+}
+
+fn item(component: &Component, layers: &[ShippedLayer]) -> Item {
+    let (group, name) = match component.name.split_once('/') {
+        Some((scope, name)) if scope.starts_with('@') => (Some(scope.to_owned()), name),
+        _ => (None, component.name.as_str()),
+    };
+    let brought = component.layers.iter().filter_map(|at| layers.get(*at));
+    let brought = brought.map(|layer| Property {
+        name: "dev.sbx:layer",
+        value: format!("{} {}", layer.diff_id, layer.name),
+    });
+    Item {
+        r#type: "library",
+        id: Some(component.id()),
+        group,
+        name: name.to_owned(),
+        version: component.version.clone(),
+        hashes: component.digest.iter().map(hash).collect(),
+        licenses: component.licence.iter().map(choice).collect(),
+        purl: Some(component.purl.clone()),
+        properties: brought.collect(),
+    }
+}
+
+fn hash(digest: &Integrity) -> Hash {
+    let alg = match digest {
+        Integrity::Sha1(_) => "SHA-1",
+        Integrity::Sha256(_) => "SHA-256",
+        Integrity::Sha512(_) => "SHA-512",
+    };
+    Hash { alg, content: digest.hex() }
+}
+
+fn choice(licence: &Licence) -> Choice {
+    match licence.references.get(&licence.expression) {
+        Some(text) => Choice::License(Named::Name(text.clone())),
+        None if spdx::license_id(&licence.expression).is_some() => {
+            Choice::License(Named::Id(licence.expression.clone()))
+        }
+        None => Choice::Expression(licence.expression.clone()),
+    }
+}
+
+/// The image depends on what its layers bring, and a package on what it bundles.
+fn dependencies(inventory: &Inventory) -> Vec<Dependency> {
+    let direct = inventory.components.iter().filter(|component| component.bundled_in.is_none());
+    let mut on: Vec<String> = direct.map(Component::id).collect();
+    on.sort();
+    let mut all = vec![Dependency { r#ref: "image".to_owned(), depends_on: on }];
+    for parent in &inventory.components {
+        let bundled = inventory.components.iter().filter(|component| {
+            component.bundled_in.as_ref() == Some(&parent.purl) && component.id() != parent.id()
+        });
+        let mut on: Vec<String> = bundled.map(Component::id).collect();
+        on.sort();
+        if !on.is_empty() {
+            all.push(Dependency { r#ref: parent.id(), depends_on: on });
+        }
+    }
+    all
+}

@@ -1,0 +1,227 @@
+//! What sources say of themselves: read from their bytes once, and remembered by their digest.
+//!
+//! A package's licence stands nowhere but in the package, so the first report about an image decodes
+//! every source of it, on all cores; the next one reads small files. What is remembered is only what
+//! the bytes say, which nothing can change.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ReportError;
+use super::licence::Licence;
+use crate::debian::archive::{Deb, DebError};
+use crate::debian::control::Stanza;
+use crate::digest::Integrity;
+use crate::fsx::{self, IoAt};
+use crate::lock::{DebPin, NpmPin, Source, WheelPin};
+use crate::npm::{Tarball, TarballError};
+use crate::python::Wheel;
+use crate::store::{Held, Store};
+use crate::tarball::MemberKind;
+
+/// Changes with what is read, so that what older versions remembered is read again.
+const FORMAT: u32 = 1;
+
+/// Largest file of a package that is read for its licence.
+const LARGEST: u64 = 4 << 20;
+
+/// Most bytes that a package may unpack to.
+const LARGEST_PACKAGE: u64 = 16 << 30;
+
+/// What a source says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Facts {
+    pub(super) licence: Option<Licence>,
+    /// The Debian package whose documentation stands for its own (Debian Policy 12.5).
+    pub(super) documented_by: Option<String>,
+    /// The source package, where it is called otherwise.
+    pub(super) upstream: Option<String>,
+    /// Packages of npm's that its tarball brings along.
+    pub(super) bundled: Vec<Bundled>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Bundled {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) licence: Option<Licence>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    format: u32,
+    facts: Facts,
+}
+
+impl Facts {
+    /// What a source says, remembered or read.
+    pub(super) fn of(store: &Store, source: &Source<'_>) -> Result<Self, ReportError> {
+        let digest = source.integrity();
+        if let Some(facts) = find(store, &digest) {
+            return Ok(facts);
+        }
+        let label = || format!("{} `{}`", source.kind(), source.label());
+        store.hold([Held::Source(&digest, source.size())])?;
+        if store.find_source(&digest).is_none() {
+            return Err(ReportError::Missing { label: label() });
+        }
+        let path = store.source_path(&digest);
+        let facts = match source {
+            Source::Deb(pin) => read_deb(path, pin),
+            Source::Npm(pin) => read_tarball(path, pin),
+            Source::Wheel(pin) => read_wheel(path, pin),
+            // archives, trees and layers have no metadata of a kind that could be known
+            Source::Archive(_) | Source::Git(_) | Source::BaseLayer(_) => Ok(Facts::default()),
+        };
+        let facts = facts.map_err(|reason| ReportError::Source { label: label(), reason })?;
+        remember(store, &digest, &facts)?;
+        Ok(facts)
+    }
+}
+
+fn record(store: &Store, digest: &Integrity) -> PathBuf {
+    store.root().join("facts").join(format!("{}-{}", digest.algorithm(), digest.hex()))
+}
+
+fn find(store: &Store, digest: &Integrity) -> Option<Facts> {
+    // one that cannot be read says nothing that could not be read again
+    let bytes = fs::read(record(store, digest)).ok()?;
+    let remembered: Remembered = serde_json::from_slice(&bytes).ok()?;
+    (remembered.format == FORMAT).then_some(remembered.facts)
+}
+
+fn remember(store: &Store, digest: &Integrity, facts: &Facts) -> Result<(), ReportError> {
+    let path = record(store, digest);
+    let remembered = Remembered { format: FORMAT, facts: facts.clone() };
+    let bytes = serde_json::to_vec(&remembered).expect("facts have string keys only");
+    Ok(fsx::write_atomic(&path, &bytes)?)
+}
+
+fn read_deb(path: PathBuf, pin: &DebPin) -> Result<Facts, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let file = File::open(&path).map_err(|error| text(&error))?;
+    let deb = Deb::open(file).map_err(|error| text(&error))?;
+    let mut facts = Facts::default();
+    let docs = format!("usr/share/doc/{}", pin.name);
+    let copyright = format!("{docs}/copyright");
+    let visited = deb.read_data(LARGEST_PACKAGE, |member, body| -> Result<(), DebError> {
+        let label = member.label();
+        let name = label.trim_start_matches("./").trim_end_matches('/');
+        match &member.kind {
+            MemberKind::File if name == copyright => {
+                let mut bytes = Vec::new();
+                body.take(LARGEST).read_to_end(&mut bytes)?;
+                facts.licence = Licence::of_copyright(&String::from_utf8_lossy(&bytes));
+            }
+            MemberKind::Symlink if name == docs => {
+                let target = String::from_utf8_lossy(&member.link);
+                facts.documented_by = target.rsplit('/').next().map(str::to_owned);
+            }
+            _ => {}
+        }
+        Ok(())
+    });
+    let (control, found) = visited.map_err(|error| text(&error))?;
+    if found != pin.digest {
+        return Err(format!("expected {}, found {found}", pin.digest));
+    }
+    let stanza = Stanza::first(&control.text);
+    let upstream = stanza.and_then(|stanza| stanza.find("Source"));
+    facts.upstream = upstream.map(upstream_of).filter(|source| *source != *pin.name);
+    Ok(facts)
+}
+
+/// `NAME (VERSION)` of a control file as package URLs write it: `NAME@VERSION`.
+fn upstream_of(source: &str) -> String {
+    match source.split_once(" (") {
+        Some((name, version)) => format!("{name}@{}", version.trim_end_matches(')')),
+        None => source.to_owned(),
+    }
+}
+
+fn read_tarball(path: PathBuf, pin: &NpmPin) -> Result<Facts, String> {
+    let text = |error: TarballError| error.to_string();
+    let tarball = Tarball::open(&path, &pin.integrity).map_err(text)?;
+    let mut facts = Facts::default();
+    let visited = tarball.visit(|item, body| -> Result<(), TarballError> {
+        let name = item.path.to_string();
+        let name = name.trim_start_matches('/');
+        if !is_manifest(name) {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        body.take(LARGEST).read_to_end(&mut bytes).at("read", &path)?;
+        let Ok(manifest) = serde_json::from_slice::<Value>(&bytes) else { return Ok(()) };
+        let licence = Licence::of_manifest(&manifest);
+        if name == "package.json" {
+            facts.licence = licence;
+        } else if let (Some(name), Some(version)) =
+            (manifest["name"].as_str(), manifest["version"].as_str())
+        {
+            let (name, version) = (name.to_owned(), version.to_owned());
+            facts.bundled.push(Bundled { name, version, licence });
+        }
+        Ok(())
+    });
+    visited.map_err(text)?;
+    facts.bundled.sort();
+    facts.bundled.dedup();
+    Ok(facts)
+}
+
+/// Whether a path is the manifest of the package, or of one that it bundles.
+fn is_manifest(path: &str) -> bool {
+    let Some(dir) = path.strip_suffix("package.json") else { return false };
+    let mut parts = dir.split_terminator('/');
+    loop {
+        match parts.next() {
+            None => return true,
+            Some("node_modules") => {}
+            Some(_) => return false,
+        }
+        match parts.next() {
+            Some(scope) if scope.starts_with('@') => match parts.next() {
+                Some(_) => {}
+                None => return false,
+            },
+            Some(_) => {}
+            None => return false,
+        }
+    }
+}
+
+fn read_wheel(path: PathBuf, pin: &WheelPin) -> Result<Facts, String> {
+    let read = Wheel::open(&path, &pin.file_name, pin.digest);
+    let metadata = read.and_then(|mut wheel| wheel.metadata());
+    let metadata = metadata.map_err(|error| error.to_string())?;
+    Ok(Facts { licence: Licence::of_metadata(&metadata), ..Facts::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests_of_bundled_packages_are_told_from_other_files() {
+        for path in [
+            "package.json",
+            "node_modules/a/package.json",
+            "node_modules/@s/a/node_modules/b/package.json",
+        ] {
+            assert!(is_manifest(path), "{path}");
+        }
+        for path in [
+            "test/package.json",
+            "node_modules/package.json",
+            "node_modules/a/lib/package.json",
+            "node_modules/@s/package.json",
+            "node_modules/a/xpackage.json",
+        ] {
+            assert!(!is_manifest(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! What an image has: its layers, and the packages that each of them brings.
+//!
+//! It follows from the plan, so it names what was laid and not what was found: files of the project,
+//! what commands made and what was copied out of build stages are in no ecosystem and have no entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+
+use super::facts::Facts;
+use super::purl::{self, Origin};
+use super::{Licence, ReportError};
+use crate::decl::{Project, Reach, Recipe, Sandbox};
+use crate::digest::{Digest, Integrity};
+use crate::lock::base::{base_layer, base_request};
+use crate::lock::question::debian_of;
+use crate::lock::{BasePart, Lock, Pin, Source};
+use crate::plan::{Plan, Step, Work};
+use crate::platform::Platform;
+use crate::store::{ImageRecord, Key, Store};
+
+/// The image that a report is about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub sandbox: String,
+    /// Where it is pushed to, without a tag.
+    pub reference: String,
+    pub platform: Platform,
+    /// The image's id: the digest of its config.
+    pub image: Digest,
+    /// Digest of the layout manifest.
+    pub manifest: Digest,
+}
+
+/// A layer of the image.
+#[derive(Clone, Debug)]
+pub struct ShippedLayer {
+    /// The name of the declared layer.
+    pub name: String,
+    pub title: String,
+    pub key: Option<Key>,
+    pub diff_id: Digest,
+    /// Layers of the image, by their place, that its declared layer needs.
+    pub needs: Vec<usize>,
+}
+
+/// A package in the image.
+#[derive(Clone, Debug)]
+pub struct Component {
+    pub purl: String,
+    pub name: String,
+    pub version: String,
+    pub licence: Option<Licence>,
+    /// Of the source that it came in; a bundled package has none of its own.
+    pub digest: Option<Integrity>,
+    /// The package that bundles it.
+    pub bundled_in: Option<String>,
+    /// Layers of the image that bring it, by their place; none where only the base as a whole is known
+    /// to.
+    pub layers: BTreeSet<usize>,
+}
+
+/// Everything that an image has.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    pub subject: Subject,
+    pub layers: Vec<ShippedLayer>,
+    /// By package URL.
+    pub components: Vec<Component>,
+    /// `debian` and its version or codename.
+    pub system: Option<(String, String)>,
+}
+
+/// What an inventory is made of.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    pub project: &'a Project,
+    pub sandbox: &'a Sandbox,
+    pub lock: &'a Lock,
+    pub plan: &'a Plan,
+    pub store: &'a Store,
+}
+
+impl Given<'_> {
+    /// The image of the plan, if it is built.
+    pub fn subject(&self) -> Result<(Subject, ImageRecord), ReportError> {
+        let Given { project, sandbox, plan, store, .. } = self;
+        let record = store.find_image(&plan.key)?.ok_or_else(|| ReportError::NotBuilt {
+            sandbox: sandbox.name.clone(),
+            platform: plan.platform,
+        })?;
+        let subject = Subject {
+            sandbox: sandbox.name.to_string(),
+            reference: project.reference_of(sandbox),
+            platform: plan.platform,
+            image: record.image,
+            manifest: record.manifest,
+        };
+        Ok((subject, record))
+    }
+
+    /// What a package URL says of where a source comes from.
+    pub(super) fn origin(&self, source: &Source<'_>) -> Origin {
+        let layers = self.project.layers.values();
+        match source {
+            Source::Deb(pin) => {
+                let distro = self.distro();
+                let mut repositories =
+                    layers.filter_map(debian_of).flat_map(|debian| &debian.repositories);
+                let own = repositories.find(|one| one.name == pin.archive.as_str());
+                let url = own.map(|repository| repository.url.clone());
+                Origin { distro, url, upstream: None }
+            }
+            Source::Archive(pin) => {
+                let url = layers.flat_map(|layer| &layer.recipes).find_map(|recipe| match recipe {
+                    Recipe::Archive(archive) if archive.digest == pin.digest => {
+                        archive.local().is_none().then(|| archive.source.clone())
+                    }
+                    _ => None,
+                });
+                Origin { url, ..Origin::default() }
+            }
+            Source::Git(pin) => {
+                let url = layers.flat_map(|layer| &layer.recipes).find_map(|recipe| match recipe {
+                    // where it lies on this machine is nobody's business
+                    Recipe::Git(git) if git.url.name() == &*pin.name => {
+                        (git.url.reach() != Reach::Local).then(|| git.url.to_string())
+                    }
+                    _ => None,
+                });
+                Origin { url, ..Origin::default() }
+            }
+            Source::BaseLayer(_) | Source::Npm(_) | Source::Wheel(_) => Origin::default(),
+        }
+    }
+
+    /// What the lock says of the base that the image stands on.
+    fn base(&self) -> &[Pin] {
+        let platform = self.plan.platform;
+        let mut layers = self.plan.steps.iter().filter_map(|step| match &step.work {
+            Work::Base(_) => self.project.layers.get(&step.layer),
+            _ => None,
+        });
+        let request = layers.next().and_then(|layer| {
+            base_request(self.project, base_layer(self.project, layer, platform)?, platform)
+        });
+        request.and_then(|request| self.lock.answer(&request)).unwrap_or_default()
+    }
+
+    /// Debian packages of the base, where they are known: name, version, architecture.
+    fn base_debs(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.base().iter().filter_map(|pin| match pin {
+            Pin::BasePart(BasePart::Deb { name, version, arch }) => {
+                Some((&**name, &**version, &**arch))
+            }
+            _ => None,
+        })
+    }
+
+    /// `debian` and its version, which that of the package with `os-release` begins with; else its
+    /// codename.
+    fn system(&self) -> Option<(String, String)> {
+        let content = self.plan.steps.iter().filter_map(|step| match &step.work {
+            Work::Content(work) => Some((&step.layer, &work.pins)),
+            _ => None,
+        });
+        let laid = content.clone().flat_map(|(_, pins)| pins);
+        let laid = laid.map(|pin| (&*pin.name, &*pin.version));
+        let based = self.base_debs().map(|(name, version, _)| (name, version));
+        let files = laid.chain(based).find(|(name, _)| *name == "base-files");
+        let number = files.map(|(_, version)| {
+            version.chars().take_while(char::is_ascii_digit).collect::<String>()
+        });
+        let layers = content.filter_map(|(layer, _)| self.project.layers.get(layer));
+        let codename = || layers.filter_map(debian_of).find_map(|debian| debian.release.clone());
+        let version = number.filter(|number| !number.is_empty()).or_else(codename)?;
+        Some(("debian".to_owned(), version))
+    }
+
+    fn distro(&self) -> Option<String> {
+        self.system().map(|(name, version)| format!("{name}-{version}"))
+    }
+}
+
+impl Inventory {
+    /// Takes stock of the built image of a plan; reads those of its sources that nobody has read yet.
+    pub fn new(given: Given<'_>) -> Result<Self, ReportError> {
+        let (subject, record) = given.subject()?;
+        let layers = shipped_layers(given, &record);
+        let all = laid(given);
+        let facts = |(_, source): &(usize, Source<'_>)| {
+            Ok((source.integrity(), Facts::of(given.store, source)?))
+        };
+        let facts: BTreeMap<Integrity, Facts> =
+            all.par_iter().map(facts).collect::<Result<_, ReportError>>()?;
+        let licences = deb_licences(&all, &facts);
+        let mut components: BTreeMap<(String, Option<Integrity>), Component> = BTreeMap::new();
+        for (at, source) in &all {
+            let facts = &facts[&source.integrity()];
+            let mut add = |component: Component| {
+                let key = (component.purl.clone(), component.digest);
+                components.entry(key).or_insert(component).layers.insert(*at);
+            };
+            let own = describe(given, source, facts, &licences)?;
+            for bundled in &facts.bundled {
+                let name = || ReportError::Name(bundled.name.clone());
+                add(Component {
+                    purl: purl::npm(&bundled.name, &bundled.version).map_err(|_| name())?,
+                    name: bundled.name.clone(),
+                    version: bundled.version.clone(),
+                    licence: bundled.licence.clone(),
+                    digest: None,
+                    bundled_in: Some(own.purl.clone()),
+                    layers: BTreeSet::new(),
+                });
+            }
+            add(own);
+        }
+        for component in of_base(given)? {
+            let key = (component.purl.clone(), None);
+            components.entry(key).or_insert(component);
+        }
+        let components = components.into_values().collect();
+        Ok(Inventory { subject, layers, components, system: given.system() })
+    }
+}
+
+/// The Debian packages of the base.
+fn of_base(given: Given<'_>) -> Result<Vec<Component>, ReportError> {
+    let distro = given.distro();
+    let one = |(name, version, arch): (&str, &str, &str)| {
+        let purl = purl::base_deb(name, version, arch, distro.as_deref());
+        Ok(Component {
+            purl: purl.map_err(|_| ReportError::Name(name.to_owned()))?,
+            name: name.to_owned(),
+            version: version.to_owned(),
+            licence: None,
+            digest: None,
+            bundled_in: None,
+            layers: BTreeSet::new(),
+        })
+    };
+    given.base_debs().map(one).collect()
+}
+
+/// Sources whose files are in the image, each with the place of the step that lays it. What a settle
+/// runs is laid by the content before it, and what a command finds on its shelf is laid nowhere.
+fn laid<'p>(given: Given<'p>) -> Vec<(usize, Source<'p>)> {
+    let mut laid = Vec::new();
+    for (at, step) in given.plan.steps.iter().enumerate() {
+        if !matches!(step.work, Work::Settle(_) | Work::Run(_)) {
+            laid.extend(step.work.sources().into_iter().map(|source| (at, source)));
+        }
+    }
+    laid
+}
+
+/// Licences of Debian packages by their names, for those that are documented by another.
+fn deb_licences(
+    all: &[(usize, Source<'_>)],
+    facts: &BTreeMap<Integrity, Facts>,
+) -> BTreeMap<String, Licence> {
+    let debs = all.iter().filter_map(|(_, source)| match source {
+        Source::Deb(pin) => {
+            Some((pin.name.to_string(), facts[&source.integrity()].licence.clone()?))
+        }
+        _ => None,
+    });
+    debs.collect()
+}
+
+fn describe(
+    given: Given<'_>,
+    source: &Source<'_>,
+    facts: &Facts,
+    licences: &BTreeMap<String, Licence>,
+) -> Result<Component, ReportError> {
+    let (name, version, _) = source.package();
+    let mut origin = given.origin(source);
+    origin.upstream.clone_from(&facts.upstream);
+    let by_other = || facts.documented_by.as_ref().and_then(|other| licences.get(other));
+    Ok(Component {
+        purl: purl::purl(source, &origin)?,
+        name: name.to_owned(),
+        version: version.to_owned(),
+        licence: facts.licence.clone().or_else(|| by_other().cloned()),
+        digest: Some(source.integrity()),
+        bundled_in: None,
+        layers: BTreeSet::new(),
+    })
+}
+
+/// The image's layers with what the plan knows of them; the last one may restate directories.
+fn shipped_layers(given: Given<'_>, record: &ImageRecord) -> Vec<ShippedLayer> {
+    let steps = &given.plan.steps;
+    let needs = |step: &Step| -> Vec<usize> {
+        let Some(layer) = given.project.layers.get(&step.layer) else { return Vec::new() };
+        let needed = |(at, other): (usize, &Step)| layer.needs.contains(&other.layer).then_some(at);
+        steps.iter().enumerate().filter_map(needed).collect()
+    };
+    let layer = |(at, layer): (usize, &crate::store::LayerRecord)| match steps.get(at) {
+        Some(step) => ShippedLayer {
+            name: step.layer.to_string(),
+            title: step.title.clone(),
+            key: Some(step.key),
+            diff_id: layer.diff_id,
+            needs: needs(step),
+        },
+        None => ShippedLayer {
+            name: "directories".to_owned(),
+            title: "metadata of shared directories".to_owned(),
+            key: None,
+            diff_id: layer.diff_id,
+            needs: Vec::new(),
+        },
+    };
+    record.layers.iter().enumerate().map(layer).collect()
+}
+
+impl Component {
+    /// A name within a document, for both forms: letters, digits, dots and dashes.
+    pub(super) fn id(&self) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+        let name: String = self.name.chars().map(plain).collect();
+        let whole = format!("{} {:?}", self.purl, self.digest);
+        format!("{}-{}", name.trim_matches('-'), Digest::of(whole.as_bytes()).short())
+    }
+}
