@@ -125,8 +125,12 @@ fn an_entry_that_cannot_be_installed_is_refused_with_its_line() {
     let entry =
         |change: fn(&mut Value)| build(|lock| change(&mut lock["packages"]["node_modules/a"]));
     let at = "`node_modules/a`";
-    entry(|entry| *entry = json!({"version": "1.0.0", "resolved": "https://h.example.org/a.tar"}))
-        .fails(1, &["line 13: ", at, "has no `integrity`, so nothing says which bytes it is"]);
+    // what is at an address of its own, no registry can vouch for
+    let (registry, address) = (registry(), "https://h.example.org/a.tgz");
+    let asked = manifest("a", address);
+    let entry_at = lock(&asked, "node_modules/a", json!({"version": "1.0.0", "resolved": address}));
+    let outcome = project(&registry, &asked, &pretty(&entry_at)).sbx(&["build", "s"]);
+    outcome.fails(1, &["line 13: ", at, "has no `integrity`, so nothing says which bytes it is"]);
     entry(|entry| entry["os"] = json!(["win32"]))
         .fails(1, &["line 13: ", at, "is for os [\"win32\"] only, and is not optional"]);
     entry(|entry| *entry = json!({"link": true, "resolved": "../out"}))
