@@ -4,7 +4,7 @@
 //!
 //! What differs on purpose: `.modules.yaml` has another `prunedAt` and the store's usual place, and
 //! `.pnpm-workspace-state*.json`, which has the minute of the installation, is left out. Commands name
-//! the directory that they lie in, which is another one here. Files of the project itself get the
+//! the directory that they lie in and those above it, which are others here. Files of the project itself get the
 //! modes that `files` gives.
 
 mod support;
@@ -106,8 +106,11 @@ fn level(dir: &Path, app: &str) {
             let kept: String = text.lines().filter(own).map(|line| format!("{line}\n")).collect();
             fs::write(&path, kept).unwrap();
         } else if path.parent().unwrap().ends_with(".bin") {
-            let text = fs::read_to_string(&path).unwrap();
-            fs::write(&path, text.replace(&format!("{app}/"), "/app/")).unwrap();
+            let mut text = fs::read_to_string(&path).unwrap().replace(&format!("{app}/"), "/app/");
+            for above in Path::new(app).ancestors().skip(1).filter(|dir| dir.parent().is_some()) {
+                text = text.replace(&format!(":{}/node_modules", above.display()), "");
+            }
+            fs::write(&path, text).unwrap();
         }
     }
 }

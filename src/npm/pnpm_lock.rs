@@ -341,7 +341,7 @@ fn leads_out(path: &str) -> bool {
 pub fn pnpm_files(text: &str) -> BTreeSet<String> {
     let mut files = BTreeSet::new();
     let mut section = "";
-    for line in text.lines() {
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let bare = line.trim();
         if !line.starts_with(' ') {
             section = bare.trim_end_matches(':');

@@ -22,6 +22,8 @@ pub fn pnpm(version: &str) -> Command {
     }
     let mut command = Command::new("node");
     command.arg(program).env("HOME", &home).env("CI", "1");
+    // with more, which of two workspaces' versions it hoists is a matter of chance
+    command.env("UV_THREADPOOL_SIZE", "1");
     command.env("XDG_DATA_HOME", home.join("data")).env("XDG_CACHE_HOME", home.join("cache"));
     command
 }
