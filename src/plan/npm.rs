@@ -6,7 +6,7 @@ use super::run::title;
 use super::spec::environment;
 use super::step::{RunWork, Step, Work};
 use super::{PlanError, Planner, key_of};
-use crate::decl::{Layer, Npm};
+use crate::decl::{Layer, Npm, Recipe};
 use crate::lock::question::recipe_request;
 use crate::lock::{NpmPart, NpmPin, Pin};
 use crate::npm::order;
@@ -16,11 +16,8 @@ use crate::store::Key;
 /// Events of an installation, in their order.
 const EVENTS: [&str; 3] = ["preinstall", "install", "postinstall"];
 
-/// Where npm keeps what builds add-ons, below the prefixes that it may be installed in.
-const GYP: [(&str, &str); 2] = [
-    ("/usr/local/lib/node_modules/npm/node_modules", "@npmcli/run-script/lib/node-gyp-bin"),
-    ("/usr/share/nodejs", "@npmcli/run-script/lib/node-gyp-bin"),
-];
+/// Where Debian's npm keeps its own packages.
+const DEBIAN_MODULES: &str = "/usr/share/nodejs";
 
 /// A tree of packages.
 #[derive(Clone, Debug)]
@@ -164,12 +161,15 @@ impl<'a> Planner<'a> {
         layers.push(layer);
         let mut env = environment(&[], &layers, self.base_below(layer).as_ref());
         let dir = format!("{root}/{}", script.place);
+        let modules = npm_modules(&layers);
         if let Some((_, path)) = env.iter_mut().find(|(name, _)| name == "PATH") {
-            *path = format!("{}:{path}", search_path(&dir));
+            *path = format!("{}:{path}", search_path(&dir, &modules));
         }
         env.extend(headers(&layers));
         let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
         set("INIT_CWD", &root.to_string());
+        // without it, npm's `node-gyp` does nothing, and says so to nobody
+        set("npm_config_node_gyp", &format!("{modules}/node-gyp/bin/node-gyp.js"));
         set("npm_command", "ci");
         set("npm_lifecycle_event", script.event);
         set("npm_lifecycle_script", script.command);
@@ -191,13 +191,25 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// Where npm keeps its own packages: that of the highest Node, or else Debian's.
+fn npm_modules(layers: &[&Layer]) -> String {
+    let recipes = layers.iter().rev().flat_map(|layer| &layer.recipes);
+    let mut prefixes = recipes.filter_map(|recipe| match recipe {
+        Recipe::NodeJs(node) => Some(&node.into),
+        _ => None,
+    });
+    let modules =
+        prefixes.next().map(|prefix| format!("{prefix}/lib/node_modules/npm/node_modules"));
+    modules.unwrap_or_else(|| DEBIAN_MODULES.to_owned())
+}
+
 /// The commands of a package's own dependencies, then those of each directory above it, then what
 /// builds add-ons.
-fn search_path(dir: &str) -> String {
+fn search_path(dir: &str, modules: &str) -> String {
     let above = dir.match_indices('/').skip(1).map(|(at, _)| &dir[..at]).chain([dir]);
     let above = above.filter(|dir| !dir.ends_with("/node_modules"));
     let mut path: Vec<String> = above.map(|dir| format!("{dir}/node_modules/.bin")).collect();
     path.reverse();
-    path.extend(GYP.map(|(prefix, below)| format!("{prefix}/{below}")));
+    path.push(format!("{modules}/@npmcli/run-script/lib/node-gyp-bin"));
     path.join(":")
 }
