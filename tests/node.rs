@@ -14,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use registry::{Package, Registry};
+use serde_json::json;
 use support::project::{Project, chroot, root};
 use support::trixie::{over_python, patiently};
 
@@ -222,4 +223,31 @@ fn the_public_one_runs_and_steps_above_it_find_its_headers() {
     );
     assert!(npm.starts_with("10.") && pnpm.starts_with("9.") && headers == "/usr/local", "{said}");
     assert_eq!(chroot(&root, "npx --version").trim(), npm);
+}
+
+#[test]
+fn install_scripts_find_what_compiles_add_ons_below_their_own_node() {
+    let gyp = "node_modules/@npmcli/run-script/lib/node-gyp-bin/node-gyp";
+    let addon = Package::new("addon", "1.0.0").script("install", "node-gyp rebuild >said");
+    let registry = Registry::of(runtime("22.1.0", "2026-01-01").chain([
+        npm("10.9.4", ">=18").program(gyp, "#!/bin/sh\necho \"$npm_config_node_gyp $*\"\n"),
+        addon,
+    ]));
+    let mut entry = registry.locked("addon", "1.0.0");
+    entry["hasInstallScript"] = true.into();
+    let wanted = json!({"addon": "1.0.0"});
+    let manifest = json!({"name": "p", "version": "1.0.0", "dependencies": wanted});
+    let lock = json!({
+        "name": "p", "version": "1.0.0", "lockfileVersion": 3,
+        "packages": {"": {"name": "p", "version": "1.0.0", "dependencies": wanted}, "node_modules/addon": entry},
+    });
+    let project =
+        over_python("node \"22\" into=\"/opt/node\"\nnpm \"p\" at=\"/srv\" scripts=\"addon\"")
+            .var("SBX_MIRROR_NPM", &registry.url())
+            .file("p/package.json", &manifest.to_string())
+            .file("p/package-lock.json", &lock.to_string());
+    patiently(|| project.sbx(&["build", "s"])).success();
+    let said = fs::read_to_string(root(&project.unpack()).join("srv/node_modules/addon/said"));
+    let script = "/opt/node/lib/node_modules/npm/node_modules/node-gyp/bin/node-gyp.js rebuild\n";
+    assert_eq!(said.unwrap(), script);
 }
