@@ -1,14 +1,12 @@
 //! apt in a finished image: it upgrades and installs as on any Debian, without a question, from an
 //! archive it trusts, and its sources are the public ones whatever mirror built it.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
-use support::project::{Project, chroot, root};
-use support::repo::{Deb, Repo};
-use support::tool;
+use crate::support::project::{Project, chroot, root};
+use crate::support::repo::{Deb, Repo};
+use crate::support::tool;
 
 fn editor(version: &str) -> Deb {
     Deb::new("editor", version)

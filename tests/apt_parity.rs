@@ -5,8 +5,6 @@
 //! [`sbx::debian::resolve`], over the very same files. Judged against apt 2.6: from apt 3.0 on
 //! `apt-get` can be told to use another solver, which this test does not ask for.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -14,6 +12,8 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::apt::mirrors;
+use crate::support::sets::{Set, sets};
 use jiff::Timestamp;
 use sbx::debian::keyring::Keyring;
 use sbx::debian::packages::Index;
@@ -21,8 +21,6 @@ use sbx::debian::release::Release;
 use sbx::debian::resolve::{Request, Wanted, resolve};
 use sbx::debian::universe::{Member, Universe};
 use sbx::digest::Digest;
-use support::apt::mirrors;
-use support::sets::{Set, sets};
 
 const ARCH: &str = "amd64";
 

@@ -1,16 +1,14 @@
 //! `archive`: what is taken of an archive and where it lies, in every packing; and what an archive may
 //! try.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::support::project::{Project, root};
+use crate::support::server::Server;
 use sbx::digest::Digest;
-use support::project::{Project, root};
-use support::server::Server;
 
 /// A member of an archive: name, kind as tar writes it, mode, and body or target.
 type Raw<'a> = (&'a str, u8, u32, &'a str);

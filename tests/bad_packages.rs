@@ -1,14 +1,12 @@
 //! Packages that try something, in an archive that is signed: each build ends with a message that
 //! names the package and the reason, and leaves nothing behind, inside the store or outside.
 
-mod support;
-
 use std::fs;
 
+use crate::support::deb::{ar_of, tar_of};
+use crate::support::project::{Outcome, Project};
+use crate::support::repo::{Deb, Member, Repo};
 use sbx::digest::Digest;
-use support::deb::{ar_of, tar_of};
-use support::project::{Outcome, Project};
-use support::repo::{Deb, Member, Repo};
 
 fn thing() -> Deb {
     Deb::new("thing", "1.0-1").file("/usr/share/thing/sound", "sound\n")

@@ -1,12 +1,10 @@
 //! The project's own sandbox, from Debian's own archive: what the README's first command gives.
 
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
-use support::project::{Outcome, chroot};
-use support::tool;
+use crate::support::project::{Outcome, chroot};
+use crate::support::tool;
 
 #[test]
 fn base_builds_from_debian_and_works() {

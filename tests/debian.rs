@@ -1,11 +1,9 @@
 //! Debian layers over a signed repository of the tests' own: what dpkg would have done.
 
-mod support;
-
 use std::fs;
 
-use support::project::{Project, chroot, root};
-use support::repo::{Deb, Repo};
+use crate::support::project::{self, Project, chroot, root};
+use crate::support::repo::{Deb, Repo};
 
 /// Packages that use what makes settling hard.
 fn packages() -> Vec<Deb> {
@@ -140,7 +138,7 @@ fn the_image_is_the_same_whoever_builds_it_and_when() {
             command.env(name, value.unwrap());
         }
         command.envs(variables.iter().copied());
-        support::project::Outcome::new(command.output().unwrap()).success().stdout
+        project::Outcome::new(command.output().unwrap()).success().stdout
     };
     let plain = build(&["env"], &[], &[]);
     assert_eq!(build(&["env"], &[], &[]), plain, "twice");

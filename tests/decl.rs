@@ -1,10 +1,8 @@
 //! Declarations: what is read, how it is merged, and every mistake pointed at.
 
-mod support;
-
+use crate::support::project::Project;
 use sbx::decl::{Egress, Faults, Project as Declared, Ready, read_project};
 use sbx::platform::Platform;
-use support::project::Project;
 
 const LAYERS: &str = "layer \"debian\" { debian \"trixie\"; }\nlayer \"app\" needs=\"debian\" { dir \"/app\"; }\nlayer \"tools\" needs=\"debian\" { dir \"/tools\"; }\n";
 

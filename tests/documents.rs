@@ -1,14 +1,12 @@
 //! What the documents show is what the program takes: every piece of KDL in them is read.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use crate::support::project::Project;
 use kdl::KdlDocument;
 use sbx::decl::read_project;
-use support::project::Project;
 
 fn document(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()

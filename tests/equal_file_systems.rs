@@ -1,15 +1,13 @@
 //! Our image against what mmdebstrap makes of the same packages, and one layer against three: equal in
 //! everything but what builds leave behind by accident.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
-use support::project::{Project, root};
-use support::repo::{BASE_EXTRA, Deb, Repo};
-use support::survey::Survey;
-use support::{server::Server, tool};
+use crate::support::project::{Project, root};
+use crate::support::repo::{BASE_EXTRA, Deb, Repo};
+use crate::support::survey::Survey;
+use crate::support::{server::Server, tool};
 
 const THIRDS: [&str; 3] = ["greeter collector owner", "loud-greeter piece editor", "daemon setup"];
 

@@ -1,14 +1,13 @@
 //! What a hostile program in an instance tries, refused; the same tried outside, to show that each
 //! could succeed.
 
-mod support;
-
 use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
-use support::launch::{Bench, soon};
-use support::user::User;
+use crate::support::launch::{self, Bench, soon};
+use crate::support::tool;
+use crate::support::user::User;
 
 const EPERM: &str = "1";
 
@@ -118,7 +117,7 @@ fn host(bench: &Bench<'_>) {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let addresses = support::tool("hostname", &["-I"]);
+    let addresses = tool("hostname", &["-I"]);
     let all = addresses.split_whitespace().filter(|address| !address.contains(':'));
     for address in all.chain(["127.0.0.1", "169.254.169.254"]) {
         let script = format!("busybox nc -w 1 {address} {port} </dev/null");
@@ -147,7 +146,7 @@ fn own_file(bench: &Bench<'_>) {
         let children = fs::read_to_string(children).unwrap_or_default();
         children.split_whitespace().any(|child| read_only(child.parse().unwrap()))
     });
-    support::launch::kill(caller.id(), "KILL");
+    launch::kill(caller.id(), "KILL");
     caller.wait().unwrap();
     bench.sbx(&["rm", "-f", "one"]).success();
 }

@@ -13,11 +13,7 @@ use sbx::fetch::{Client, ClientConfig, FetchError, NoProgress, Progress, ProxyCo
 use tempfile::TempDir;
 use url::Url;
 
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-
-use http::{Authority, Fault, Server};
+use crate::support::http::{Authority, Fault, Server};
 
 /// A file that servers have and clients want; large enough to come in many pieces.
 fn bytes() -> Vec<u8> {

@@ -1,21 +1,16 @@
 //! `from`: an image of others below everything, its layers as they are.
 
-#[path = "support/http.rs"]
-#[expect(dead_code, reason = "a part of the server is used")]
-mod http;
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use http::{Fault, Server};
+use crate::support::deb::{Compression, Deb, Member};
+use crate::support::http::{Fault, Server};
+use crate::support::oci::{CONFIG, GZIP, INDEX, Image, MANIFEST, Registry, ZSTD, descriptor};
+use crate::support::project::{Project, chroot, root};
+use crate::support::repo::Repo;
+use crate::support::tool;
 use sbx::digest::Digest;
 use serde_json::Value;
-use support::deb::{Compression, Deb, Member};
-use support::oci::{CONFIG, GZIP, INDEX, Image, MANIFEST, Registry, ZSTD, descriptor};
-use support::project::{Project, chroot, root};
-use support::repo::Repo;
-use support::tool;
 
 /// Two layers that use all that layers may say.
 fn image() -> Image {

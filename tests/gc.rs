@@ -1,8 +1,6 @@
 //! The collector: what nobody needs goes, what somebody needs stays, and a cap is held, whoever builds
 //! beside it and however it ends.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +8,10 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::support::project::Project;
+use crate::support::tool;
 use sbx::digest::Digest;
 use serde_json::Value;
-use support::project::Project;
 
 /// Bytes that no two calls share.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -184,7 +183,7 @@ fn what_the_lock_of_another_project_needs_stays_until_that_project_is_gone() {
     drop(two);
     collected(&one, &[]);
     assert!(path.exists(), "it may be on a disk that is not there just now");
-    support::tool("touch", &["-d", "40 days ago", place.to_str().unwrap()]);
+    tool("touch", &["-d", "40 days ago", place.to_str().unwrap()]);
     collected(&one, &[]);
     assert!(!path.exists() && !place.exists());
     assert_eq!(check_whole(&home.path().join("store")), 1);

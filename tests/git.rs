@@ -1,15 +1,13 @@
 //! `git`: what is laid of a commit, its history, and what a repository may try.
 
-mod support;
-
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use support::git::{Daemon, Repository, git, repacked};
-use support::project::{Project, root};
+use crate::support::git::{Daemon, Repository, git, repacked};
+use crate::support::project::{Project, root};
 
 /// A project whose sandbox has one `git` recipe.
 fn project(node: &str) -> Project {

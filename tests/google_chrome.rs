@@ -1,16 +1,14 @@
 //! The `google-chrome` layer of this project's own declarations, over a signed archive of the tests':
 //! a browser of somebody else's in the place of Debian's.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use support::project::{Project, chroot, root};
-use support::repo::{BASE_EXTRA, Deb, Repo, Signer};
-use support::server::Server;
-use support::tool;
+use crate::support::project::{Project, chroot, root};
+use crate::support::repo::{BASE_EXTRA, Deb, Repo, Signer};
+use crate::support::server::Server;
+use crate::support::tool;
 
 /// Debian, with a browser of its own and what the other one needs of it.
 fn debian() -> &'static Repo {

@@ -1,23 +1,16 @@
 //! `npm` over a project that an earlier recipe lays, and files out of npm's packages.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use registry::{Package, Registry};
-use support::git::Repository;
-use support::project::{Project, root};
+use crate::support::git::Repository;
+use crate::support::project;
+use crate::support::project::{Project, root};
+use crate::support::registry::{Package, Registry};
+use crate::support::tool;
 
 fn registry() -> Registry {
     Registry::of([
@@ -157,7 +150,7 @@ fn the_lock_of_an_archives_project_is_read_out_of_it() {
     }
     let tar = home.path().join("t.tgz");
     let dir = home.path().to_str().unwrap();
-    support::tool("tar", &["-C", dir, "-czf", tar.to_str().unwrap(), "top"]);
+    tool("tar", &["-C", dir, "-czf", tar.to_str().unwrap(), "top"]);
     let bytes = fs::read(&tar).unwrap();
     let digest = sbx::digest::Digest::of(&bytes);
     let recipes = format!(
@@ -205,7 +198,7 @@ sandbox \"s\" { layers \"l\"; }\n";
     project.write("sandboxes.kdl", &text.replace("high", "higher"));
     project.build();
     let again = project.unpack();
-    let both = support::project::root(&again).join("srv/both");
+    let both = project::root(&again).join("srv/both");
     assert_eq!(fs::read_to_string(both).unwrap(), "higher\n");
     let fails = |how: &str, texts: &[&str]| {
         let text = text.replace("layer \"l\" { needs \"stage\"; files \"/opt\"", how);

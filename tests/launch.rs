@@ -1,8 +1,6 @@
 //! Instances from start to end: as root and as an ordinary user, killed at any moment, and with input
 //! that is wrong.
 
-mod support;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,9 +8,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::launch::{Bench, exists, free_port, kill, soon};
-use support::project::Outcome;
-use support::user::User;
+use crate::support::launch::{Bench, exists, free_port, kill, soon};
+use crate::support::project::Outcome;
+use crate::support::user::User;
 
 type Test = fn(&Bench<'_>);
 

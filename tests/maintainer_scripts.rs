@@ -1,16 +1,14 @@
 //! What maintainer scripts may rely on: each case settled twice, with all its packages in one debian
 //! layer, and with some in a layer on top of the others.
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use support::project::{Project, chroot};
-use support::repo::{BASE_EXTRA, Compression, Deb, Member, Repo};
-use support::tool;
+use crate::support::project::{Project, chroot};
+use crate::support::repo::{BASE_EXTRA, Compression, Deb, Member, Repo};
+use crate::support::tool;
 
 /// Writes down how a postinst was called.
 const NOTE: &str = r#"mkdir -p /var/lib/notes

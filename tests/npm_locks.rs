@@ -1,21 +1,12 @@
 //! Locks of npm's that are wrong, and tarballs that try something: each is refused with a reason that
 //! names the thing, and nothing is half done. The registry is the tests' own.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
+use crate::support::project::{Outcome, Project, root};
+use crate::support::registry::{Package, Registry};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use registry::{Package, Registry};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
-use support::project::{Outcome, Project, root};
 
 fn registry() -> Registry {
     Registry::of([

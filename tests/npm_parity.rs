@@ -10,11 +10,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-mod support;
-
-use support::npm::{BEFORE, npm};
-use support::project::{Project, root};
-use support::survey::Survey;
+use crate::support::npm;
+use crate::support::npm::{BEFORE, npm};
+use crate::support::project::{Project, root};
+use crate::support::survey::Survey;
+use crate::support::tool;
 
 /// A project with its lock, made by npm.
 struct Set {
@@ -47,7 +47,7 @@ impl Set {
     /// What npm leaves of a copy.
     fn by_npm(&self, omit: &[&str]) -> Survey {
         let copy = self.project.dir.path().join("copy");
-        support::tool("cp", &["-a", self.app().to_str().unwrap(), copy.to_str().unwrap()]);
+        tool("cp", &["-a", self.app().to_str().unwrap(), copy.to_str().unwrap()]);
         let omit: Vec<String> = omit.iter().map(|kind| format!("--omit={kind}")).collect();
         let words = omit.iter().map(String::as_str);
         self.npm(&copy, &["ci"].into_iter().chain(words).collect::<Vec<_>>());
@@ -114,7 +114,7 @@ fn workspaces_with_commands_and_versions_of_their_own() {
     ]);
     // npm makes commands of workspaces executable, which are files of the project's own
     for path in ["app/packages/a/cli.js", "app/packages/b/bin/b.js"] {
-        support::tool("chmod", &["755", set.project.dir.path().join(path).to_str().unwrap()]);
+        tool("chmod", &["755", set.project.dir.path().join(path).to_str().unwrap()]);
     }
     set.equal(&[], 300);
     set.equal(&["dev"], 100);
@@ -190,5 +190,5 @@ fn tarballs_of_the_project_and_locks_of_the_second_version() {
 fn the_npm_of_the_tests_is_the_pinned_one() {
     let mut command: Command = npm();
     let output = command.arg("--version").output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), support::npm::VERSION);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), npm::VERSION);
 }

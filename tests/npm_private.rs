@@ -1,22 +1,14 @@
 //! Registries of somebody's own: which packages come from where, who sees which credential, and that
 //! nothing of it stays behind. The registries are the tests' own.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::fs;
 use std::path::Path;
 
-use registry::{Package, Registry};
+use crate::support::http;
+use crate::support::project::{Project, root};
+use crate::support::registry::{Package, Registry};
+use crate::support::trixie::{over_python, patiently};
 use serde_json::{Value, json};
-use support::project::{Project, root};
-use support::trixie::{over_python, patiently};
 
 const TOKEN: &str = "s3cr3t-t0ken";
 

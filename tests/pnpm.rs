@@ -1,20 +1,11 @@
 //! Projects of pnpm's: what is pinned, what runs, and what a lock that cannot be installed is told.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::fs;
 use std::path::PathBuf;
 
-use registry::{Package, Registry};
-use support::project::{Project, root};
-use support::trixie::{declared, patiently};
+use crate::support::project::{Project, root};
+use crate::support::registry::{Package, Registry};
+use crate::support::trixie::{declared, patiently};
 
 /// A lock of one package, with what is given for parts of it.
 fn lock(version: &str, resolution: &str) -> String {

@@ -7,15 +7,14 @@
 //! the directory that they lie in and those above it, which are others here. Files of the project itself get the
 //! modes that `files` gives.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::pnpm::pnpm;
-use support::project::{Project, root};
-use support::survey::Survey;
-use support::trixie::{declared, patiently};
+use crate::support::pnpm::pnpm;
+use crate::support::project::{Project, root};
+use crate::support::survey::Survey;
+use crate::support::tool;
+use crate::support::trixie::{declared, patiently};
 
 /// A project with its lock, made by a pnpm.
 struct Set {
@@ -49,7 +48,7 @@ impl Set {
     /// What pnpm leaves of a copy.
     fn by_pnpm(&self, flags: &[&str]) -> Survey {
         let copy = self.project.dir.path().join("copy");
-        support::tool("cp", &["-a", self.app().to_str().unwrap(), copy.to_str().unwrap()]);
+        tool("cp", &["-a", self.app().to_str().unwrap(), copy.to_str().unwrap()]);
         let usual = ["install", "--frozen-lockfile", "--ignore-scripts", "--ignore-pnpmfile"];
         let copied = ["--package-import-method=copy"];
         self.pnpm(&copy, &[&usual[..], &copied, flags].concat());
@@ -149,7 +148,7 @@ fn workspaces_with_commands_and_versions_of_their_own() {
         let set = Set::of(version, form, &files);
         // pnpm makes commands of workspaces executable, which are files of the project's own
         let cli = set.app().join("packages/a/cli.js");
-        support::tool("chmod", &["755", cli.to_str().unwrap()]);
+        tool("chmod", &["755", cli.to_str().unwrap()]);
         set.equal(&[], &[], 300);
         set.equal(&["dev"], &["--prod"], 100);
     }
@@ -202,10 +201,7 @@ fn tarballs_of_the_project() {
     project.write("package/run.js", "#!/usr/bin/env node\r\nconsole.log('packed');\r\n");
     let dir = project.dir.path();
     let tarball = dir.join("packed-3.0.0.tgz");
-    support::tool(
-        "tar",
-        &["czf", tarball.to_str().unwrap(), "-C", dir.to_str().unwrap(), "package"],
-    );
+    tool("tar", &["czf", tarball.to_str().unwrap(), "-C", dir.to_str().unwrap(), "package"]);
     for (version, form) in [("8.15.9", "6"), ("10.34.8", "9")] {
         let set = declared("");
         fs::create_dir_all(set.dir.path().join("app/vendor")).unwrap();

@@ -1,20 +1,11 @@
 //! Environments from an index of the tests' own: what is chosen, what the lock says, who sees which
 //! credential, and what a failure says. Debian's Python is the public archive's.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/pypi.rs"]
-mod pypi;
-
 use std::fs;
 
-use pypi::{Form, Index, Package};
-use support::project::{Outcome, Project, root};
-use support::trixie::{declared, over_python, patiently};
+use crate::support::project::{Outcome, Project, root};
+use crate::support::pypi::{Form, Index, Package};
+use crate::support::trixie::{declared, over_python, patiently};
 
 /// The versions that `sbx lock` has chosen, as `name version`, sorted.
 fn wheels(project: &Project) -> Vec<String> {

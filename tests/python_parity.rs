@@ -19,10 +19,8 @@ use sbx::plan::WheelsWork;
 use sbx::platform::Platform;
 use sbx::python::{Chosen, Interpreter, Pylock};
 
-mod support;
-
-use support::survey::Survey;
-use support::tool;
+use crate::support::survey::Survey;
+use crate::support::tool;
 
 const DAY: &str = "2026-11-20";
 

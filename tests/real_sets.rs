@@ -4,16 +4,15 @@
 //! All of it is hundreds of megabytes a set and takes the better part of an hour: `tests/run --full`.
 //! Otherwise a few sets stand for all, and the test says which.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use support::project::{Project, root};
-use support::sets::{Set, find, sets};
-use support::survey::Survey;
-use support::tool;
+use crate::support::apt;
+use crate::support::project::{Project, root};
+use crate::support::sets::{Set, find, sets};
+use crate::support::survey::Survey;
+use crate::support::tool;
 
 /// Which sets to build of a release.
 fn chosen(codename: &str, few: &[&str]) -> Vec<Set> {
@@ -243,7 +242,7 @@ fn mmdebstrap(codename: &str, set: &Set, into: &Path) {
     let include =
         format!("--include={}", set.packages.split_whitespace().collect::<Vec<_>>().join(","));
     let recommends = format!("--aptopt=APT::Install-Recommends \"{}\"", set.recommends);
-    let (archive, security) = support::apt::mirrors();
+    let (archive, security) = apt::mirrors();
     let sources = [
         format!("deb {archive} {codename} main"),
         format!("deb {archive} {codename}-updates main"),

@@ -1,31 +1,19 @@
 //! `sbom` and `provenance`: what they say of an image, that others' validators accept it, and that
 //! scanners find the same packages in the image itself.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/pypi.rs"]
-mod pypi;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use pypi::Index;
-use registry::Registry;
+use crate::support::deb::Deb;
+use crate::support::project::{Project, root};
+use crate::support::pypi::{self, Index};
+use crate::support::python::kept_environment;
+use crate::support::registry::{self, Registry};
+use crate::support::repo::Repo;
+use crate::support::tool;
+use crate::support::trixie::{over_python, patiently};
 use serde_json::Value;
-use support::deb::Deb;
-use support::project::{Project, root};
-use support::python::kept_environment;
-use support::repo::Repo;
-use support::tool;
-use support::trixie::{over_python, patiently};
 
 /// Whoever judges.
 const VALIDATORS: [&str; 5] = [

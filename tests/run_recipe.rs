@@ -1,14 +1,5 @@
 //! `run`: what a command sees, what becomes of what it leaves, and what it must not do.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -16,13 +7,13 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::OnceLock;
 
-use registry::{Package, Registry};
+use crate::support::project::{Outcome, Project, root};
+use crate::support::registry::{Package, Registry};
+use crate::support::repo::{BASE_EXTRA, Repo};
+use crate::support::tool;
+use crate::support::trixie::{over_python, patiently};
+use crate::support::user::User;
 use serde_json::json;
-use support::project::{Outcome, Project, root};
-use support::repo::{BASE_EXTRA, Repo};
-use support::tool;
-use support::trixie::{over_python, patiently};
-use support::user::User;
 
 fn repo() -> &'static Repo {
     static REPO: OnceLock<Repo> = OnceLock::new();

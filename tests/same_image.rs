@@ -1,17 +1,16 @@
 //! The image is a function of what is declared and locked: not of who builds it, where, how often, at
 //! once with whom, or after how many accidents. (`debian.rs` turns the clock, the locale and the like.)
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::project::{Project, Run};
+use crate::support::repo;
+use crate::support::repo::{Deb, Repo};
+use crate::support::user::User;
 use sbx::digest::Digest;
-use support::project::{Project, Run};
-use support::repo::{Deb, Repo};
-use support::user::User;
 
 fn repo() -> Repo {
     Repo::with_base().add_all([
@@ -54,7 +53,7 @@ fn the_order_of_an_archive_and_the_place_of_a_project_do_not_show() {
     repo.publish();
     let image = project(&repo).build();
     repo.reverse();
-    repo.packed = vec![support::repo::Compression::Xz, support::repo::Compression::Gzip];
+    repo.packed = vec![repo::Compression::Xz, repo::Compression::Gzip];
     repo.by_hash = true;
     repo.publish();
     let elsewhere = project(&repo);

@@ -1,24 +1,18 @@
 //! The project's own sandbox types, from the public registries: built from nothing, built again
 //! under other circumstances, and held to AgentScope's contract in a container without a network.
 
-mod support;
-
-#[path = "support/docker.rs"]
-mod docker;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::OnceLock;
 
-use docker::{Container, Engine};
+use crate::support::docker::{Container, Engine};
+use crate::support::project::Project;
+use crate::support::python::environment;
+use crate::support::tool;
+use crate::support::trixie::patiently;
+use crate::support::user::User;
 use serde_json::Value;
-use support::project::Project;
-use support::python::environment;
-use support::tool;
-use support::trixie::patiently;
-use support::user::User;
 
 /// Those that need nothing but the registries.
 const TYPES: [&str; 5] = ["base", "browser", "custom_sandbox", "filesystem", "gui"];
@@ -51,18 +45,10 @@ fn fetched() -> Project {
     project
 }
 
-/// Every type built once for all tests, with the ids of their images; and a store that was copied
-/// when everything was fetched.
-fn built() -> &'static (Project, Vec<String>, PathBuf) {
-    static BUILT: OnceLock<(Project, Vec<String>, PathBuf)> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let project = fetched();
-        let sources = project.dir.path().join("sources");
-        tool("cp", &["-a", project.cache().to_str().unwrap(), sources.to_str().unwrap()]);
-        let outcome = project.sbx(&[&["build", "--offline", "--json"], &TYPES[..]].concat());
-        let images = images(&outcome.success().stdout);
-        (project, images, sources)
-    })
+/// Builds every type and answers the ids of their images.
+fn build(project: &Project) -> Vec<String> {
+    let outcome = project.sbx(&[&["build", "--offline", "--json"], &TYPES[..]].concat());
+    images(&outcome.success().stdout)
 }
 
 fn images(answers: &str) -> Vec<String> {
@@ -70,13 +56,25 @@ fn images(answers: &str) -> Vec<String> {
     answers.map(|answer| answer.unwrap()["image"].as_str().unwrap().to_owned()).collect()
 }
 
+/// One after the other, lest the disk hold everything at once.
 #[test]
-fn every_type_is_the_same_whoever_builds_it_and_where() {
+fn the_types_honour_the_contract_and_are_the_same_whoever_builds_them_and_where() {
     if quick() {
         return;
     }
-    let (project, images, sources) = built();
+    let project = fetched();
+    let sources = tempfile::tempdir().unwrap();
+    let store = sources.path().join("store");
+    tool("cp", &["-a", project.cache().to_str().unwrap(), store.to_str().unwrap()]);
+    let images = build(&project);
     assert_eq!(images.len(), TYPES.len());
+    honours_the_contract_without_a_network(&project);
+    project.sbx(&["clean", "--all"]).success();
+    is_the_same_for_another_user(&project, &store, &images);
+}
+
+/// Built elsewhere, later, by somebody else, out of a store that has the sources alone.
+fn is_the_same_for_another_user(project: &Project, sources: &Path, images: &[String]) {
     let again = Project::new();
     let deep = again.dir.path().join("elsewhere/and deeper");
     fs::create_dir_all(&deep).unwrap();
@@ -101,7 +99,7 @@ fn every_type_is_the_same_whoever_builds_it_and_where() {
         .user(&user)
         .outcome()
         .success();
-    assert_eq!(self::images(&outcome.stdout), *images);
+    assert_eq!(self::images(&outcome.stdout), images);
     again.run(&["clean", "--all", "--project", deep]).user(&user).outcome().success();
 }
 
@@ -133,12 +131,7 @@ fn certificate(dir: &Path) {
     fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
 }
 
-#[test]
-fn custom_sandbox_honours_the_contract_without_a_network() {
-    if quick() {
-        return;
-    }
-    let (project, ..) = built();
+fn honours_the_contract_without_a_network(project: &Project) {
     let home = tempfile::tempdir().unwrap();
     let dir = |name: &str| {
         let dir = home.path().join(name);

@@ -1,11 +1,6 @@
 //! Images in files: other tools read them, engines run them, kernels' checkers accept them; the same
 //! image gives the same bytes.
 
-#[path = "support/docker.rs"]
-#[expect(dead_code, reason = "a part of it is used here")]
-mod docker;
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -13,12 +8,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use support::deb::{Compression, Member};
-use support::oci::{Image, ZSTD};
-use support::project::{Project, root};
-use support::repo::{Deb, Repo};
-use support::tool;
-use support::user::User;
+use crate::support::deb::{Compression, Member};
+use crate::support::docker;
+use crate::support::oci::{Image, ZSTD};
+use crate::support::project::{Project, root};
+use crate::support::repo::{Deb, Repo};
+use crate::support::tool;
+use crate::support::user::User;
 
 /// A project, and the repository that it builds from, which goes with it.
 fn project() -> (Repo, Project) {

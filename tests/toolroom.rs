@@ -14,11 +14,8 @@ use sbx::platform::Platform;
 use sbx::serve::{Registry, Upstream};
 use tempfile::TempDir;
 
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-
-use http::Server;
+use crate::support::http;
+use crate::support::http::Server;
 
 /// A small root file system; `/usr` is the machine's.
 fn base() -> TempDir {

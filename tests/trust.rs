@@ -1,13 +1,11 @@
 //! What an archive, a mirror, a lock or a store may try: each gets a clear error, and loses nothing.
 
-mod support;
-
 use std::fs;
 use std::time::Duration;
 
-use support::project::Project;
-use support::repo::{Deb, Repo, Signer};
-use support::server::{Fault, Server};
+use crate::support::project::Project;
+use crate::support::repo::{Deb, Repo, Signer};
+use crate::support::server::{Fault, Server};
 
 fn repo() -> Repo {
     Repo::new().add(Deb::new("thing", "1.0-1").file("/usr/share/thing/x", &"x".repeat(5000)))

@@ -1,32 +1,21 @@
 //! `vendor` and mirrors by digest: a build that sees nothing else gives the same image; what is
 //! damaged is refused by name; what was interrupted goes on.
 
-mod support;
-
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/http.rs"]
-mod http;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/pypi.rs"]
-mod pypi;
-#[expect(dead_code, reason = "other tests use the rest")]
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use http::{Fault, Server};
-use pypi::Index;
-use registry::Registry;
+use crate::support::deb::{Deb, Member};
+use crate::support::git::Repository;
+use crate::support::http::{Fault, Server};
+use crate::support::oci::Image;
+use crate::support::project::Project;
+use crate::support::pypi::{self, Index};
+use crate::support::registry::{self, Registry};
+use crate::support::repo::Repo;
+use crate::support::tool;
 use sbx::digest::{Digest, Integrity};
 use serde_json::Value;
-use support::deb::{Deb, Member};
-use support::git::Repository;
-use support::oci::Image;
-use support::project::Project;
-use support::repo::Repo;
 
 /// Everything that a project's sources come from.
 struct World {
@@ -229,7 +218,7 @@ fn a_mirror_that_is_asked_last_has_what_the_archive_dropped() {
     // and from a directory of the project, where one server and another have nothing
     let later = world.project().file("sbx.lock", &project.read("sbx.lock"));
     let place = later.dir.path().join("kept");
-    support::tool("cp", &["-r", home.path().to_str().unwrap(), place.to_str().unwrap()]);
+    tool("cp", &["-r", home.path().to_str().unwrap(), place.to_str().unwrap()]);
     later.write(
         "sandboxes.kdl",
         &format!("project \"p\" {{ mirrors \"gone\" \"kept\"; }}\n{declared}"),

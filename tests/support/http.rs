@@ -53,7 +53,6 @@ pub struct Request {
     pub target: String,
     /// By lower-case name.
     pub headers: BTreeMap<String, String>,
-    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -368,9 +367,9 @@ fn read_request(stream: &mut dyn Stream, buffer: &mut Vec<u8>) -> io::Result<Opt
         .collect();
     let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     while buffer.len() < length && fill(stream, buffer)? {}
-    let body = buffer.drain(..length.min(buffer.len())).collect();
+    buffer.drain(..length.min(buffer.len()));
     let (method, target) = (method.to_owned(), target.to_owned());
-    Ok(Some(Request { method, target, headers, body }))
+    Ok(Some(Request { method, target, headers }))
 }
 
 fn fill(stream: &mut dyn Stream, buffer: &mut Vec<u8>) -> io::Result<bool> {

@@ -9,7 +9,7 @@ use pgp::composed::{
 };
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{KeyFlags, SignatureConfig, SignatureType, Subpacket, SubpacketData};
-use pgp::types::{KeyDetails, Password, SigningKey, Tag, Timestamp};
+use pgp::types::{Password, SigningKey, Tag, Timestamp};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 

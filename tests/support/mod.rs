@@ -1,18 +1,21 @@
 //! What the tests stand on: packages and a signed Debian repository of their own, a server that
 //! counts, and a project that is built by the real program.
 
-#![expect(dead_code, unused_imports, reason = "each test program uses a part of it")]
-
 pub mod apt;
 pub mod deb;
+pub mod docker;
 pub mod git;
+pub mod http;
 pub mod keys;
 pub mod launch;
+pub mod mcp;
 pub mod npm;
 pub mod oci;
 pub mod pnpm;
 pub mod project;
+pub mod pypi;
 pub mod python;
+pub mod registry;
 pub mod repo;
 pub mod server;
 pub mod sets;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::tool;
 pub struct Registry {
     child: Child,
     pub host: String,
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl Registry {
@@ -51,7 +51,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("`docker-registry` must be installed (tests/run does it)");
-        let registry = Registry { child, host, dir };
+        let registry = Registry { child, host, _dir: dir };
         let start = Instant::now();
         while TcpStream::connect(&registry.host).is_err() {
             assert!(start.elapsed() < Duration::from_secs(30), "the registry does not start");
@@ -68,13 +68,6 @@ impl Registry {
         let from = format!("oci:{layout}");
         tool("skopeo", &[&plain[..], arguments, &[&from, &to]].concat());
         reference
-    }
-
-    /// Where a blob lies in its storage.
-    pub fn blob(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.hex();
-        let below = format!("storage/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
-        self.dir.path().join(below)
     }
 }
 

@@ -39,7 +39,6 @@ pub struct Package {
     name: String,
     version: String,
     requires: Vec<String>,
-    extras: Vec<(String, String)>,
     scripts: Vec<(String, String)>,
     files: Vec<(String, String)>,
     /// Further lines of its metadata.
@@ -56,7 +55,6 @@ impl Package {
             name: name.to_owned(),
             version: version.to_owned(),
             requires: Vec::new(),
-            extras: Vec::new(),
             scripts: Vec::new(),
             files: vec![(
                 format!("{}/__init__.py", in_files(name)),
@@ -72,11 +70,6 @@ impl Package {
 
     pub fn requires(mut self, requirement: &str) -> Self {
         self.requires.push(requirement.to_owned());
-        self
-    }
-
-    pub fn extra(mut self, extra: &str, requirement: &str) -> Self {
-        self.extras.push((extra.to_owned(), requirement.to_owned()));
         self
     }
 
@@ -126,11 +119,6 @@ impl Package {
         }
         for requirement in &self.requires {
             text += &format!("Requires-Dist: {requirement}\n");
-        }
-        for (extra, requirement) in &self.extras {
-            text += &format!(
-                "Provides-Extra: {extra}\nRequires-Dist: {requirement}; extra == '{extra}'\n"
-            );
         }
         text
     }

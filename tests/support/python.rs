@@ -33,7 +33,7 @@ pub fn environment(dir: &Path, packages: &[&str]) -> PathBuf {
 /// Likewise, kept beside the build under a name.
 pub fn kept_environment(name: &str, packages: &[&str]) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    // test programs run one after another, but not everybody's
+    // other runs of the tests may be at it
     let held = fs::File::create(dir.with_extension("held")).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let done = dir.join("packages");

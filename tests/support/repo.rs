@@ -237,7 +237,7 @@ fn base_packages() -> &'static [(PathBuf, String)] {
     BASE.get_or_init(|| {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("base");
         fs::create_dir_all(&dir).unwrap();
-        // test programs run one after another, but not everybody's
+        // other runs of the tests may be at it
         let held = fs::File::create(dir.join("held")).unwrap();
         rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
         fetch_base(&dir);

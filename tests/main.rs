@@ -1,0 +1,45 @@
+//! All tests of the program and of its library from outside, as one program: what several of them stand
+//! on is compiled and built once.
+
+mod apt_inside;
+mod apt_parity;
+mod archive;
+mod bad_packages;
+mod base;
+mod content;
+mod debian;
+mod decl;
+mod documents;
+mod equal_file_systems;
+mod escape;
+mod fetch;
+mod from;
+mod gc;
+mod git;
+mod google_chrome;
+mod hostile_archives;
+mod imports;
+mod laid_projects;
+mod launch;
+mod layers;
+mod maintainer_scripts;
+mod mcp;
+mod node;
+mod npm_locks;
+mod npm_parity;
+mod npm_private;
+mod pnpm;
+mod pnpm_parity;
+mod python_lock;
+mod python_parity;
+mod python_wheels;
+mod real_sets;
+mod report;
+mod run_recipe;
+mod same_image;
+mod sandboxes;
+mod save;
+mod support;
+mod toolroom;
+mod trust;
+mod vendor;
