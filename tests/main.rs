@@ -9,6 +9,7 @@ mod base;
 mod content;
 mod debian;
 mod decl;
+mod egress;
 mod documents;
 mod equal_file_systems;
 mod escape;

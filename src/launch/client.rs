@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::egress::{PROXY_PORT, Policy};
 use super::error::LaunchError;
 use super::keeper::{HeldImage, Message, Order, kill_signal};
 use super::probe::Probe;
 use super::slots;
 use super::spec::Spec;
 use super::state::{Claim, InstanceName, Record, State, discard};
-use crate::decl::{Egress, Limits, Ready, SecurityLevel};
+use crate::decl::{Limits, Ready, SecurityLevel};
 use crate::fsx::IoAt;
 use crate::jail::cgroup::{Cgroup, Quota};
-use crate::jail::instance::{Cell, Ids, Program, Tightness, Volume};
+use crate::jail::instance::{Cell, Gate, Ids, NEAR, Program, Tightness, Volume};
 use crate::jail::{Ended, Held, IdMap, receive, seal, send};
 
 /// An instance that is to be started.
@@ -62,7 +63,6 @@ pub type Outcome = Result<Ended, LaunchError>;
 /// Starts an instance; answers once its program runs.
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
-    refuse(spec)?;
     let quota = check_limits(spec)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };
@@ -144,16 +144,6 @@ impl Attached {
     }
 }
 
-/// What this launcher cannot do.
-fn refuse(spec: &Spec) -> Result<(), LaunchError> {
-    match spec.egress {
-        Egress::None => Ok(()),
-        Egress::Hosts(_) | Egress::Any => {
-            Err(LaunchError::Refused { what: "`egress`".to_owned(), sandbox: spec.sandbox.clone() })
-        }
-    }
-}
-
 /// Limits above the machine are no limits.
 fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
     let Limits { memory, milli_cpus, pids } = spec.limits;
@@ -216,9 +206,10 @@ fn order(
         }
         IdMap::Subordinate { .. } => Ids::Shared,
     };
+    let egress = Policy::new(&spec.egress, &spec.private);
     let program = Program {
         argv: spec.argv.clone(),
-        env: spec.env.clone(),
+        env: environment(spec, egress.as_ref()),
         cwd: spec.workdir.clone(),
         user: spec.user.clone(),
         terminal: spec.terminal,
@@ -251,6 +242,7 @@ fn order(
         dir: data,
         ids,
         volumes,
+        gate: egress.as_ref().map(|policy| Gate { ports: policy.ports().into_iter().collect() }),
         tightness,
         shared_memory: spec.shared_memory,
         writable: writable(spec),
@@ -263,10 +255,29 @@ fn order(
         dir: claim.dir.clone(),
         ready: probe(spec),
         timeout: spec.timeout,
+        egress,
         detached: launch.detached,
         image: launch.image.clone(),
         stop_signal: spec.stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM),
     })
+}
+
+/// With the relay as the proxy, where names are allowed that nobody has written down.
+fn environment(spec: &Spec, egress: Option<&Policy>) -> Vec<(String, String)> {
+    let mut env = spec.env.clone();
+    if !egress.is_some_and(Policy::is_open) {
+        return env;
+    }
+    let proxy = format!("http://{NEAR}:{PROXY_PORT}");
+    let own = "localhost,127.0.0.1,::1".to_owned();
+    for (name, value) in [("HTTP_PROXY", &proxy), ("HTTPS_PROXY", &proxy), ("NO_PROXY", &own)] {
+        // what the sandbox sets stays, in either spelling
+        if spec.env.iter().all(|(known, _)| !known.eq_ignore_ascii_case(name)) {
+            env.push((name.to_owned(), value.clone()));
+            env.push((name.to_lowercase(), value.clone()));
+        }
+    }
+    env
 }
 
 /// Where a tightly confined instance works.

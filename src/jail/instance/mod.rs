@@ -14,6 +14,7 @@
 
 mod enter;
 mod first;
+mod gate;
 mod ids;
 mod mounts;
 mod profile;
@@ -24,7 +25,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use enter::{Entered, Visitor, enter, go_in, go_into_network, run_inside};
+pub use enter::{Entered, Visitor, become_nobody, enter, go_in, go_into_network, run_inside};
+pub use gate::{CABLE, Gate, GateSockets, NEAR};
 pub use ids::{COUNT, Ids};
 pub use setup::{Started, Wires, start};
 
@@ -43,6 +45,8 @@ pub struct Cell {
     pub dir: PathBuf,
     pub ids: Ids,
     pub volumes: Vec<Volume>,
+    /// The way out, where there is one.
+    pub gate: Option<Gate>,
     pub tightness: Tightness,
     /// Size of /dev/shm in bytes.
     pub shared_memory: u64,

@@ -13,7 +13,7 @@ use super::super::mounts::{
     inside, lay_devices, make_dir, make_read_only, mount_proc, mount_tmpfs, pivot,
 };
 use super::super::overlay;
-use super::{Cell, Ids, Tightness, Volume, ids};
+use super::{Cell, Ids, NEAR, Tightness, Volume, ids};
 
 /// Where a root that is read-only is writable all the same, in memory.
 const IN_MEMORY: &[(&str, &str)] = &[("tmp", "mode=1777,size=50%"), ("run", "mode=0755,size=10%")];
@@ -111,7 +111,7 @@ pub(super) fn within(cell: &Cell) -> Setup<()> {
     mount_proc(root)?;
     mount_sys(root)?;
     pivot(root)?;
-    lay_names(&cell.host_name)?;
+    lay_names(cell)?;
     make_dir(Path::new(&cell.program.cwd))?;
     match cell.tightness {
         Tightness::High => make_read_only(Path::new("/"), 0).step("make the root read-only"),
@@ -140,12 +140,17 @@ fn mount_sys(root: &Path) -> Setup<()> {
     Ok(())
 }
 
-/// Files that say what this host is called, and that there is no other.
-fn lay_names(name: &str) -> Setup<()> {
+/// Files that say what this host is called, and who knows others, if anybody does.
+fn lay_names(cell: &Cell) -> Setup<()> {
+    let name = &cell.host_name;
+    let server = match cell.gate {
+        Some(_) => format!("nameserver {NEAR}\noptions timeout:5 attempts:2\n"),
+        None => "options timeout:1 attempts:1\n".to_owned(),
+    };
     let texts = [
         ("/etc/hostname", format!("{name}\n")),
         ("/etc/hosts", format!("127.0.0.1 localhost {name}\n::1 localhost\n")),
-        ("/etc/resolv.conf", "options timeout:1 attempts:1\n".to_owned()),
+        ("/etc/resolv.conf", server),
     ];
     if !Path::new("/etc").is_dir() {
         return Ok(());

@@ -18,6 +18,8 @@ pub struct Wires {
     pub report: OwnedFd,
     /// A socket that a terminal's far end is handed out by.
     pub seat: OwnedFd,
+    /// Likewise for the sockets of the gate, where there is one.
+    pub gate: Option<OwnedFd>,
 }
 
 /// An instance whose first process is there.
