@@ -63,7 +63,8 @@ pub type Outcome = Result<Ended, LaunchError>;
 /// Starts an instance; answers once its program runs.
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
-    let quota = check_limits(spec)?;
+    let map = IdMap::current().at("read", "/proc/self/uid_map")?;
+    let quota = check_limits(spec, map)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };
     let cgroup = Cgroup::plan(&launch.id, &quota).map_err(limited)?;
@@ -145,8 +146,8 @@ impl Attached {
 }
 
 /// Limits above the machine are no limits.
-fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
-    let Limits { memory, milli_cpus, pids } = spec.limits;
+fn check_limits(spec: &Spec, map: IdMap) -> Result<Quota, LaunchError> {
+    let Limits { memory, milli_cpus, pids, disk } = spec.limits;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if let Some(milli) = milli_cpus.filter(|milli| *milli as usize > processors * 1000) {
         return Err(LaunchError::AboveMachine {
@@ -156,12 +157,16 @@ fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
     }
     let info = rustix::system::sysinfo();
     let total = (info.totalram as u64).saturating_mul(info.mem_unit.into());
-    if let Some(bytes) = memory.filter(|bytes| *bytes > total) {
-        return Err(LaunchError::AboveMachine {
-            what: format!("limit memory={bytes}"),
-            have: format!("{total} bytes"),
-        });
+    // what is written is in memory, too, where that is limited
+    for (name, bytes) in [("memory", memory), ("disk", disk)] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > total) {
+            return Err(LaunchError::AboveMachine {
+                what: format!("limit {name}={bytes}"),
+                have: format!("{total} bytes of memory"),
+            });
+        }
     }
+    let pids = pids.filter(|_| map == IdMap::Identity);
     Ok(Quota { memory, milli_cpus, pids })
 }
 
@@ -190,13 +195,7 @@ fn order(
 ) -> Result<Order, LaunchError> {
     let spec = launch.spec;
     let data = claim.dir.join("data");
-    for path in [
-        data.clone(),
-        data.join("upper"),
-        data.join("work"),
-        data.join("root"),
-        data.join("lowers"),
-    ] {
+    for path in [data.clone(), data.join("upper"), data.join("work"), data.join("shelf")] {
         std::fs::create_dir(&path).at("create", &path)?;
     }
     let ids = match IdMap::current().at("read", "/proc/self/uid_map")? {
@@ -213,6 +212,7 @@ fn order(
         cwd: spec.workdir.clone(),
         user: spec.user.clone(),
         terminal: spec.terminal,
+        writable: program_writable(spec),
     };
     let tightness = match spec.security_level {
         SecurityLevel::Low => Tightness::Low,
@@ -246,6 +246,8 @@ fn order(
         tightness,
         shared_memory: spec.shared_memory,
         writable: writable(spec),
+        disk: spec.limits.disk,
+        processes: spec.limits.pids.filter(|_| ids == Ids::Shared),
         cgroup,
         program,
     };
@@ -287,6 +289,14 @@ fn writable(spec: &Spec) -> Vec<String> {
         dirs.push(spec.workdir.clone());
     }
     dirs
+}
+
+/// All places that it may write to.
+fn program_writable(spec: &Spec) -> Vec<String> {
+    let memory = ["/tmp", "/run"].map(str::to_owned);
+    let volumes = spec.volumes.iter().filter(|volume| !volume.read_only);
+    let volumes = volumes.map(|volume| volume.to.clone());
+    memory.into_iter().chain(writable(spec)).chain(volumes).collect()
 }
 
 fn probe(spec: &Spec) -> Option<Probe> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::blame::Blame;
 use crate::fsx::PathIo;
 use crate::jail::cgroup::CgroupError;
-use crate::jail::instance::CABLE;
+use crate::jail::instance::{CABLE, UNLOCKED};
 use crate::jail::{Ended, SetupFault};
 
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +136,9 @@ impl LaunchError {
 /// What mends a step of the set-up.
 fn mend(fault: &SetupFault) -> Option<&'static str> {
     let step = fault.step.as_str();
+    if step == UNLOCKED {
+        return Some("it takes Linux 6.2 with Landlock: choose `security-level \"medium\"`");
+    }
     match fault.errno? {
         libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS if step.starts_with("map the owners") => {
             Some(

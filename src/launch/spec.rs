@@ -13,6 +13,8 @@ use crate::plan::ImageSpec;
 const TIMEOUT: u64 = 60;
 /// Docker's size of /dev/shm.
 const SHARED_MEMORY: u64 = 64 << 20;
+/// Processes and threads where nothing is declared: no program needs so many, and a fork bomb wants more.
+const PIDS: u32 = 4096;
 /// What AgentScope's launchers set, and its images expect.
 const TOKEN: &str = "SECRET_TOKEN";
 const PROXY_TIMEOUT: &str = "NGINX_TIMEOUT";
@@ -88,7 +90,10 @@ impl Spec {
             .unwrap_or_else(|| Duration::from_secs(sandbox.timeout.map_or(TIMEOUT, u64::from)));
         let mut env = environment(sandbox, config, request, host)?;
         let token = serving(sandbox, request).then(|| guard(&mut env, timeout, token));
-        let limits = if request.no_limits { Limits::default() } else { sandbox.limits };
+        let mut limits = if request.no_limits { Limits::default() } else { sandbox.limits };
+        if !request.no_limits {
+            limits.pids = limits.pids.or(Some(PIDS));
+        }
         let workdir = if config.workdir.is_empty() { "/" } else { &config.workdir };
         Ok(Spec {
             sandbox: name,

@@ -26,6 +26,9 @@ sandbox "high" extends="s" { security-level "high"; }
 sandbox "low" extends="s" { security-level "low"; }
 sandbox "limited" extends="s" { limits memory="64MiB" cpus=1 pids=20; }
 sandbox "huge" extends="s" { limits cpus=4096; }
+sandbox "small" extends="s" { limits disk="8MiB"; }
+sandbox "vast" extends="s" { limits disk="900TiB"; }
+sandbox "few" extends="s" { limits pids=40; }
 sandbox "secret" extends="s" { env-from-host "SBX_TEST_SECRET"; }
 sandbox "web" {
     layers "box"

@@ -28,8 +28,16 @@ pub(super) fn outside(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).step("make mounts private")?;
     let dir = |name: &str| cell.dir.join(name);
-    let (upper, work, root) = (dir("upper"), dir("work"), dir("root"));
-    let lowers = show_trees(cell, namespace)?;
+    // where to mount on, in memory: making a file on a disk takes longer than a mount
+    let shelf = dir("shelf");
+    mount_tmpfs(&shelf, "mode=0700,size=1m", MountFlags::NOSUID | MountFlags::NODEV)?;
+    let root = shelf.join("root");
+    make_dir(&root)?;
+    let (upper, work) = match cell.disk {
+        None => (dir("upper"), dir("work")),
+        Some(bytes) => lay_out_in_memory(&shelf.join("memory"), bytes)?,
+    };
+    let lowers = show_trees(cell, &shelf, namespace)?;
     chown(&upper, Some(cell.ids.root()), Some(cell.ids.root())).step("give the root its owner")?;
     overlay::mount(&lowers, &upper, &work, &root)?;
     if cell.tightness == Tightness::High {
@@ -40,13 +48,22 @@ pub(super) fn outside(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<()> {
     rustix::process::chdir(&root).step("enter the root")
 }
 
+/// What is written, where it can be no more than so many bytes.
+fn lay_out_in_memory(point: &Path, bytes: u64) -> Setup<(PathBuf, PathBuf)> {
+    // files that hold nothing take memory, too
+    let options = format!("mode=0700,size={bytes},nr_inodes={}", (bytes / 1024).max(1024));
+    mount_tmpfs(point, &options, MountFlags::NOSUID | MountFlags::NODEV)?;
+    let (upper, work) = (point.join("upper"), point.join("work"));
+    make_dir(&upper)?;
+    make_dir(&work)?;
+    Ok((upper, work))
+}
+
 /// Overlays want their layers attached somewhere (before Linux 6.14).
-fn show_trees(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<Vec<PathBuf>> {
+fn show_trees(cell: &Cell, shelf: &Path, namespace: BorrowedFd<'_>) -> Setup<Vec<PathBuf>> {
     if cell.ids == Ids::Shared {
         return Ok(cell.lowers.clone());
     }
-    let shelf = cell.dir.join("lowers");
-    mount_tmpfs(&shelf, "mode=0700,size=1m", MountFlags::NOSUID | MountFlags::NODEV)?;
     let show = |(at, tree): (usize, &PathBuf)| {
         let mount = cell.ids.show_tree(tree, namespace)?;
         let place = shelf.join(at.to_string());

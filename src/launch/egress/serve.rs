@@ -66,13 +66,14 @@ pub fn serve(policy: Policy, sockets: GateSockets, journal: Journal) -> std::io:
 
 async fn accept(relay: Rc<Relay>, listener: TcpListener) {
     loop {
-        let permit = Arc::clone(&relay.connections).acquire_owned().await;
-        match (permit, listener.accept().await) {
-            (Ok(permit), Ok((stream, _))) => {
-                drop(spawn_local(receive(Rc::clone(&relay), stream, permit)));
-            }
+        let Ok((stream, _)) = listener.accept().await else {
             // out of descriptors, or the caller is gone again: others may come
-            _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        // the next waits in the kernel's queue meanwhile
+        if let Ok(permit) = Arc::clone(&relay.connections).acquire_owned().await {
+            drop(spawn_local(receive(Rc::clone(&relay), stream, permit)));
         }
     }
 }
