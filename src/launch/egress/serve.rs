@@ -101,7 +101,7 @@ impl Relay {
             Err(refusal) => Err(refusal.to_string()),
         };
         if let Err(reason) = outcome {
-            self.journal.refused(&format!("{host}:{}", to.port()), &reason);
+            self.journal.refused(&format!("{host}:{}", to.port()), &reason).await;
             // closing with a reset says "refused" to those who look
             inner.set_zero_linger().unwrap_or_default();
         }
@@ -124,7 +124,7 @@ impl Relay {
         let mut outer = match reached {
             Ok(outer) => outer,
             Err(refusal) => {
-                self.journal.refused(&what, &refusal.to_string());
+                self.journal.refused(&what, &refusal.to_string()).await;
                 let status = match refusal {
                     Refusal::Undeclared | Refusal::Address(..) => "403 Forbidden",
                     _ => "502 Bad Gateway",
@@ -146,7 +146,7 @@ impl Relay {
         if begun.is_ok()
             && let Err(reason) = carry(&mut inner, &mut outer, name).await
         {
-            self.journal.refused(&what, &reason);
+            self.journal.refused(&what, &reason).await;
             inner.set_zero_linger().unwrap_or_default();
         }
     }
@@ -161,18 +161,21 @@ impl Relay {
             Knowledge::Allowed => look_up(name).await.is_some(),
         };
         if known == Knowledge::No {
-            self.journal.refused(&printable(name), &Refusal::Undeclared.to_string());
+            self.journal.refused(&printable(name), &Refusal::Undeclared.to_string()).await;
         }
-        match (there, question.is_for_address()) {
-            (false, _) => Answer::NoSuchName,
-            (true, false) => Answer::Nothing,
-            (true, true) => match self.book.borrow_mut().enter(name) {
-                Some(address) => Answer::Address(address),
-                None => {
-                    self.journal.refused(name, "too many names were asked for");
-                    Answer::Failure
-                }
-            },
+        if !there {
+            return Answer::NoSuchName;
+        }
+        if !question.is_for_address() {
+            return Answer::Nothing;
+        }
+        let entered = self.book.borrow_mut().enter(name);
+        match entered {
+            Some(address) => Answer::Address(address),
+            None => {
+                self.journal.refused(name, "too many names were asked for").await;
+                Answer::Failure
+            }
         }
     }
 }
