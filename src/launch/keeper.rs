@@ -329,11 +329,11 @@ impl Keeper {
     /// Whether there is a signal, a report, something for the log, a caller that left.
     fn wait(&self, watch: &Watch, signals: &OwnedFd) -> [bool; 4] {
         let report = watch.report.get_ref();
-        let gone = if self.order.detached { PollFlags::empty() } else { PollFlags::RDHUP };
         let mut polled = vec![
             PollFd::new(signals, PollFlags::IN),
             PollFd::new(report, PollFlags::IN),
-            PollFd::new(&self.control, gone),
+            // its end is told without being asked for; that it says no more was told long ago
+            PollFd::new(&self.control, PollFlags::empty()),
         ];
         if let Some((reader, _, _)) = &watch.log {
             polled.push(PollFd::new(reader, PollFlags::IN));
