@@ -25,6 +25,7 @@ mod layers;
 mod maintainer_scripts;
 mod mcp;
 mod node;
+mod npm_git;
 mod npm_locks;
 mod npm_parity;
 mod npm_private;

@@ -19,6 +19,9 @@ const EVENTS: [&str; 3] = ["preinstall", "install", "postinstall"];
 /// Where Debian's npm keeps its own packages.
 const DEBIAN_MODULES: &str = "/usr/share/nodejs";
 
+/// Version of what is packed of a commit.
+const PACKED: &str = "packed 1";
+
 /// A tree of packages.
 #[derive(Clone, Debug)]
 pub struct NpmWork {
@@ -73,9 +76,16 @@ impl<'a> Planner<'a> {
         let packages = packages.collect::<Vec<_>>();
         let identity =
             (root.to_string(), packages, &work.parts, work.is_global.then_some("global"));
+        // what is packed of a commit may change with what packs it
+        let packed = work.packages.iter().filter(|pin| pin.is_git()).map(|pin| &pin.place);
+        let packed = packed.collect::<Vec<_>>();
+        let key = match packed.is_empty() {
+            true => key_of("npm", &identity),
+            false => key_of("npm", &(&identity, PACKED, packed)),
+        };
         Step {
             layer: layer.name.clone(),
-            key: key_of("npm", &identity),
+            key,
             title: format!("npm {root}: {} packages", work.packages.len()),
             below: Vec::new(),
             work: Work::Npm(work),

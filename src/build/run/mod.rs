@@ -364,6 +364,8 @@ pub(super) fn shelve(pin: &Pin, store: &Store) -> Option<Shelved> {
         | Pin::Laid(_)
         | Pin::NpmPart(_)
         | Pin::Python(_) => None,
+        // a tree of git's is no tarball
+        Pin::Npm(pin) if pin.is_git() => None,
         Pin::Npm(pin) => Some(Shelved {
             kind: Shelving::Npm,
             name: pin.name.to_string(),

@@ -1,9 +1,12 @@
 //! Packages of npm's: tarballs of a registry, of an address or of the project, each at its place.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::Words;
 use crate::digest::Integrity;
+use crate::npm::{GitSpec, Tarball, TarballError};
 
 /// A name and what it stands for.
 pub(super) type Pair = (Box<str>, Box<str>);
@@ -18,7 +21,8 @@ pub struct NpmPin {
     /// Its directory below the tree's root; empty for a package that is in no tree.
     pub place: Box<str>,
     /// Where its tarball was, if not at the usual path of a registry: another path there (a hint), an
-    /// address of its own, or `file:` and a path below the project's directory.
+    /// address of its own, `file:` and a path below the project's directory, or a repository's address
+    /// and a commit, whose tree has the digest then.
     pub path: Box<str>,
     /// Commands that it brings: name, and file below its directory.
     pub bins: Vec<Pair>,
@@ -44,6 +48,23 @@ impl NpmPin {
         format!("{} {}", self.name, self.version)
     }
 
+    /// The commit that it is packed of, for a package that comes from git.
+    pub fn git(&self) -> Option<GitSpec> {
+        if self.is_git() { self.path.parse().ok() } else { None }
+    }
+
+    pub fn is_git(&self) -> bool {
+        self.path.starts_with("git+")
+    }
+
+    /// Opens its bytes, which are at `blob`.
+    pub fn open(&self, blob: &Path) -> Result<Tarball, TarballError> {
+        match self.is_git() {
+            true => Tarball::open_tree(blob, &self.integrity),
+            false => Tarball::open(blob, &self.integrity),
+        }
+    }
+
     pub(super) fn write(&self, words: &mut Words) {
         words.push(&self.name).push(&self.version).push(self.integrity);
         words.push(&self.place).push(&self.path);
@@ -65,6 +86,10 @@ impl NpmPin {
 /// An address of its own leads nowhere else; all other paths are below something.
 fn parse_path<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<Box<str>, String> {
     let path = Words::next(words, "path")?;
+    if path.starts_with("git+") {
+        let spec: GitSpec = path.parse().map_err(|reason| format!("the path `{path}` {reason}"))?;
+        return Ok(spec.to_string().into());
+    }
     let below = path.strip_prefix("file:").unwrap_or(&path);
     let address = path.starts_with("https://") || path.starts_with("http://");
     let leaves = below.starts_with('/') || below.split('/').any(|part| part == "..");

@@ -9,6 +9,7 @@ mod index;
 mod node;
 mod npm;
 mod npm_digests;
+mod npm_git;
 mod npm_program;
 mod npm_resolve;
 mod npm_tools;

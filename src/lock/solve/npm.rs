@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use super::npm_git::NpmGitError;
 use super::npm_tools::NpmToolsError;
 use super::pnpm::PnpmLockError;
 use super::project_files::ProjectFiles;
@@ -17,8 +18,8 @@ use crate::fetch::FetchError;
 use crate::fsx::IoAt;
 use crate::lock::{LaidPin, NpmPart, NpmPin, Pin, Source};
 use crate::npm::{
-    ItemKind, LockFault, Manifest, ManifestError, Omit, Origin, PackageLock, Placed, Tarball,
-    TarballError, Tree, bins,
+    ItemKind, LockFault, Manifest, ManifestError, Omit, Origin, PackageLock, Placed, TarballError,
+    Tree, bins,
 };
 
 /// Locks, the one that counts first.
@@ -42,6 +43,8 @@ pub enum NpmLockError {
     #[error("`{place}` is the file `{file}` of a project that is not local")]
     Laid { place: String, file: String },
     #[error(transparent)]
+    Git(#[from] NpmGitError),
+    #[error(transparent)]
     Pnpm(#[from] PnpmLockError),
     #[error("npm package `{package}`: {source}")]
     Tarball { package: String, source: TarballError },
@@ -52,6 +55,7 @@ impl NpmLockError {
         match self {
             NpmLockError::Tarball { source, .. } => source.blame(),
             NpmLockError::Resolve(error) => error.blame(),
+            NpmLockError::Git(error) => error.blame(),
             _ => Blame::Input,
         }
     }
@@ -61,6 +65,7 @@ impl NpmLockError {
             NpmLockError::Lock(fault) => fault.help(),
             NpmLockError::Pnpm(error) => error.help(),
             NpmLockError::Resolve(error) => error.help(),
+            NpmLockError::Git(error) => error.help(),
             _ => None,
         }
     }
@@ -116,6 +121,7 @@ impl Reading<'_> {
             .tree(self.ask.platform, omit(self.npm))
             .map_err(|fault| self.failed(name, NpmLockError::Lock(fault)))?;
         self.solver.complete_digests(self.ask, &self.npm.project, &mut tree.packages)?;
+        self.complete_trees(name, &mut tree.packages)?;
         let mut pins = Vec::new();
         for one in &tree.packages {
             pins.push(Pin::Npm(self.pin(name, one)?));
@@ -158,6 +164,7 @@ impl Reading<'_> {
         let path = match &one.origin {
             Origin::Registry(path) => path.clone().unwrap_or_default(),
             Origin::Address(url) => url.to_string(),
+            Origin::Git(spec) => spec.to_string(),
             Origin::File(file) => {
                 let leaves =
                     || NpmLockError::Leaves { place: one.place.clone(), file: file.clone() };
@@ -208,10 +215,6 @@ impl Reading<'_> {
     /// What runs of what packages want to run.
     fn scripts(&self, lock: &str, tree: &Tree, pins: &[Pin]) -> Result<Vec<NpmPart>, SolveError> {
         let wanting: Vec<&Placed> = tree.packages.iter().filter(|one| one.scripts).collect();
-        let called = |one: &Placed, name: &str| {
-            let own = one.place.rsplit_once("node_modules/").map_or("", |(_, own)| own);
-            one.name.as_str() == name || own == name
-        };
         let chosen = |one: &&&Placed| self.npm.scripts.iter().any(|name| called(one, name));
         for name in &self.npm.scripts {
             if !wanting.iter().any(|one| called(one, name)) {
@@ -284,10 +287,16 @@ impl Reading<'_> {
     }
 }
 
+/// Whether a declaration that names a package means this one.
+pub(super) fn called(one: &Placed, name: &str) -> bool {
+    let own = one.place.rsplit_once("node_modules/").map_or("", |(_, own)| own);
+    one.name.as_str() == name || own == name
+}
+
 /// The `package.json` of a tarball, and whether there is a `binding.gyp`.
-fn read_manifest(blob: &Path, pin: &NpmPin) -> Result<(Vec<u8>, bool), TarballError> {
+pub(super) fn read_manifest(blob: &Path, pin: &NpmPin) -> Result<(Vec<u8>, bool), TarballError> {
     let (mut manifest, mut gyp) = (b"{}".to_vec(), false);
-    Tarball::open(blob, &pin.integrity)?.visit(|item, body| {
+    pin.open(blob)?.visit(|item, body| {
         match (item.path.as_bytes(), item.kind) {
             (b"package.json", ItemKind::File(_)) => {
                 manifest.clear();

@@ -38,6 +38,7 @@ impl Places<'_> {
             Source::Git(_) => Vec::new(),
             // its origin knows, which may want a token first
             Source::BaseLayer(_) => Vec::new(),
+            Source::Npm(pin) if pin.is_git() => Vec::new(),
             Source::Npm(pin) => tarball_urls(self.mirrors, pin),
             Source::Wheel(pin) => wheel_urls(self.mirrors, pin),
         };
@@ -94,7 +95,9 @@ impl Places<'_> {
         let mut wrong = BTreeMap::new();
         let mut trees = Vec::new();
         for source in sources {
-            if matches!(source, Source::Git(_)) {
+            if matches!(source, Source::Git(_))
+                || matches!(source, Source::Npm(pin) if pin.is_git())
+            {
                 trees.push(*source);
                 continue;
             }
@@ -111,11 +114,7 @@ impl Places<'_> {
         let (_, mut failures) = self.fetch_moved(client, sources, failures, progress)?;
         failures.extend(wrong);
         failures.extend(self.with_mirrors(client, &trees, progress, |left| {
-            let pins = left.iter().filter_map(|source| match source {
-                Source::Git(pin) => Some(*pin),
-                _ => None,
-            });
-            Ok::<_, FetchError>(self.fetch_trees(client, &pins.collect::<Vec<_>>(), progress))
+            Ok::<_, FetchError>(self.fetch_trees(client, left, progress))
         })?);
         Ok(failures)
     }
