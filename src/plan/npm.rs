@@ -29,6 +29,8 @@ pub struct NpmWork {
     pub root: LayerPath,
     pub packages: Vec<NpmPin>,
     pub parts: Vec<NpmPart>,
+    /// Sources that tarballs of packages lie in.
+    pub outer: Vec<Pin>,
     /// Installed globally: commands can be executed, and have no links in a `.bin`.
     pub is_global: bool,
 }
@@ -65,8 +67,20 @@ impl<'a> Planner<'a> {
         let pins = lock.answer(&request).ok_or_else(not_locked)?;
         match self.add_pnpm(layer, at, npm, pins)? {
             true => Ok(()),
-            false => self.add_tree(layer, at, &npm.into, pins),
+            false => self.add_tree(layer, at, &npm.into, pins, self.outer(layer, npm, pins)),
         }
+    }
+
+    /// The source that the project is in, where packages of it lie there, too.
+    fn outer(&self, layer: &Layer, npm: &Npm, pins: &[Pin]) -> Vec<Pin> {
+        let super::Given { project, platform, lock, local, .. } = self.given;
+        let is_inner = |pin: &Pin| pin.npm().is_some_and(|pin| pin.laid_in().is_some());
+        let Some(laid) = npm.laid.as_ref().filter(|_| pins.iter().any(is_inner)) else {
+            return Vec::new();
+        };
+        let request = recipe_request(project, layer, laid.recipe, platform, local);
+        let answer = request.and_then(|request| lock.answer(&request)).unwrap_or_default();
+        answer.iter().filter(|pin| pin.source().is_some()).cloned().collect()
     }
 
     /// The step of a tree without scripts.
@@ -99,11 +113,13 @@ impl<'a> Planner<'a> {
         at: usize,
         root: &LayerPath,
         pins: &[Pin],
+        outer: Vec<Pin>,
     ) -> Result<(), PlanError> {
         let mut work = NpmWork {
             root: root.clone(),
             packages: Vec::new(),
             parts: Vec::new(),
+            outer,
             is_global: false,
         };
         let scripts: Vec<Script<'_>> = pins.iter().filter_map(Script::of).collect();

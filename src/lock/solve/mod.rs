@@ -6,6 +6,7 @@ mod error;
 mod from;
 mod git;
 mod index;
+mod inner;
 mod node;
 mod npm;
 mod npm_digests;

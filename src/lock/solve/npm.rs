@@ -40,7 +40,7 @@ pub enum NpmLockError {
     Resolve(NpmToolsError),
     #[error("`{place}` is the file `{file}`, which leaves the project")]
     Leaves { place: String, file: String },
-    #[error("`{place}` is the file `{file}` of a project that is not local")]
+    #[error("`{place}` is the file `{file}`, which the source of the project does not have")]
     Laid { place: String, file: String },
     #[error(transparent)]
     Git(#[from] NpmGitError),
@@ -166,14 +166,19 @@ impl Reading<'_> {
             Origin::Address(url) => url.to_string(),
             Origin::Git(spec) => spec.to_string(),
             Origin::File(file) => {
-                let leaves =
-                    || NpmLockError::Leaves { place: one.place.clone(), file: file.clone() };
-                if self.npm.laid.is_some() {
-                    let (place, file) = (one.place.clone(), file.clone());
-                    return Err(self.failed(lock, NpmLockError::Laid { place, file }));
-                }
+                let (place, named) = (one.place.clone(), file.clone());
+                let leaves = NpmLockError::Leaves { place: place.clone(), file: named.clone() };
                 let below = below(&self.npm.project, file);
-                format!("file:{}", below.ok_or_else(|| self.failed(lock, leaves()))?)
+                let below = below.ok_or_else(|| self.failed(lock, leaves))?;
+                match self.files.source() {
+                    None => format!("file:{below}"),
+                    Some(source) => {
+                        let absent = NpmLockError::Laid { place, file: named };
+                        let member = self.files.member(&below);
+                        let member = member.ok_or_else(|| self.failed(lock, absent))?;
+                        format!("laid:{source}/{member}")
+                    }
+                }
             }
         };
         Ok(NpmPin {

@@ -75,7 +75,13 @@ impl Reading<'_> {
         lock: &str,
         packages: &mut [Placed],
     ) -> Result<(), SolveError> {
-        let failed = |error: NpmLockError| self.failed(lock, error);
+        let of_git = |one: &&Placed| matches!(one.origin, Origin::Git(_));
+        for name in &self.npm.unprepared {
+            if !packages.iter().filter(of_git).any(|one| called(one, name)) {
+                let fault = LockFault::Unprepared { name: name.clone() };
+                return Err(self.failed(lock, fault.into()));
+            }
+        }
         let mut known: BTreeMap<GitSpec, Integrity> = BTreeMap::new();
         for one in packages.iter_mut() {
             let Origin::Git(spec) = &one.origin else { continue };
@@ -90,12 +96,6 @@ impl Reading<'_> {
                 one.version = spec.commit.to_string();
             }
             self.check_built(lock, one, &spec, digest)?;
-        }
-        let of_git = |one: &&Placed| matches!(one.origin, Origin::Git(_));
-        for name in &self.npm.unprepared {
-            if !packages.iter().filter(of_git).any(|one| called(one, name)) {
-                return Err(failed(LockFault::Unprepared { name: name.clone() }.into()));
-            }
         }
         Ok(())
     }
