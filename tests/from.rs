@@ -392,7 +392,8 @@ fn packages_need_a_base_that_has_some_and_is_merged() {
     ];
     let (_server, old) = serve(&Image::new().layer(&split));
     project.write("sandboxes.kdl", &text.replace(&reference, &old));
-    let said = ["/bin is a directory of its own", "Debian's own images are merged from release 12 on"];
+    let said =
+        ["/bin is a directory of its own", "Debian's own images are merged from release 12 on"];
     project.sbx(&["lock"]).fails(1, &said);
 }
 

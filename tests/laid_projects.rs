@@ -183,14 +183,14 @@ fn a_tarball_in_a_laid_project_is_taken_out_of_its_source() {
     let files = files.map(|(path, value)| (path.to_owned(), value.to_string()));
     commit(&repository, &files);
     let recipes = format!(
-        "git {:?} rev=\"main\" into=\"/srv/app\" strip=1 {{ exclude \"/app/vendor\"; }}; npm;",
+        "git {:?} rev=\"main\" into=\"/srv/app\" strip=1 {{ exclude \"/vendor\"; }}; npm;",
         repository.url()
     );
     // what is not taken of the source, the project does not have
     self::project(&registry, &recipes)
         .sbx(&["lock"])
         .fails(1, &["`file:vendor/a.tgz`", "which the source of the project does not have"]);
-    let recipes = recipes.replace(" { exclude \"/app/vendor\"; }", "");
+    let recipes = recipes.replace(" { exclude \"/vendor\"; }", "");
     let project = project(&registry, &recipes);
     let image = project.build();
     let check = |project: &Project| {

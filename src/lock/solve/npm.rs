@@ -82,7 +82,7 @@ pub(super) struct Reading<'a> {
 pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec<Pin>, SolveError> {
     let files = match &npm.laid {
         None => ProjectFiles::local(solver, &npm.project),
-        Some(laid) => ProjectFiles::laid(solver, ask, laid, reads)?,
+        Some(laid) => ProjectFiles::laid(solver, ask, laid, &reads)?,
     };
     let reading = Reading { solver, ask, npm, files };
     let manifest = reading.manifest("package.json")?;

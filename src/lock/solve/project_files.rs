@@ -141,7 +141,7 @@ impl ProjectFiles {
         solver: &Solver<'_>,
         ask: &Ask<'_>,
         laid: &LaidProject,
-        reads: fn(&str) -> bool,
+        reads: &dyn Fn(&str) -> bool,
     ) -> Result<Self, SolveError> {
         let Solver { project, store, client, progress, local, .. } = *solver;
         let no_source = || SolveError::Declaration {
@@ -182,14 +182,14 @@ pub(super) fn plain(name: &[u8]) -> Option<String> {
 }
 
 /// A source that is being looked through.
-struct Looking {
+struct Looking<'a> {
     /// The project's directory, below where the source is laid.
     dir: String,
-    reads: fn(&str) -> bool,
+    reads: &'a dyn Fn(&str) -> bool,
     paths: BTreeMap<String, Member>,
 }
 
-impl Looking {
+impl Looking<'_> {
     fn look(&mut self, blob: &Path, take: &Take) -> Result<(), LookError> {
         let Take { strip, subdirectory, include, exclude, .. } = take;
         let picks = Picks::new(*strip, subdirectory, include, exclude)
