@@ -1,4 +1,4 @@
-//! The caller's side: renders a spec for the `embedded` launcher, starts its keeper, hears how it goes.
+//! The caller's side: renders a spec for a launcher, starts the instance's keeper, hears how it goes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use super::error::LaunchError;
 use super::keeper::{HeldImage, Message, Order, kill_signal};
+use super::launcher::Launcher;
 use super::probe::Probe;
 use super::slots;
 use super::spec::Spec;
 use super::state::{Claim, InstanceName, Record, State, discard};
-use crate::decl::{Egress, Limits, Ready, SecurityLevel};
+use crate::decl::Ready;
 use crate::fsx::IoAt;
 use crate::jail::cgroup::{Cgroup, Quota};
-use crate::jail::instance::{Cell, Ids, Program, Tightness, Volume};
+use crate::jail::instance::{Cell, Ids, Volume};
 use crate::jail::{Ended, Held, IdMap, receive, seal, send};
 
 /// An instance that is to be started.
@@ -25,6 +26,7 @@ pub struct Launch<'a> {
     /// This program.
     pub program: &'a Path,
     pub state: &'a State,
+    pub launcher: Launcher,
     pub spec: &'a Spec,
     /// Trees of the image, bottom first.
     pub trees: Vec<PathBuf>,
@@ -33,6 +35,8 @@ pub struct Launch<'a> {
     pub id: String,
     pub detached: bool,
     pub image: HeldImage,
+    /// What an engine calls the image.
+    pub engine_image: String,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -62,11 +66,15 @@ pub type Outcome = Result<Ended, LaunchError>;
 /// Starts an instance; answers once its program runs.
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
-    refuse(spec)?;
+    launch.launcher.refuse(spec)?;
     let quota = check_limits(spec)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };
-    let cgroup = Cgroup::plan(&launch.id, &quota).map_err(limited)?;
+    let cgroup = match launch.launcher {
+        Launcher::Embedded => Cgroup::plan(&launch.id, &quota).map_err(limited)?,
+        // the runtime makes them
+        Launcher::Oci(_) | Launcher::Docker(_) => Cgroup::default(),
+    };
     let claim = launch.state.claim(&launch.name)?;
     let order = match order(launch, &claim, cgroup, volumes) {
         Ok(order) => order,
@@ -76,8 +84,16 @@ pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attac
         }
     };
     let ids = order.cell.ids;
+    if let Launcher::Docker(engine) = &launch.launcher {
+        let image = &launch.engine_image;
+        let made = engine.create(spec, &order.cell.volumes, &order.record, image);
+        made.inspect_err(|_| {
+            discard(&claim.dir, ids);
+        })?;
+    }
     let started = spawn(launch, &claim, &order, connections);
     let mut attached = started.inspect_err(|_| {
+        order.record.launcher.clean_up(&order.record);
         discard(&claim.dir, ids);
     })?;
     // from here on the lock is the keeper's alone
@@ -144,19 +160,10 @@ impl Attached {
     }
 }
 
-/// What this launcher cannot do.
-fn refuse(spec: &Spec) -> Result<(), LaunchError> {
-    match spec.egress {
-        Egress::None => Ok(()),
-        Egress::Hosts(_) | Egress::Any => {
-            Err(LaunchError::Refused { what: "`egress`".to_owned(), sandbox: spec.sandbox.clone() })
-        }
-    }
-}
-
 /// Limits above the machine are no limits.
 fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
-    let Limits { memory, milli_cpus, pids } = spec.limits;
+    let quota = spec.quota();
+    let Quota { memory, milli_cpus, .. } = quota;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if let Some(milli) = milli_cpus.filter(|milli| *milli as usize > processors * 1000) {
         return Err(LaunchError::AboveMachine {
@@ -172,7 +179,7 @@ fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
             have: format!("{total} bytes"),
         });
     }
-    Ok(Quota { memory, milli_cpus, pids })
+    Ok(quota)
 }
 
 /// Sources must be there, and be what they seem.
@@ -210,24 +217,16 @@ fn order(
         std::fs::create_dir(&path).at("create", &path)?;
     }
     let ids = match IdMap::current().at("read", "/proc/self/uid_map")? {
+        // the engine has its own ways with owners
+        _ if matches!(launch.launcher, Launcher::Docker(_)) => Ids::Shared,
         IdMap::Identity => {
             let lot = u32::from_str_radix(&launch.id[..8], 16).unwrap_or_default();
             Ids::Own { first: slots::take(&claim.dir, lot)? }
         }
         IdMap::Subordinate { .. } => Ids::Shared,
     };
-    let program = Program {
-        argv: spec.argv.clone(),
-        env: spec.env.clone(),
-        cwd: spec.workdir.clone(),
-        user: spec.user.clone(),
-        terminal: spec.terminal,
-    };
-    let tightness = match spec.security_level {
-        SecurityLevel::Low => Tightness::Low,
-        SecurityLevel::Medium => Tightness::Medium,
-        SecurityLevel::High => Tightness::High,
-    };
+    let program = spec.program();
+    let tightness = spec.tightness();
     let record = Record {
         id: launch.id.clone(),
         name: launch.name.clone(),
@@ -242,6 +241,10 @@ fn order(
         ids,
         tightness,
         program: program.clone(),
+        launcher: match &launch.launcher {
+            Launcher::Oci(runtime) => Launcher::Oci(runtime.clone().in_dir(&claim.dir)),
+            other => other.clone(),
+        },
         fleeting: !launch.detached,
     };
     record.write(&claim.dir).at("write", &claim.dir)?;
@@ -253,13 +256,14 @@ fn order(
         volumes,
         tightness,
         shared_memory: spec.shared_memory,
-        writable: writable(spec),
+        writable: spec.writable(),
         cgroup,
         program,
     };
     Ok(Order {
         record,
         cell,
+        quota: spec.quota(),
         dir: claim.dir.clone(),
         ready: probe(spec),
         timeout: spec.timeout,
@@ -267,15 +271,6 @@ fn order(
         image: launch.image.clone(),
         stop_signal: spec.stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM),
     })
-}
-
-/// Where a tightly confined instance works.
-fn writable(spec: &Spec) -> Vec<String> {
-    let mut dirs = vec!["/workspace".to_owned()];
-    if spec.workdir != "/" && spec.workdir != "/workspace" {
-        dirs.push(spec.workdir.clone());
-    }
-    dirs
 }
 
 fn probe(spec: &Spec) -> Option<Probe> {

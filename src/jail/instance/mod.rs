@@ -14,8 +14,10 @@
 
 mod enter;
 mod first;
+mod identity;
 mod ids;
 mod mounts;
+mod outline;
 mod profile;
 mod program;
 mod setup;
@@ -25,7 +27,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use enter::{Entered, Visitor, enter, go_in, go_into_network, run_inside};
+pub use identity::Identity;
 pub use ids::{COUNT, Ids};
+pub use outline::{Laid, lay_root, masked_paths, read_only_paths};
+pub use profile::profile_document;
+pub use program::capability_names;
 pub use setup::{Started, Wires, start};
 
 pub(super) use enter::main as enter_main;

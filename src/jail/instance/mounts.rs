@@ -19,7 +19,7 @@ use super::{Cell, Ids, Tightness, Volume, ids};
 const IN_MEMORY: &[(&str, &str)] = &[("tmp", "mode=1777,size=50%"), ("run", "mode=0755,size=10%")];
 
 /// Paths of /sys that tell of the machine's hardware.
-const MASKED: &[&str] = &["firmware", "devices/virtual/powercap"];
+pub(super) const MASKED: &[&str] = &["firmware", "devices/virtual/powercap"];
 
 /// The overlay and the volumes, by the trees' owner, in a mount namespace of its own.
 pub(super) fn outside(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<()> {
@@ -141,7 +141,7 @@ fn mount_sys(root: &Path) -> Setup<()> {
 }
 
 /// Files that say what this host is called, and that there is no other.
-fn lay_names(name: &str) -> Setup<()> {
+pub(super) fn lay_names(name: &str) -> Setup<()> {
     let texts = [
         ("/etc/hostname", format!("{name}\n")),
         ("/etc/hosts", format!("127.0.0.1 localhost {name}\n::1 localhost\n")),
