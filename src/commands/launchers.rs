@@ -96,7 +96,7 @@ impl LauncherArguments {
         Ok(())
     }
 
-    /// What is to start an instance, found and answering; `None` for what starts none.
+    /// What is to start an instance.
     pub fn find(&self) -> Outcome<Launcher> {
         let launcher = match self.launcher {
             LauncherName::Embedded => return Ok(Launcher::Embedded),

@@ -242,7 +242,7 @@ fn order(
         tightness,
         program: program.clone(),
         launcher: match &launch.launcher {
-            Launcher::Oci(runtime) => Launcher::Oci(runtime.clone().in_dir(&claim.dir)),
+            Launcher::Oci(runtime) => Launcher::Oci(runtime.clone().for_instance(&launch.id)),
             other => other.clone(),
         },
         fleeting: !launch.detached,

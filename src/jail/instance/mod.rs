@@ -26,6 +26,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::program::open_files;
 pub use enter::{Entered, Visitor, enter, go_in, go_into_network, run_inside};
 pub use identity::Identity;
 pub use ids::{COUNT, Ids};

@@ -10,7 +10,8 @@ use super::super::state::Record;
 use super::Engine;
 use crate::decl::Egress;
 use crate::jail::instance::{
-    Tightness, Volume, capability_names, masked_paths, profile_document, read_only_paths,
+    Tightness, Volume, capability_names, masked_paths, open_files, profile_document,
+    read_only_paths,
 };
 
 impl Engine {
@@ -70,6 +71,7 @@ pub fn print(spec: &Spec, image: &str) -> Value {
 fn host(spec: &Spec) -> Value {
     let tightness = spec.tightness();
     let profile = profile_document(tightness);
+    let (soft, hard) = open_files();
     let mut host = json!({
         "NetworkMode": if spec.egress == Egress::Any { "bridge" } else { "none" },
         "CapDrop": ["ALL"],
@@ -82,7 +84,7 @@ fn host(spec: &Spec) -> Value {
         "CgroupnsMode": "private",
         "Init": true,
         "Ulimits": [
-            {"Name": "nofile", "Soft": 1024, "Hard": 65_536},
+            {"Name": "nofile", "Soft": soft, "Hard": hard},
             {"Name": "core", "Soft": 0, "Hard": 0},
         ],
         // the keeper writes the log

@@ -65,7 +65,7 @@ fn refuse(spec: &Spec, cluster: &Cluster) -> Result<(), LaunchError> {
         Err(LaunchError::Refused { launcher: "kubernetes", what, sandbox: spec.sandbox.clone() })
     };
     if let Egress::Hosts(_) = spec.egress {
-        return refused("`egress` by name: a NetworkPolicy knows addresses only: that".to_owned());
+        return refused("`egress` by name (a NetworkPolicy knows addresses only)".to_owned());
     }
     if let Some(volume) = spec.volumes.first() {
         let path = volume.from.display();

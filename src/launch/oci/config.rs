@@ -6,11 +6,9 @@ use super::super::spec::Spec;
 use crate::jail::cgroup::Quota;
 use crate::jail::instance::{
     COUNT, Cell, Identity, Ids, Laid, Program, Tightness, capability_names, masked_paths,
-    profile_document, read_only_paths,
+    open_files, profile_document, read_only_paths,
 };
 
-/// Open files: the soft limit and the hard one, as in instances of our own.
-const OPEN_FILES: (u64, u64) = (1024, 65_536);
 /// Half of a hundred thousand microseconds is half a processor.
 const PERIOD: u64 = 100_000;
 
@@ -114,6 +112,7 @@ impl Parts<'_> {
         }
         let bounding = capability_names(self.tightness);
         let has = if identity.uid == 0 { bounding.clone() } else { Vec::new() };
+        let (soft, hard) = open_files();
         json!({
             "terminal": program.terminal,
             "user": {
@@ -126,7 +125,7 @@ impl Parts<'_> {
             "cwd": program.cwd,
             "capabilities": {"bounding": bounding, "effective": has, "permitted": has},
             "rlimits": [
-                {"type": "RLIMIT_NOFILE", "soft": OPEN_FILES.0, "hard": OPEN_FILES.1},
+                {"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard},
                 {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
             ],
             "noNewPrivileges": true,

@@ -3,8 +3,8 @@
 //! The root is laid as for an instance of our own, in a mount namespace that only the runtime sees;
 //! the document says the rest ([`config`]). The keeper is the nearest reaper of what the runtime
 //! leaves behind (`PR_SET_CHILD_SUBREAPER`), so the instance is its child, and it learns how that ends.
-//! What a runtime remembers lies in the instance's directory; an instance whose keeper was killed
-//! is ended by the next who looks, with the runtime's own `delete`.
+//! An instance whose keeper was killed is ended by the next who looks, with the runtime's own
+//! `delete`.
 
 mod config;
 mod exec;
@@ -26,6 +26,8 @@ use super::state::Record;
 const SHARING: &[&str] = &["crun", "runc", "youki"];
 /// Where runtimes look for programs of their own.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Gone with the instances when the machine starts anew.
+const STATE: &str = "/run/sbx/oci";
 /// Version 2 beside version 1: crun refuses both at once, and does with version 1.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 
@@ -33,18 +35,18 @@ const HYBRID: &str = "/sys/fs/cgroup/unified";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runtime {
     program: PathBuf,
-    /// Where it keeps what it knows of its instances: the directory of ours.
+    /// Where it keeps what it knows of this instance.
     state: PathBuf,
 }
 
 impl Runtime {
-    /// A runtime for the instance of that directory.
     pub fn new(program: PathBuf) -> Self {
         Runtime { program, state: PathBuf::new() }
     }
 
-    pub(super) fn in_dir(self, dir: &Path) -> Self {
-        Runtime { state: dir.join("runtime"), ..self }
+    /// A state apart from all others, wherever the instance's own directory goes.
+    pub(super) fn for_instance(self, id: &str) -> Self {
+        Runtime { state: Path::new(STATE).join(id), ..self }
     }
 
     pub fn name(&self) -> String {

@@ -133,7 +133,10 @@ impl Bundle<'_> {
             _ => None,
         };
         let step = match errno {
-            Some(_) if reason.contains(self.program) => format!("start `{}`", self.program),
+            // crun does not name it
+            Some(_) if reason.contains(self.program) || reason.contains("executable") => {
+                format!("start `{}`", self.program)
+            }
             _ => "make the instance".to_owned(),
         };
         SetupFault { step, reason, errno }
