@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::docker::{Container, Engine};
 use crate::support::project::Project;
@@ -22,6 +23,9 @@ const HOSTS: [&str; 3] = ["api.tavily.com", "restapi.amap.com", "antv-studio.ali
 
 /// The one whose tests are of this release of AgentScope's.
 const AGENTSCOPE: &str = "agentscope-runtime==1.1.6.post2";
+
+/// From `docker run` to the app's first answer.
+const HEALTHY: Duration = Duration::from_secs(10);
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -181,7 +185,12 @@ fn honours_the_contract_without_a_network(project: &Project) {
 
 /// A server without its key is left out, and said to be; the rest is there.
 fn without_keys(engine: &Engine) {
+    let start = Instant::now();
     let container = engine.run("custom_sandbox", &["--env", &format!("SECRET_TOKEN={TOKEN}")]);
+    let healthy = "until curl -sf http://127.0.0.1/fastapi/healthz; do sleep 0.05; done";
+    container.exec(&["timeout", "60", "sh", "-c", healthy]);
+    // the image was read once already: what is measured is the start, not the disk
+    assert!(start.elapsed() < HEALTHY, "healthy after {:?} only", start.elapsed());
     let ask = format!(
         "for n in $(seq 600); do curl -sf -H 'Authorization: Bearer {TOKEN}' http://127.0.0.1/fastapi/mcp/list_tools && exit; sleep 0.1; done; exit 1"
     );
