@@ -23,6 +23,7 @@ mod hostile_archives;
 mod imports;
 mod laid_projects;
 mod launch;
+mod launchers;
 mod layers;
 mod maintainer_scripts;
 mod mcp;
