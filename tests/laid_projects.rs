@@ -189,7 +189,7 @@ fn a_tarball_in_a_laid_project_is_taken_out_of_its_source() {
     // what is not taken of the source, the project does not have
     self::project(&registry, &recipes)
         .sbx(&["lock"])
-        .fails(1, &["`file:vendor/a.tgz`", "which the source of the project does not have"]);
+        .fails(1, &["`vendor/a.tgz`", "which the source of the project does not have"]);
     let recipes = recipes.replace(" { exclude \"/vendor\"; }", "");
     let project = project(&registry, &recipes);
     let image = project.build();

@@ -162,7 +162,7 @@ fn unfold(text: &str) -> Result<Vec<String>, &'static str> {
     while let Some(text) = next.pop() {
         match find_braces(&text)? {
             None => forms.push(text),
-            Some((start, end, choices)) => {
+            Some(Braces { start, end, choices }) => {
                 let (before, after) = (&text[..start], &text[end..]);
                 next.extend(choices.iter().map(|choice| format!("{before}{choice}{after}")));
             }
@@ -174,10 +174,17 @@ fn unfold(text: &str) -> Result<Vec<String>, &'static str> {
     Ok(forms)
 }
 
-/// The first braces that offer a choice: where they begin and end, and what there is between them.
-fn find_braces(text: &str) -> Result<Option<(usize, usize, Vec<&str>)>, &'static str> {
+/// Braces that offer a choice: where they begin and end, and what there is between them.
+struct Braces<'a> {
+    start: usize,
+    end: usize,
+    choices: Vec<&'a str>,
+}
+
+/// The first of them.
+fn find_braces(text: &str) -> Result<Option<Braces<'_>>, &'static str> {
     for (start, _) in text.match_indices('{') {
-        let before = text[..start].as_bytes().last();
+        let before = text.as_bytes()[..start].last();
         if matches!(before, Some(b'\\' | b'$')) {
             continue;
         }
@@ -194,7 +201,7 @@ fn find_braces(text: &str) -> Result<Option<(usize, usize, Vec<&str>)>, &'static
                     match choices.len() {
                         1 if choices[0].contains("..") => return Err("has a range in braces"),
                         1 => break,
-                        _ => return Ok(Some((start, at + 1, choices))),
+                        _ => return Ok(Some(Braces { start, end: at + 1, choices })),
                     }
                 }
                 '}' => depth -= 1,
