@@ -8,15 +8,20 @@ use clap::Args;
 use serde::Serialize;
 
 use sbx::build::run::OnFailure;
-use sbx::decl::Ready;
+use sbx::decl::{PortDecl, Ready, Sandbox};
 use sbx::launch::{
     Attached, Connections, HeldImage, InstanceName, Launch, PortOption, Request, Spec, State,
     VariableOption, VolumeOption, start,
 };
-use sbx::store::Key;
+use sbx::name::SandboxName;
+use sbx::oci::document::Config;
+use sbx::plan::ImageSpec;
+use sbx::reference::Reference;
+use sbx::store::{Key, Store};
 
 use super::Global;
 use super::build::{Built, Manner, builder, current_map, ensure_lock, obtain, run_in_namespace};
+use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
 use super::pipes::{Pipes, hold_signals, pass_signals};
 use crate::failure::{Failure, Outcome};
@@ -58,7 +63,7 @@ pub struct RunArguments {
     /// Fail where the lock would have to change, and read no index
     #[arg(long)]
     locked: bool,
-    /// The sandbox
+    /// The sandbox, or the reference of an image that was pulled
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// A program to run in place of the sandbox's own
@@ -126,6 +131,9 @@ struct Prepared {
 }
 
 fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<Prepared> {
+    if let Some(reference) = as_reference(&arguments.sandbox) {
+        return prepare_pulled(workspace, arguments, &reference?, ui);
+    }
     let targets = workspace.targets(std::slice::from_ref(&arguments.sandbox), false, &[])?;
     let [target] = targets.as_slice() else {
         return Err(Failure::input(format!("`{}` names several sandboxes", arguments.sandbox)));
@@ -136,7 +144,42 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
         return Err(Failure::world("the build needs a user namespace"));
     };
     let trees = builder(workspace, ui, current_map()?, OnFailure::End).image_trees(&record)?;
-    let request = Request {
+    let token = random_hex(16)?;
+    let image = (&plan.spec, record.image);
+    let spec = Spec::new(target.sandbox, image, &request(arguments), &variable, || token)?;
+    Ok(Prepared { spec, trees, key: plan.key })
+}
+
+/// An image that was pulled runs as its config says.
+fn prepare_pulled(
+    workspace: &Workspace,
+    arguments: &RunArguments,
+    reference: &Reference,
+    ui: &Ui,
+) -> Outcome<Prepared> {
+    let found = find_pulled(workspace, reference, None)?;
+    let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
+    let settings = config.and_then(|config| config.settings());
+    let settings = settings
+        .map_err(|error| Failure::world(format!("image `{reference}`: {error}")))?;
+    let spec = ImageSpec::of_image(found.platform, &settings);
+    let ports = spec.ports.iter().filter(|port| port.protocol == "tcp");
+    let ports = ports.map(|port| PortDecl { number: port.number, udp: false }).collect();
+    let name = reference.repository().rsplit('/').next().unwrap_or_default();
+    let name = name.parse::<SandboxName>();
+    let name = name.map_err(|error| Failure::input(error.to_string()))?;
+    let sandbox = Sandbox::of_image(name, ports);
+    let map = current_map()?;
+    let trees = builder(workspace, ui, map, OnFailure::End).image_trees(&found.record)?;
+    let token = random_hex(16)?;
+    let image = (&spec, found.record.image);
+    let spec = Spec::new(&sandbox, image, &request(arguments), &variable, || token)?;
+    let key = Store::pulled_key(&reference.to_string(), found.platform);
+    Ok(Prepared { spec, trees, key })
+}
+
+fn request(arguments: &RunArguments) -> Request {
+    Request {
         publish: arguments.publish.clone(),
         env: arguments.env.clone(),
         volumes: arguments.volume.clone(),
@@ -144,11 +187,7 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
         command: arguments.command.clone(),
         terminal: arguments.tty,
         no_limits: arguments.no_limits,
-    };
-    let token = random_hex(16)?;
-    let image = (&plan.spec, record.image);
-    let spec = Spec::new(target.sandbox, image, &request, &variable, || token)?;
-    Ok(Prepared { spec, trees, key: plan.key })
+    }
 }
 
 fn answer(launch: &Launch<'_>, attached: &Attached, begun: Instant) -> Answer {

@@ -115,7 +115,7 @@ fn prefer(old: FetchError, new: FetchError) -> FetchError {
 
 /// Doubles with each try, with up to half as much again by chance, so that clients that failed
 /// together do not come back together.
-fn pause(config: &ClientConfig, attempt: u32) -> Duration {
+pub(super) fn pause(config: &ClientConfig, attempt: u32) -> Duration {
     let base = config.pause.saturating_mul(1 << attempt.min(8)).min(LONGEST_PAUSE);
     let chance = RandomState::new().hash_one(attempt) % 256;
     base + base.mul_f64(chance as f64 / 512.0)

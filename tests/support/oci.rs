@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,16 @@ impl Registry {
         fs::write(file.path(), line).unwrap();
         let path = file.keep().unwrap().1;
         Self::run(&format!("auth:\n  htpasswd:\n    realm: tests\n    path: {}\n", path.display()))
+    }
+
+    /// One that speaks TLS, and lets in whose certificate this authority made.
+    pub fn tls(own: &[PathBuf; 2], authority: &Path) -> Self {
+        let [cert, key] = own.each_ref().map(|path| path.display().to_string());
+        let clients = authority.display();
+        // the file's `http` is open where this goes on
+        Self::run(&format!(
+            "  tls:\n    certificate: {cert}\n    key: {key}\n    clientcas:\n      - {clients}\n"
+        ))
     }
 
     fn run(more: &str) -> Self {
