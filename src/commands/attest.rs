@@ -10,7 +10,7 @@ use sbx::report::{
     CYCLONEDX_PREDICATE, Given, Inventory, PAYLOAD_TYPE, PROVENANCE_PREDICATE, SPDX_PREDICATE,
     attest, cyclonedx, provenance, spdx,
 };
-use sbx::ship::{Attaching, ENVELOPE, Ends, Paper, Pushed};
+use sbx::ship::{Attaching, ENVELOPE, Placed, Paper, Pushed};
 
 use super::provenance::read_key;
 use super::push::{PushArguments, Ready};
@@ -67,7 +67,7 @@ impl Papers<'_> {
         Ok(attached)
     }
 
-    fn documents(&self, ready: &Ready, manifest: &Ends) -> Outcome<Vec<Document>> {
+    fn documents(&self, ready: &Ready, manifest: &Placed) -> Outcome<Vec<Document>> {
         let (project, store) = (&self.workspace.project, &self.workspace.store);
         let sandbox = self.targets[0].sandbox;
         let given = Given { project, sandbox, lock: self.lock, plan: &ready.plan, store };
@@ -94,7 +94,7 @@ impl Papers<'_> {
 /// Signed, all are envelopes of one artifact; else each is an artifact of its own.
 fn attach(
     attaching: &Attaching<'_>,
-    manifest: &Ends,
+    manifest: &Placed,
     documents: Vec<Document>,
     key: Option<&PrivateKey>,
 ) -> Outcome<Vec<Digest>> {

@@ -167,12 +167,16 @@ fn find_ready(
     all: bool,
 ) -> Outcome<Vec<Ready>> {
     let mut ready = Vec::new();
-    let mut missing = None;
+    let (mut missing, mut failure) = (None, None);
     for target in targets {
-        // a platform that is not locked is not built either
         let plan = match plan_target(workspace, *target, lock) {
-            Err(_) if !all && targets.len() > 1 => continue,
-            plan => plan?,
+            Ok(plan) => plan,
+            // a platform that is not locked is not built either
+            Err(error) if !all => {
+                failure.get_or_insert(error);
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         match workspace.store.use_image(&plan.key)? {
             Some(record) => ready.push(Ready { platform: target.platform, plan, record }),
@@ -180,14 +184,13 @@ fn find_ready(
         }
     }
     let name = &targets[0].sandbox.name;
-    match missing {
-        Some(platform) if all || ready.is_empty() => {
+    match (missing, failure) {
+        (Some(platform), _) if all || ready.is_empty() => {
             let message = format!("`{name}` is not built for {platform} as it is declared now");
             Err(Failure::input(message)
                 .with_help(format!("run `sbx build {name} --platform {platform}`")))
         }
-        None if ready.is_empty() => Err(Failure::input(format!("`{name}` is not locked"))
-            .with_help(format!("run `sbx build {name}`"))),
+        (None, Some(error)) if ready.is_empty() => Err(error),
         _ => Ok(ready),
     }
 }
@@ -250,7 +253,7 @@ fn remember(
 }
 
 fn answer(reference: Reference, ready: &[Ready], pushed: &Pushed, start: Instant) -> Answer {
-    let image = |(ready, manifest): (&Ready, &sbx::ship::Ends)| AnswerImage {
+    let image = |(ready, manifest): (&Ready, &sbx::ship::Placed)| AnswerImage {
         platform: ready.platform,
         image: ready.record.image,
         manifest: manifest.digest,

@@ -205,6 +205,7 @@ impl Read for Follower<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::deflate::Compression;
     use super::*;
 
     fn sample() -> Vec<u8> {
@@ -217,7 +218,7 @@ mod tests {
         let store = Store::open(home.path()).unwrap();
         let bytes = sample();
         let layer = store.put_blob(&bytes).unwrap();
-        let form = Form::default();
+        let form = Form::new(Compression::Gzip, Some(6)).unwrap();
         let twin = obtain_twin(&store, &layer, form).unwrap();
         let packed = store.read_blob(&twin.digest).unwrap();
         assert_eq!(
@@ -228,7 +229,7 @@ mod tests {
         let mut plain = Vec::new();
         flate2::read::MultiGzDecoder::new(&packed[..]).read_to_end(&mut plain).unwrap();
         assert_eq!(plain, bytes);
-        insta::assert_snapshot!(twin.digest, @"");
+        insta::assert_snapshot!(twin.digest, @"sha256:2450c943c2cdfb4a0e981a36f7c8474e6ae21af68339bcbb2080ae36a233bc97");
         fs::remove_file(store.blob_path(&layer)).unwrap();
         assert_eq!(obtain_twin(&store, &layer, form).unwrap(), twin, "it is remembered");
         store.drop_blob(&twin.digest).unwrap();

@@ -9,6 +9,7 @@
 //! Sessions may lead to other hosts (storage behind a registry): no token goes there.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use url::Url;
 
@@ -128,8 +129,15 @@ impl Registry<'_> {
         progress: &dyn Progress,
     ) -> Result<bool, OciError> {
         let asked = supply.known();
-        let mut upload =
-            Upload { registry: self, supply, place: session, sent: 0, doubtful: false, asked };
+        let mut upload = Upload {
+            registry: self,
+            supply,
+            place: session,
+            sent: 0,
+            doubtful: false,
+            refused: false,
+            asked,
+        };
         let (mut tried, mut best) = (0, 0);
         loop {
             let (error, wait) = match upload.go_on(progress) {
@@ -192,12 +200,14 @@ struct Upload<'a> {
     sent: u64,
     /// Whether it may have more.
     doubtful: bool,
+    /// Whether it did not take the whole once.
+    refused: bool,
     /// What the registry was already asked for.
     asked: Option<Supplied>,
 }
 
 enum Trouble {
-    Again(OciError, Option<std::time::Duration>),
+    Again(OciError, Option<Duration>),
     Final(OciError),
 }
 
@@ -344,9 +354,12 @@ impl Upload<'_> {
         (self.place, self.sent, self.asked) = (None, 0, None);
         match &error {
             OciError::Missing { .. } => Trouble::Again(self.odd("forgot the session"), None),
-            OciError::Fetch(FetchError::Status { status: 400 | 404 | 409 | 410 | 416, .. }) => {
+            // what it holds is not what was sent, or what was sent is not what it was to be
+            OciError::Fetch(FetchError::Status { status: 400 | 409 | 416, .. })
+                if !std::mem::replace(&mut self.refused, true) =>
+            {
                 self.cancel(&place);
-                Trouble::Again(error, None)
+                Trouble::Again(error, Some(Duration::ZERO))
             }
             _ => Trouble::Final(error),
         }
@@ -364,7 +377,7 @@ impl Upload<'_> {
             Refusal::Final(FetchError::Unauthorized { challenge, .. }) => {
                 self.doubtful = true;
                 match registry.renew(&challenge) {
-                    Ok(_) => Trouble::Again(registry.denied(), Some(std::time::Duration::ZERO)),
+                    Ok(_) => Trouble::Again(registry.denied(), Some(Duration::ZERO)),
                     Err(error) => Trouble::Final(error),
                 }
             }

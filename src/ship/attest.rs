@@ -5,14 +5,14 @@
 //! are envelopes in one manifest, likewise (`sha256-HEX.att`). So cosign verifies what is attached here,
 //! and this verifies what cosign signed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::ShipError;
-use super::push::{Bytes, Ends};
+use super::push::{Bytes, Placed};
 use crate::digest::Digest;
 use crate::fetch::Progress;
 use crate::image::MEDIA_MANIFEST;
@@ -47,7 +47,7 @@ impl Attaching<'_> {
     /// Attaches documents to a manifest, in one artifact. `suffix` is that of cosign's tag for it.
     pub fn attach(
         &self,
-        subject: &Ends,
+        subject: &Placed,
         artifact_type: &str,
         papers: &[Paper],
         suffix: Option<&str>,
@@ -81,7 +81,7 @@ impl Attaching<'_> {
     }
 
     /// Signs a manifest.
-    pub fn sign(&self, subject: &Ends, key: &PrivateKey) -> Result<Digest, ShipError> {
+    pub fn sign(&self, subject: &Placed, key: &PrivateKey) -> Result<Digest, ShipError> {
         let name = format!("{}/{}", self.registry.host(), self.registry.repository());
         let payload = image_payload(&name, &subject.digest);
         let signature = BASE64_STANDARD.encode(key.sign(&payload));
@@ -111,7 +111,7 @@ pub fn verify(registry: &Registry<'_>, subject: &Digest, key: &PublicKey) -> Res
     let listed = registry.list_referrers(subject)?.into_iter();
     let signatures = listed.filter(|one| one.artifact_type == SIGNATURE);
     versions.extend(signatures.map(|one| one.digest.to_string()));
-    let mut others = 0;
+    let mut others = BTreeSet::new();
     for version in versions {
         let layers = match registry.artifact(&version) {
             Err(OciError::Missing { .. }) => continue,
@@ -127,11 +127,11 @@ pub fn verify(registry: &Registry<'_>, subject: &Digest, key: &PublicKey) -> Res
             {
                 return Ok(());
             }
-            others += 1;
+            others.insert(signature);
         }
     }
     let subject = *subject;
-    Err(match others {
+    Err(match others.len() {
         0 => ShipError::Unsigned { subject },
         count => ShipError::Stranger { subject, count },
     })

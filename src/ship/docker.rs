@@ -69,9 +69,15 @@ impl Docker {
         if self.has_image(saved.reference, &image)? {
             return Ok(Loaded { way: Way::There, layers: 0, bytes: 0 });
         }
-        match self.has_graph_driver {
-            true => self.load_archive(saved),
-            false => self.pull(saved, token),
+        let way = if self.has_graph_driver { Way::Archive } else { Way::Registry };
+        self.load_by(saved, token, way)
+    }
+
+    /// Brings an image in by one of the two ways.
+    pub fn load_by(&self, saved: &Saved<'_>, token: &str, way: Way) -> Result<Loaded, ShipError> {
+        match way {
+            Way::Registry => self.pull(saved, token),
+            Way::Archive | Way::There => self.load_archive(saved),
         }
     }
 

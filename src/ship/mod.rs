@@ -19,4 +19,4 @@ pub use error::ShipError;
 pub use load::{Loaded, Way};
 pub use podman::Podman;
 pub use pull::{Pull, Pulled};
-pub use push::{Ends, Push, Pushed, Shipped, Traffic};
+pub use push::{Placed, Push, Pushed, Shipped, Traffic};

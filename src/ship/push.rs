@@ -63,7 +63,7 @@ pub struct Traffic {
 
 /// A document that a registry has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ends {
+pub struct Placed {
     pub digest: Digest,
     pub size: u64,
     pub media_type: &'static str,
@@ -73,9 +73,9 @@ pub struct Ends {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
     /// What the tag names: a manifest, or an index of several platforms'.
-    pub root: Ends,
+    pub root: Placed,
     /// In the order of the images.
-    pub manifests: Vec<Ends>,
+    pub manifests: Vec<Placed>,
     pub traffic: Traffic,
 }
 
@@ -101,9 +101,9 @@ impl Push<'_> {
     fn push_index(
         &self,
         images: &[Shipped<'_>],
-        manifests: &[Ends],
+        manifests: &[Placed],
         tag: &str,
-    ) -> Result<Ends, ShipError> {
+    ) -> Result<Placed, ShipError> {
         let entries = images.iter().zip(manifests).map(|(image, manifest)| {
             json!({
                 "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size,
@@ -117,7 +117,7 @@ impl Push<'_> {
         if self.registry.find_manifest(tag)? != Some(digest) {
             self.registry.put_manifest(tag, MEDIA_INDEX, &bytes)?;
         }
-        Ok(Ends { digest, size: bytes.len() as u64, media_type: MEDIA_INDEX })
+        Ok(Placed { digest, size: bytes.len() as u64, media_type: MEDIA_INDEX })
     }
 
     /// Brings one image under a tag, or under its digest alone.
@@ -125,7 +125,7 @@ impl Push<'_> {
         &self,
         image: Shipped<'_>,
         tag: Option<&str>,
-    ) -> Result<(Ends, Traffic), ShipError> {
+    ) -> Result<(Placed, Traffic), ShipError> {
         let layers = &image.record.layers;
         let known: Vec<Option<Twin>> = layers.iter().map(|layer| self.find(layer)).collect();
         let missing = |(layer, twin): (&LayerRecord, &Option<Twin>)| {
@@ -138,7 +138,10 @@ impl Push<'_> {
             Some((ends, _)) if named == Some(ends.digest) => return Ok((ends, Traffic::default())),
             Some((ends, bytes)) => {
                 let found = self.registry.find_manifest(&ends.digest.to_string())?;
-                found.map(|_| (ends, bytes))
+                match (found, tag) {
+                    (Some(_), None) => return Ok((ends, Traffic::default())),
+                    (found, _) => found.map(|_| (ends, bytes)),
+                }
             }
             None => None,
         };
@@ -163,12 +166,12 @@ impl Push<'_> {
         }
     }
 
-    fn manifest(&self, image: Shipped<'_>, twins: &[Option<Twin>]) -> (Ends, Vec<u8>) {
+    fn manifest(&self, image: Shipped<'_>, twins: &[Option<Twin>]) -> (Placed, Vec<u8>) {
         let Shipped { spec, record } = image;
         let bytes =
             compressed_manifest(self.store, spec, record.image, &record.layers, twins, self.form);
         let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-        (Ends { digest, size, media_type: MEDIA_MANIFEST }, bytes)
+        (Placed { digest, size, media_type: MEDIA_MANIFEST }, bytes)
     }
 
     /// Which repository has what, for pushes to others.

@@ -168,3 +168,23 @@ pub fn descriptor(media: &str, bytes: &[u8]) -> String {
     let (digest, size) = (Digest::of(bytes), bytes.len());
     format!(r#"{{"mediaType":"{media}","digest":"{digest}","size":{size}}}"#)
 }
+
+/// Holds a document against the image-spec's own schema, as Debian packages it.
+#[track_caller]
+pub fn check_schema(kind: &str, document: &str) {
+    let dir = "/usr/share/gocode/src/github.com/opencontainers/image-spec/schema";
+    assert!(Path::new(dir).is_dir(), "the image-spec's schemas must be installed (tests/run does it)");
+    let script = r#"
+import json, pathlib, sys
+from jsonschema import Draft4Validator, RefResolver
+root, kind, document = sys.argv[1:]
+schemas = {path.name: json.loads(path.read_text()) for path in pathlib.Path(root).glob("*.json")}
+places = ["", "descriptor/", "image/", "image/descriptor/", "image/index/", "image/manifest/"]
+store = {"https://opencontainers.org/schema/" + place + name: schema
+         for place in places for name, schema in schemas.items()}
+schema = schemas[kind + "-schema.json"]
+resolver = RefResolver.from_schema(schema, store=store)
+Draft4Validator(schema, resolver=resolver).validate(json.loads(document))
+"#;
+    tool("/usr/bin/python3", &["-c", script, dir, kind, document]);
+}
