@@ -113,7 +113,8 @@ fn the_same_image_has_one_digest_wherever_it_is_pushed_from() {
     assert_ne!(zstd["digest"], first["digest"]);
     let manifest = String::from_utf8(depot.manifest("a", "1").unwrap()).unwrap();
     assert_eq!(manifest.matches("tar+zstd").count(), 2, "{manifest}");
-    one.sbx(&["push", "s", &reference("a"), "--level", "13"]).fails(1, &["level 13 is none of gzip"]);
+    one.sbx(&["push", "s", &reference("a"), "--level", "13"])
+        .fails(1, &["level 13 is none of gzip"]);
 }
 
 #[test]
@@ -134,6 +135,13 @@ fn tokens_are_asked_for_what_is_done_and_go_nowhere_else() {
     push(&project, &["s", &format!("{}/b:1", depot.host)]);
     let asked = depot.asked().into_iter().find(|asked| asked.path == "/token").unwrap();
     assert!(asked.query.ends_with("&scope=repository%3Aa%3Apull"), "{}", asked.query);
+    // an identity token is exchanged, not shown
+    let login = format!("{{\"auths\":{{\"{}\":{{\"identitytoken\":\"own\"}}}}}}", depot.host);
+    project.write(".docker/config.json", &login);
+    depot.forget();
+    push(&project, &["s", &format!("{}/c:1", depot.host)]);
+    assert_eq!((depot.count("POST", "/token"), depot.count("GET", "/token")), (1, 0));
+    assert!(depot.asked().iter().all(|asked| !asked.query.contains("own")));
 }
 
 #[test]
@@ -148,7 +156,8 @@ fn docker_registry_takes_it_and_others_pull_it() {
     let pushed = push(&project, &["s", &reference]);
     let from = format!("docker://{reference}");
     let skopeo = ["--tls-verify=false", "--creds", "me:geheim"];
-    let config = tool("skopeo", &[&["inspect", "--raw", "--config"], &skopeo[..], &[&from]].concat());
+    let config =
+        tool("skopeo", &[&["inspect", "--raw", "--config"], &skopeo[..], &[&from]].concat());
     assert_eq!(Digest::of(config.as_bytes()).to_string(), image);
     let raw = tool("skopeo", &[&["inspect", "--raw"], &skopeo[..], &[&from]].concat());
     assert_eq!(Digest::of(raw.as_bytes()).to_string(), pushed["digest"].as_str().unwrap());
@@ -169,8 +178,12 @@ fn docker_registry_takes_it_and_others_pull_it() {
     let tar = home.path().join("tar");
     puller.sbx(&["save", &reference, "--format", "tar", "-o", tar.to_str().unwrap()]).success();
     assert!(tool("tar", &["-tf", tar.to_str().unwrap()]).contains("srv/app/run\n"));
-    let listed = tool("skopeo", &["inspect", &format!("oci:{}:{reference}", puller.cache().display())]);
-    assert!(listed.contains(pushed["digest"].as_str().unwrap()) || listed.contains("sha256"), "{listed}");
+    let listed =
+        tool("skopeo", &["inspect", &format!("oci:{}:{reference}", puller.cache().display())]);
+    assert!(
+        listed.contains(pushed["digest"].as_str().unwrap()) || listed.contains("sha256"),
+        "{listed}"
+    );
     let gone = puller.sbx(&["gc", "--json"]).success();
     assert!(gone.stdout.contains("\"removed\":{}"), "{}", gone.stdout);
     puller.sbx(&["save", "team/none:1", "-o", "x"]).fails(1, &["is not in the store", "sbx pull"]);
@@ -187,8 +200,11 @@ fn a_registry_behind_a_company_authority_wants_to_know_its_client() {
     // nothing is known of it: it is on loopback, where http is spoken
     project.sbx(&["push", "s", &reference]).fails(3, &["answers 400"]);
     let dir = format!(".config/containers/certs.d/{}", registry.host);
-    project.write(&format!("{dir}/ca.crt"), &fs::read_to_string(home.path().join("ca.crt")).unwrap());
-    project.sbx(&["push", "s", &reference]).fails(3, &["does not take this machine", "client.cert"]);
+    project
+        .write(&format!("{dir}/ca.crt"), &fs::read_to_string(home.path().join("ca.crt")).unwrap());
+    project
+        .sbx(&["push", "s", &reference])
+        .fails(3, &["does not take this machine", "client.cert"]);
     let [cert, key] = authority.files("client");
     for (from, to) in [(cert, "client.cert"), (key, "client.key")] {
         project.write(&format!("{dir}/{to}"), &fs::read_to_string(from).unwrap());
@@ -305,7 +321,10 @@ fn what_is_attached_is_found_and_signatures_count() {
         pull("key.pub").fails(3, &["none of the", "signatures", "is of this key"]);
         pull("other.pub").success();
         let signed = push(&project, &["s", &reference, "--attest", "--key", "key.pem"]);
-        assert_eq!((&signed["digest"], signed["blobs"]["sent"].as_u64()), (&plain["digest"], Some(0)));
+        assert_eq!(
+            (&signed["digest"], signed["blobs"]["sent"].as_u64()),
+            (&plain["digest"], Some(0))
+        );
         pull("key.pub").success();
 
         let hex = plain["digest"].as_str().unwrap().trim_start_matches("sha256:");
@@ -324,10 +343,17 @@ fn what_is_attached_is_found_and_signatures_count() {
                 let manifest = depot.manifest("s", entry["digest"].as_str().unwrap()).unwrap();
                 check_schema("image-manifest", &String::from_utf8(manifest).unwrap());
             }
-            let kinds: Vec<&str> = index["manifests"].as_array().unwrap().iter()
+            let kinds: Vec<&str> = index["manifests"]
+                .as_array()
+                .unwrap()
+                .iter()
                 .map(|entry| entry["artifactType"].as_str().unwrap())
                 .collect();
-            for kind in ["application/spdx+json", "application/vnd.cyclonedx+json", "application/vnd.in-toto+json"] {
+            for kind in [
+                "application/spdx+json",
+                "application/vnd.cyclonedx+json",
+                "application/vnd.in-toto+json",
+            ] {
                 assert_eq!(kinds.iter().filter(|known| **known == kind).count(), 1, "{kinds:?}");
             }
         }
@@ -489,7 +515,12 @@ fn docker_pulls_from_loopback_where_it_takes_no_archives_of_parts() {
     };
     for layers in [vec![layer("a")], vec![layer("a"), layer("b")]] {
         let image = load(&layers);
-        let listed = engine.docker(&["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]);
+        let listed = engine.docker(&[
+            "images",
+            "--no-trunc",
+            "--format",
+            "{{.Repository}}:{{.Tag}} {{.ID}}",
+        ]);
         assert!(listed.contains(&format!("team/parts:1 {image}")), "{listed}");
         assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
     }

@@ -31,7 +31,8 @@ fn client() -> Client {
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..len).map(|_| next()).collect()
@@ -62,7 +63,10 @@ impl Image {
             let record = store.put_layer(&key, diff_id).unwrap();
             ImageLayer { record, created_by: "test".to_owned(), comment: String::new() }
         };
-        let layers = [layer(0, &tar("large", &noise((4 << 20) + (100 << 10)))), layer(1, &tar("small", b"small\n"))];
+        let layers = [
+            layer(0, &tar("large", &noise((4 << 20) + (100 << 10)))),
+            layer(1, &tar("small", b"small\n")),
+        ];
         let record = write_image(store, &spec, &layers).unwrap();
         Image { spec, record }
     }
@@ -165,7 +169,8 @@ fn a_push_ends_well_or_says_why() {
             forget();
             depot.fail(number, fault.clone());
             let result = image.push(&store, &client(), &reference);
-            let told = format!("{fault:?} at {number}: {result:?}, {:?}", depot.asked().get(number));
+            let told =
+                format!("{fault:?} at {number}: {result:?}, {:?}", depot.asked().get(number));
             match &result {
                 Ok(pushed) => {
                     assert_eq!(*pushed, Pushed { traffic: pushed.traffic, ..expected.clone() });
@@ -236,4 +241,62 @@ fn a_pull_ends_well_or_says_why() {
     for passing in ["Status(500)", "Busy", "Half", "Stall", "Lost"] {
         assert_eq!(tally[passing].1, 0, "{passing}: {tally:?}");
     }
+}
+
+#[test]
+fn two_pushes_at_once_are_as_good_as_one() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::new(&store);
+    let depot = Depot::start();
+    let reference = format!("{}/a:1", depot.host);
+    let push = || image.push(&store, &client(), &reference).unwrap();
+    let (one, two) = std::thread::scope(|scope| {
+        let one = scope.spawn(push);
+        let two = scope.spawn(push);
+        (one.join().unwrap(), two.join().unwrap())
+    });
+    assert_eq!(one.root, two.root);
+    assert!(check(&depot, &one));
+}
+
+#[test]
+fn a_tag_that_moves_while_it_is_pulled_is_what_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::new(&store);
+    let depot = Depot::start();
+    let reference = format!("{}/a:1", depot.host);
+    let pushed = image.push(&store, &client(), &reference).unwrap();
+    let other = ImageRecord { layers: image.record.layers[1..].to_vec(), ..image.record.clone() };
+    let other = write_image(&store, &image.spec, &layers_of(&other)).unwrap();
+    let moved = Image { spec: image.spec.clone(), record: other };
+    let later = moved.push(&store, &client(), &format!("{}/a:2", depot.host)).unwrap();
+
+    let parsed: Reference = reference.parse().unwrap();
+    let (client, keychain, mirrors) = (client(), Keychain::default(), MirrorMap::default());
+    let registry = Registry::new(&client, &keychain, &mirrors, &parsed).unwrap();
+    let origin = Origin::of_registry(registry, &client, &parsed);
+    let whole = origin.resolve_whole(Platform::Amd64).unwrap();
+    depot.tag("a", "2", "1");
+    let into = Store::open(&home.path().join("into")).unwrap();
+    let pull = Pull {
+        store: &into,
+        origin: &origin,
+        reference: &parsed,
+        platform: Platform::Amd64,
+        progress: &NoProgress,
+    };
+    assert_eq!(pull.run(&whole).unwrap().record.manifest, pushed.root.digest);
+    let whole = origin.resolve_whole(Platform::Amd64).unwrap();
+    assert_eq!(pull.run(&whole).unwrap().record.manifest, later.root.digest);
+}
+
+fn layers_of(record: &ImageRecord) -> Vec<ImageLayer> {
+    let layer = |record: &sbx::store::LayerRecord| ImageLayer {
+        record: record.clone(),
+        created_by: "test".to_owned(),
+        comment: String::new(),
+    };
+    record.layers.iter().map(layer).collect()
 }

@@ -10,7 +10,7 @@ use sbx::report::{
     CYCLONEDX_PREDICATE, Given, Inventory, PAYLOAD_TYPE, PROVENANCE_PREDICATE, SPDX_PREDICATE,
     attest, cyclonedx, provenance, spdx,
 };
-use sbx::ship::{Attaching, ENVELOPE, Placed, Paper, Pushed};
+use sbx::ship::{Attaching, ENVELOPE, Paper, Placed, Pushed};
 
 use super::provenance::read_key;
 use super::push::{PushArguments, Ready};
@@ -108,7 +108,8 @@ fn attach(
     };
     let seal = |document: Document| {
         let predicate = document.predicate.to_owned();
-        let annotations = [("predicateType", predicate), ("dev.cosignproject.cosign/signature", String::new())];
+        let annotations =
+            [("predicateType", predicate), ("dev.cosignproject.cosign/signature", String::new())];
         Paper {
             media_type: ENVELOPE,
             annotations: annotations.map(|(name, value)| (name.to_owned(), value)).into(),

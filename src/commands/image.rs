@@ -18,17 +18,12 @@ pub struct Found {
 
 /// What names no sandbox, but an image at a registry.
 pub fn as_reference(name: &str) -> Option<Outcome<Reference>> {
-    name.contains(['/', ':', '@']).then(|| {
-        name.parse::<Reference>().map_err(|error| Failure::input(error.to_string()))
-    })
+    name.contains(['/', ':', '@'])
+        .then(|| name.parse::<Reference>().map_err(|error| Failure::input(error.to_string())))
 }
 
 /// The image, held for as long as this command runs.
-pub fn find_image(
-    workspace: &Workspace,
-    name: &str,
-    platform: Option<Platform>,
-) -> Outcome<Found> {
+pub fn find_image(workspace: &Workspace, name: &str, platform: Option<Platform>) -> Outcome<Found> {
     if let Some(reference) = as_reference(name) {
         return find_pulled(workspace, &reference?, platform);
     }

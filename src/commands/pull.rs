@@ -85,9 +85,8 @@ pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
 }
 
 fn read_key(path: &PathBuf) -> Outcome<PublicKey> {
-    let fail = |error: &dyn std::fmt::Display| {
-        Failure::input(format!("key {}: {error}", path.display()))
-    };
+    let fail =
+        |error: &dyn std::fmt::Display| Failure::input(format!("key {}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
     PublicKey::parse(&text).map_err(|error| fail(&error))
 }

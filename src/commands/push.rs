@@ -113,8 +113,10 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
         None => default_reference(&workspace, targets[0])?,
     };
     if reference.digest().is_some() {
-        return Err(Failure::input(format!("`{reference}` has a digest, and nothing can be pushed to one"))
-            .with_help("name a tag"));
+        return Err(Failure::input(format!(
+            "`{reference}` has a digest, and nothing can be pushed to one"
+        ))
+        .with_help("name a tag"));
     }
     let ready = find_ready(&workspace, &targets, &lock, !arguments.platform.is_empty())?;
     let homes = homes(&workspace, &targets, &reference, &ready);
@@ -204,13 +206,16 @@ fn homes(
 ) -> BTreeMap<Digest, String> {
     let mut homes = BTreeMap::new();
     let layers = layers_of(&workspace.project, targets);
-    let bases = layers.iter().flat_map(|(layer, _)| &layer.recipes).filter_map(|recipe| match recipe {
-        Recipe::From(from) => match &from.source {
-            ImageSource::Registry(base) if base.registry() == reference.registry() => Some(base),
+    let bases =
+        layers.iter().flat_map(|(layer, _)| &layer.recipes).filter_map(|recipe| match recipe {
+            Recipe::From(from) => match &from.source {
+                ImageSource::Registry(base) if base.registry() == reference.registry() => {
+                    Some(base)
+                }
+                _ => None,
+            },
             _ => None,
-        },
-        _ => None,
-    });
+        });
     for base in bases {
         for layer in ready.iter().flat_map(|one| &one.record.layers) {
             let packed = layer.packed.iter();

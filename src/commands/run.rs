@@ -160,8 +160,8 @@ fn prepare_pulled(
     let found = find_pulled(workspace, reference, None)?;
     let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
     let settings = config.and_then(|config| config.settings());
-    let settings = settings
-        .map_err(|error| Failure::world(format!("image `{reference}`: {error}")))?;
+    let settings =
+        settings.map_err(|error| Failure::world(format!("image `{reference}`: {error}")))?;
     let spec = ImageSpec::of_image(found.platform, &settings);
     let ports = spec.ports.iter().filter(|port| port.protocol == "tcp");
     let ports = ports.map(|port| PortDecl { number: port.number, udp: false }).collect();

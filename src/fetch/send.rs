@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::Stream;
+pub use reqwest::Method;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap,
     LOCATION,
 };
-pub use reqwest::Method;
 use reqwest::{Body, RequestBuilder, Response};
 use tokio::sync::mpsc;
 use url::Url;
@@ -197,11 +197,16 @@ impl Client {
         let config = self.config();
         let http = engine.sender(config, letter.url).map_err(Refusal::Final)?;
         let (pieces, flow, pulse) = channel();
-        let mut request = letter.dress(config, http.request(letter.method.clone(), letter.url.clone()));
+        let mut request =
+            letter.dress(config, http.request(letter.method.clone(), letter.url.clone()));
         if let Some(size) = size {
             request = request.header(CONTENT_LENGTH, size);
         }
-        let sending = engine.spawn(watched(request.body(Body::wrap_stream(flow)), pulse, config.stall_timeout));
+        let sending = engine.spawn(watched(
+            request.body(Body::wrap_stream(flow)),
+            pulse,
+            config.stall_timeout,
+        ));
         // where the request ended early, its answer says why
         let poured = pour(body, &pieces);
         if poured.is_err() {
@@ -213,7 +218,9 @@ impl Client {
         let ended = ended.map_err(|error| Refusal::Final(FetchError::Setup(error.to_string())))?;
         let response = match ended {
             None => return Err(Refusal::Again(stalled(config, letter), None)),
-            Some(sent) => sent.map_err(|error| judge_network(config, letter.label, letter.url, &error))?,
+            Some(sent) => {
+                sent.map_err(|error| judge_network(config, letter.label, letter.url, &error))?
+            }
         };
         Ok(engine.block_on(read(config, letter, response, LARGEST_ANSWER))?)
     }

@@ -23,4 +23,4 @@ pub use packing::{Packing, Unpacked};
 pub use referrers::Referrer;
 pub use registry::{Access, Registry};
 pub use source::{Image, ImageLayer, Origin, Whole};
-pub use upload::{Mounted, Supply, Supplied, Written};
+pub use upload::{Mounted, Supplied, Supply, Written};

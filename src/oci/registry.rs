@@ -130,12 +130,7 @@ impl<'a> Registry<'a> {
     }
 
     /// A small blob, whose bytes are not judged yet.
-    pub fn blob(
-        &self,
-        label: &str,
-        digest: &Digest,
-        limit: u64,
-    ) -> Result<Vec<u8>, OciError> {
+    pub fn blob(&self, label: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>, OciError> {
         let url = self.blob_url(digest);
         let document = self.ask(|authorization| {
             let headers = Headers { authorization, ..Headers::default() };

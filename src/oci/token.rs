@@ -58,9 +58,8 @@ impl Registry<'_> {
         }
         let service = find("service").unwrap_or_default();
         let asked = find("scope");
-        let ask = |scopes: &[String]| {
-            self.token(realm.clone(), &service, scopes, credential.as_ref())
-        };
+        let ask =
+            |scopes: &[String]| self.token(realm.clone(), &service, scopes, credential.as_ref());
         let scopes = self.scopes(asked);
         let token = match ask(&scopes) {
             Err(_) if scopes.len() > 1 => ask(&scopes[..1])?,

@@ -81,9 +81,7 @@ impl Registry<'_> {
     /// Asks for a blob that another repository of the registry has.
     pub fn mount(&self, label: &str, digest: &Digest, from: &str) -> Result<Mounted, OciError> {
         let mut url = self.uploads();
-        url.query_pairs_mut()
-            .append_pair("mount", &digest.to_string())
-            .append_pair("from", from);
+        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
         match self.write(&Letter::new(label, Method::POST, &url), b"") {
             Ok(answer) if answer.status == 201 => Ok(Mounted::Done),
             Ok(answer) => Ok(Mounted::Not(answer.location().filter(|_| answer.status == 202))),

@@ -78,9 +78,8 @@ impl ImageSpec {
             env.insert(0, ("PATH".to_owned(), PATH.to_owned()));
         }
         let ports = all("port").into_iter().flatten();
-        let ports = ports.filter_map(|text| {
-            port(&text).map(|(number, protocol)| Port { number, protocol })
-        });
+        let ports = ports
+            .filter_map(|text| port(&text).map(|(number, protocol)| Port { number, protocol }));
         ImageSpec {
             env,
             entrypoint: words("entrypoint"),

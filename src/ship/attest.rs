@@ -76,7 +76,8 @@ impl Attaching<'_> {
         });
         let bytes = manifest.to_string().into_bytes();
         let tag = suffix.map(|suffix| cosign_tag(&subject.digest, suffix));
-        let put = self.registry.put_referrer(tag.as_deref(), &subject.digest, artifact_type, &bytes);
+        let put =
+            self.registry.put_referrer(tag.as_deref(), &subject.digest, artifact_type, &bytes);
         Ok(put?)
     }
 

@@ -112,12 +112,17 @@ impl Docker {
         let answer = answer.map_err(refused)?;
         self.hear(&answer)?;
         let without = written?;
-        let sent: Vec<u64> = saved.record.layers.iter()
+        let sent: Vec<u64> = saved
+            .record
+            .layers
+            .iter()
             .filter(|layer| !without.contains(&layer.diff_id))
             .map(|layer| layer.size)
             .collect();
         if !self.has_image(saved.reference, &saved.record.image)? {
-            return Err(ShipError::Engine { said: "it took the image and does not have it".to_owned() });
+            return Err(ShipError::Engine {
+                said: "it took the image and does not have it".to_owned(),
+            });
         }
         Ok(Loaded { way: Way::Archive, layers: sent.len(), bytes: sent.iter().sum() })
     }
@@ -182,9 +187,8 @@ impl Docker {
     fn get(&self, path: &[&str]) -> Result<Value, ShipError> {
         let url = self.url(path, &[]);
         let answer = self.send(&Letter::new("docker", Method::GET, &url))?;
-        serde_json::from_slice(&answer.bytes).map_err(|error| ShipError::Engine {
-            said: format!("what is no JSON: {error}"),
-        })
+        serde_json::from_slice(&answer.bytes)
+            .map_err(|error| ShipError::Engine { said: format!("what is no JSON: {error}") })
     }
 
     fn send(&self, letter: &Letter<'_>) -> Result<Answer, ShipError> {

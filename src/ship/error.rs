@@ -66,9 +66,9 @@ impl ShipError {
             ShipError::EngineAddress { .. } => {
                 Some("`DOCKER_HOST` takes `unix://PATH` and `tcp://HOST:PORT`".to_owned())
             }
-            ShipError::Unsigned { .. } => {
-                Some("`sbx push --key FILE` and `cosign sign --key FILE` sign what they push".to_owned())
-            }
+            ShipError::Unsigned { .. } => Some(
+                "`sbx push --key FILE` and `cosign sign --key FILE` sign what they push".to_owned(),
+            ),
             _ => None,
         }
     }

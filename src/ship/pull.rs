@@ -119,8 +119,8 @@ impl Pull<'_> {
         let stamp = stamp.at("find", &path)?;
         let most = limits(layer.size).bytes;
         let unpacked = layer.packing.open(&path).and_then(|tar| tar.finish(most));
-        let (found, size) = unpacked
-            .map_err(|source| ShipError::Unpack { layer: layer.digest, source })?;
+        let (found, size) =
+            unpacked.map_err(|source| ShipError::Unpack { layer: layer.digest, source })?;
         if found != layer.diff_id {
             let (layer, expected) = (layer.digest, layer.diff_id);
             return Err(ShipError::DiffId { layer, expected, found });

@@ -128,9 +128,8 @@ impl Push<'_> {
     ) -> Result<(Placed, Traffic), ShipError> {
         let layers = &image.record.layers;
         let known: Vec<Option<Twin>> = layers.iter().map(|layer| self.find(layer)).collect();
-        let missing = |(layer, twin): (&LayerRecord, &Option<Twin>)| {
-            layer.packed.is_none() && twin.is_none()
-        };
+        let missing =
+            |(layer, twin): (&LayerRecord, &Option<Twin>)| layer.packed.is_none() && twin.is_none();
         let whole = !layers.iter().zip(&known).any(missing);
         // the first question also brings a token for all that follow
         let named = tag.map(|tag| self.registry.find_manifest(tag)).transpose()?.flatten();
@@ -197,7 +196,8 @@ impl Push<'_> {
     ) -> Result<(Vec<Option<Twin>>, Traffic), ShipError> {
         let record = image.record;
         let mut seen = BTreeSet::new();
-        let layers = record.layers.iter().zip(known).filter(|(layer, _)| seen.insert(layer.diff_id));
+        let layers =
+            record.layers.iter().zip(known).filter(|(layer, _)| seen.insert(layer.diff_id));
         let mut cargo: Vec<Cargo<'_>> =
             layers.map(|(layer, twin)| Cargo::Layer(layer, *twin)).collect();
         cargo.push(Cargo::Config(record.image));
@@ -234,8 +234,7 @@ impl Push<'_> {
             done
         };
         let mut done: Vec<_> = std::thread::scope(|scope| {
-            let hands: Vec<_> =
-                (0..PARALLEL.min(cargo.len())).map(|_| scope.spawn(hand)).collect();
+            let hands: Vec<_> = (0..PARALLEL.min(cargo.len())).map(|_| scope.spawn(hand)).collect();
             let ended = hands.into_iter().map(|hand| hand.join().expect("a hand does not panic"));
             ended.flatten().collect()
         });
@@ -246,11 +245,7 @@ impl Push<'_> {
         Ok(done.into_iter().map(|(_, result)| result).collect())
     }
 
-    fn carry(
-        &self,
-        cargo: &Cargo<'_>,
-        turn: &Turn,
-    ) -> Result<(Option<Twin>, Traffic), ShipError> {
+    fn carry(&self, cargo: &Cargo<'_>, turn: &Turn) -> Result<(Option<Twin>, Traffic), ShipError> {
         match cargo {
             Cargo::Config(digest) => {
                 let bytes = self.store.read_blob(digest)?;

@@ -125,10 +125,7 @@ impl Store {
     }
 
     /// Takes those references of pulled images out that `is_old` says.
-    pub(super) fn withdraw_pulled(
-        &self,
-        is_old: impl Fn(&str) -> bool,
-    ) -> Result<(), StoreError> {
+    pub(super) fn withdraw_pulled(&self, is_old: impl Fn(&str) -> bool) -> Result<(), StoreError> {
         let path = self.root.join("index.json");
         let _lock = self.lock("index")?;
         let bytes = fs::read(&path).at("read", &path)?;

@@ -393,9 +393,7 @@ fn upload(state: &mut State, request: &Request, repository: &str, name: &str) ->
     let Some(session) = state.sessions.get_mut(name) else { return Answer::new(404) };
     let range = |bytes: &Vec<u8>| format!("0-{}", bytes.len().saturating_sub(1));
     match request.asked.method.as_str() {
-        "GET" => {
-            Answer::new(204).with("Location", place(name)).with("Range", range(session))
-        }
+        "GET" => Answer::new(204).with("Location", place(name)).with("Range", range(session)),
         "DELETE" => {
             state.sessions.remove(name);
             Answer::new(204)

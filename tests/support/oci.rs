@@ -173,7 +173,10 @@ pub fn descriptor(media: &str, bytes: &[u8]) -> String {
 #[track_caller]
 pub fn check_schema(kind: &str, document: &str) {
     let dir = "/usr/share/gocode/src/github.com/opencontainers/image-spec/schema";
-    assert!(Path::new(dir).is_dir(), "the image-spec's schemas must be installed (tests/run does it)");
+    assert!(
+        Path::new(dir).is_dir(),
+        "the image-spec's schemas must be installed (tests/run does it)"
+    );
     let script = r#"
 import json, pathlib, sys
 from jsonschema import Draft4Validator, RefResolver
