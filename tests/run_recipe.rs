@@ -186,7 +186,7 @@ fn a_failure_shows_the_last_lines_and_where_the_rest_is() {
         .sbx(&["build", "s"])
         .fails(1, &["exit 7` ended with exit code 7:\n", "  100\n  lost\n", "--shell-on-failure"]);
     assert!(!outcome.stderr.contains("\n  70\n"), "only the last lines");
-    let log = outcome.stderr.split("the whole output is in ").nth(1).unwrap();
+    let log = outcome.stderr.split("the output is in ").nth(1).unwrap();
     let log = fs::read_to_string(log.split_whitespace().next().unwrap()).unwrap();
     assert!(
         log.starts_with("1\n2\n") && log.ends_with("\u{1b}[2Jlost\n"),

@@ -10,8 +10,8 @@ use serde::Serialize;
 use sbx::build::run::OnFailure;
 use sbx::decl::{PortDecl, Ready, Sandbox};
 use sbx::launch::{
-    Attached, Connections, HeldImage, InstanceName, Launch, PortOption, Request, Spec, State,
-    VariableOption, VolumeOption, start,
+    Attached, Connections, HeldImage, InstanceName, Launch, PortOption, PrivateOption, Request,
+    Spec, State, VariableOption, VolumeOption, start,
 };
 use sbx::name::SandboxName;
 use sbx::oci::document::Config;
@@ -54,6 +54,9 @@ pub struct RunArguments {
     /// Run it without the limits that are declared
     #[arg(long)]
     no_limits: bool,
+    /// Let a host of `egress` be this machine or in its own networks
+    #[arg(long, value_name = "HOST:PORT")]
+    allow_private: Vec<PrivateOption>,
     /// Let the program read what is typed or piped in
     #[arg(long, short)]
     interactive: bool,
@@ -147,6 +150,12 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     let token = random_hex(16)?;
     let image = (&plan.spec, record.image);
     let spec = Spec::new(target.sandbox, image, &request(arguments), &variable, || token)?;
+    for host in &spec.private {
+        let sandbox = &spec.sandbox;
+        ui.say(&format!(
+            "warning: `{sandbox}` may reach `{host}` on this machine and in its own networks"
+        ));
+    }
     Ok(Prepared { spec, trees, key: plan.key })
 }
 
@@ -187,6 +196,7 @@ fn request(arguments: &RunArguments) -> Request {
         command: arguments.command.clone(),
         terminal: arguments.tty,
         no_limits: arguments.no_limits,
+        private: arguments.allow_private.iter().map(|option| option.0.clone()).collect(),
     }
 }
 

@@ -319,7 +319,8 @@ async fn read(
     let (status, from) = (response.status().as_u16(), response.url().clone());
     let headers = response.headers().clone();
     let mut bytes = Vec::new();
-    while letter.method != Method::HEAD {
+    // an answer to HEAD has no body, whatever it promises
+    loop {
         let chunk = tokio::time::timeout(config.stall_timeout, response.chunk()).await;
         let chunk = chunk.map_err(|_| Verdict::Again(stalled(config, letter), None))?;
         let chunk = chunk.map_err(|error| judge_network(config, label, url, &error))?;

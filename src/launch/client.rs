@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::egress::{PROXY_PORT, Policy};
 use super::error::LaunchError;
 use super::keeper::{HeldImage, Message, Order, kill_signal};
 use super::probe::Probe;
 use super::slots;
 use super::spec::Spec;
 use super::state::{Claim, InstanceName, Record, State, discard};
-use crate::decl::{Egress, Limits, Ready, SecurityLevel};
+use crate::decl::{Limits, Ready, SecurityLevel};
 use crate::fsx::IoAt;
 use crate::jail::cgroup::{Cgroup, Quota};
-use crate::jail::instance::{Cell, Ids, Program, Tightness, Volume};
+use crate::jail::instance::{Cell, Gate, Ids, NEAR, Program, Tightness, Volume};
 use crate::jail::{Ended, Held, IdMap, receive, seal, send};
 
 /// An instance that is to be started.
@@ -62,8 +63,8 @@ pub type Outcome = Result<Ended, LaunchError>;
 /// Starts an instance; answers once its program runs.
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
-    refuse(spec)?;
-    let quota = check_limits(spec)?;
+    let map = IdMap::current().at("read", "/proc/self/uid_map")?;
+    let quota = check_limits(spec, map)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };
     let cgroup = Cgroup::plan(&launch.id, &quota).map_err(limited)?;
@@ -144,19 +145,9 @@ impl Attached {
     }
 }
 
-/// What this launcher cannot do.
-fn refuse(spec: &Spec) -> Result<(), LaunchError> {
-    match spec.egress {
-        Egress::None => Ok(()),
-        Egress::Hosts(_) | Egress::Any => {
-            Err(LaunchError::Refused { what: "`egress`".to_owned(), sandbox: spec.sandbox.clone() })
-        }
-    }
-}
-
 /// Limits above the machine are no limits.
-fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
-    let Limits { memory, milli_cpus, pids } = spec.limits;
+fn check_limits(spec: &Spec, map: IdMap) -> Result<Quota, LaunchError> {
+    let Limits { memory, milli_cpus, pids, disk } = spec.limits;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if let Some(milli) = milli_cpus.filter(|milli| *milli as usize > processors * 1000) {
         return Err(LaunchError::AboveMachine {
@@ -166,12 +157,16 @@ fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
     }
     let info = rustix::system::sysinfo();
     let total = (info.totalram as u64).saturating_mul(info.mem_unit.into());
-    if let Some(bytes) = memory.filter(|bytes| *bytes > total) {
-        return Err(LaunchError::AboveMachine {
-            what: format!("limit memory={bytes}"),
-            have: format!("{total} bytes"),
-        });
+    // what is written is in memory, too, where that is limited
+    for (name, bytes) in [("memory", memory), ("disk", disk)] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > total) {
+            return Err(LaunchError::AboveMachine {
+                what: format!("limit {name}={bytes}"),
+                have: format!("{total} bytes of memory"),
+            });
+        }
     }
+    let pids = pids.filter(|_| map == IdMap::Identity);
     Ok(Quota { memory, milli_cpus, pids })
 }
 
@@ -200,13 +195,7 @@ fn order(
 ) -> Result<Order, LaunchError> {
     let spec = launch.spec;
     let data = claim.dir.join("data");
-    for path in [
-        data.clone(),
-        data.join("upper"),
-        data.join("work"),
-        data.join("root"),
-        data.join("lowers"),
-    ] {
+    for path in [data.clone(), data.join("upper"), data.join("work"), data.join("shelf")] {
         std::fs::create_dir(&path).at("create", &path)?;
     }
     let ids = match IdMap::current().at("read", "/proc/self/uid_map")? {
@@ -216,12 +205,14 @@ fn order(
         }
         IdMap::Subordinate { .. } => Ids::Shared,
     };
+    let egress = Policy::new(&spec.egress, &spec.private);
     let program = Program {
         argv: spec.argv.clone(),
-        env: spec.env.clone(),
+        env: environment(spec, egress.as_ref()),
         cwd: spec.workdir.clone(),
         user: spec.user.clone(),
         terminal: spec.terminal,
+        writable: program_writable(spec),
     };
     let tightness = match spec.security_level {
         SecurityLevel::Low => Tightness::Low,
@@ -251,9 +242,12 @@ fn order(
         dir: data,
         ids,
         volumes,
+        gate: egress.as_ref().map(|policy| Gate { ports: policy.ports().into_iter().collect() }),
         tightness,
         shared_memory: spec.shared_memory,
         writable: writable(spec),
+        disk: spec.limits.disk,
+        processes: spec.limits.pids.filter(|_| ids == Ids::Shared),
         cgroup,
         program,
     };
@@ -263,10 +257,29 @@ fn order(
         dir: claim.dir.clone(),
         ready: probe(spec),
         timeout: spec.timeout,
+        egress,
         detached: launch.detached,
         image: launch.image.clone(),
         stop_signal: spec.stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM),
     })
+}
+
+/// With the relay as the proxy, where names are allowed that nobody has written down.
+fn environment(spec: &Spec, egress: Option<&Policy>) -> Vec<(String, String)> {
+    let mut env = spec.env.clone();
+    if !egress.is_some_and(Policy::is_open) {
+        return env;
+    }
+    let proxy = format!("http://{NEAR}:{PROXY_PORT}");
+    let own = "localhost,127.0.0.1,::1".to_owned();
+    for (name, value) in [("HTTP_PROXY", &proxy), ("HTTPS_PROXY", &proxy), ("NO_PROXY", &own)] {
+        // what the sandbox sets stays, in either spelling
+        if spec.env.iter().all(|(known, _)| !known.eq_ignore_ascii_case(name)) {
+            env.push((name.to_owned(), value.clone()));
+            env.push((name.to_lowercase(), value.clone()));
+        }
+    }
+    env
 }
 
 /// Where a tightly confined instance works.
@@ -276,6 +289,14 @@ fn writable(spec: &Spec) -> Vec<String> {
         dirs.push(spec.workdir.clone());
     }
     dirs
+}
+
+/// All places that it may write to.
+fn program_writable(spec: &Spec) -> Vec<String> {
+    let memory = ["/tmp", "/run"].map(str::to_owned);
+    let volumes = spec.volumes.iter().filter(|volume| !volume.read_only);
+    let volumes = volumes.map(|volume| volume.to.clone());
+    memory.into_iter().chain(writable(spec)).chain(volumes).collect()
 }
 
 fn probe(spec: &Spec) -> Option<Probe> {

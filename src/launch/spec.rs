@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::egress::{Policy, Wish};
 use super::error::LaunchError;
 use super::options::{PortOption, VariableOption, VolumeOption};
 use crate::decl::{Egress, Limits, Ready, Sandbox, SecurityLevel};
@@ -12,6 +13,8 @@ use crate::plan::ImageSpec;
 const TIMEOUT: u64 = 60;
 /// Docker's size of /dev/shm.
 const SHARED_MEMORY: u64 = 64 << 20;
+/// Processes and threads where nothing is declared: no program needs so many, and a fork bomb wants more.
+const PIDS: u32 = 4096;
 /// What AgentScope's launchers set, and its images expect.
 const TOKEN: &str = "SECRET_TOKEN";
 const PROXY_TIMEOUT: &str = "NGINX_TIMEOUT";
@@ -27,6 +30,8 @@ pub struct Request {
     pub command: Vec<String>,
     pub terminal: bool,
     pub no_limits: bool,
+    /// Hosts of `egress` that may be this machine or in its networks.
+    pub private: Vec<Wish>,
 }
 
 /// A port of the instance and where it is reached.
@@ -56,6 +61,8 @@ pub struct Spec {
     pub ready: Option<Ready>,
     pub timeout: Duration,
     pub egress: Egress,
+    /// Hosts of `egress` that may be this machine or in its networks.
+    pub private: Vec<Wish>,
     pub stop_signal: Option<String>,
     pub terminal: bool,
 }
@@ -83,7 +90,10 @@ impl Spec {
             .unwrap_or_else(|| Duration::from_secs(sandbox.timeout.map_or(TIMEOUT, u64::from)));
         let mut env = environment(sandbox, config, request, host)?;
         let token = serving(sandbox, request).then(|| guard(&mut env, timeout, token));
-        let limits = if request.no_limits { Limits::default() } else { sandbox.limits };
+        let mut limits = if request.no_limits { Limits::default() } else { sandbox.limits };
+        if !request.no_limits {
+            limits.pids = limits.pids.or(Some(PIDS));
+        }
         let workdir = if config.workdir.is_empty() { "/" } else { &config.workdir };
         Ok(Spec {
             sandbox: name,
@@ -101,6 +111,7 @@ impl Spec {
             ready: sandbox.ready.clone().filter(|_| request.command.is_empty()),
             timeout,
             egress: sandbox.egress.clone(),
+            private: private(sandbox, request)?,
             stop_signal: config.stop_signal.clone(),
             terminal: request.terminal,
         })
@@ -109,6 +120,22 @@ impl Spec {
     /// The port that answers for the sandbox: its first.
     pub fn first_port(&self) -> Option<u16> {
         self.ports.first().map(|port| port.inside)
+    }
+}
+
+/// What may be private must be declared; where security is highest, nothing leads out.
+fn private(sandbox: &Sandbox, request: &Request) -> Result<Vec<Wish>, LaunchError> {
+    let policy = Policy::new(&sandbox.egress, &[]);
+    if policy.is_some() && sandbox.security_level == SecurityLevel::High {
+        return Err(LaunchError::EgressAtHigh(sandbox.name.to_string()));
+    }
+    let declared = |wish: &&Wish| policy.as_ref().is_some_and(|policy| policy.covers(wish));
+    match request.private.iter().find(|wish| !declared(wish)) {
+        None => Ok(request.private.clone()),
+        Some(wish) => Err(LaunchError::NotDeclared {
+            host: wish.to_string(),
+            sandbox: sandbox.name.to_string(),
+        }),
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Origin<'a> {
 }
 
 enum Place<'a> {
-    Registry(Registry<'a>),
+    Registry(Box<Registry<'a>>),
     Layout(Layout),
 }
 
@@ -81,7 +81,7 @@ impl<'a> Origin<'a> {
         let (place, version) = match source {
             ImageSource::Registry(reference) => {
                 let registry = Registry::new(client, keychain, mirrors, reference)?;
-                (Place::Registry(registry), reference.version())
+                (Place::Registry(Box::new(registry)), reference.version())
             }
             ImageSource::Layout { dir, tag } => {
                 let dir = root.join(dir);
@@ -94,7 +94,7 @@ impl<'a> Origin<'a> {
     /// An image of a registry that is open.
     pub fn of_registry(registry: Registry<'a>, client: &'a Client, reference: &Reference) -> Self {
         Origin {
-            place: Place::Registry(registry),
+            place: Place::Registry(Box::new(registry)),
             client,
             image: reference.to_string(),
             version: reference.version(),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,7 @@ impl Store {
 
     fn write_pushes<T: Serialize>(
         &self,
-        path: &PathBuf,
+        path: &Path,
         mut lines: Vec<T>,
         most: usize,
     ) -> Result<(), StoreError> {
@@ -102,7 +102,7 @@ impl Store {
 }
 
 /// What cannot be read is forgotten.
-fn read<T: DeserializeOwned>(path: &PathBuf) -> Vec<T> {
+fn read<T: DeserializeOwned>(path: &Path) -> Vec<T> {
     let bytes = fs::read(path).unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 //! allows a container of its default capabilities. All others are answered with EPERM.
 //!
 //! Three calls depend on their arguments: clone without namespaces, personality with harmless values,
-//! socket of any family but the host's (AF_VSOCK). Newer calls, which a C library tries before it
+//! socket of any family but the host's (AF_VSOCK), at `high` of a few families. Newer calls, which a C library tries before it
 //! falls back, are answered by the filters of [`filter`](super::super::filter) with ENOSYS.
 
 use std::collections::BTreeMap;
@@ -124,6 +124,9 @@ const RISKY: &[libc::c_long] = &[
     libc::SYS_vmsplice,
 ];
 
+/// The families of sockets that `high` leaves.
+const FAMILIES: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
 /// Answered as if the kernel were older, not as if it were forbidden: programs have another way then.
 const ABSENT: &[libc::c_long] = &[
     libc::SYS_clone3,
@@ -138,7 +141,7 @@ pub(super) fn install(tightness: Tightness) -> Setup<()> {
     let refused: &[libc::c_long] = if tightness == Tightness::High { RISKY } else { &[] };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         allowed.filter(|call| !refused.contains(call)).map(|call| (*call, Vec::new())).collect();
-    let conditional = conditional().step("write the system call filter")?;
+    let conditional = conditional(tightness).step("write the system call filter")?;
     rules.extend(conditional);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let arch = std::env::consts::ARCH.try_into().step("find the architecture")?;
@@ -155,14 +158,21 @@ pub(super) fn install(tightness: Tightness) -> Setup<()> {
 
 type Rules = Vec<(i64, Vec<SeccompRule>)>;
 
-fn conditional() -> Result<Rules, seccompiler::BackendError> {
+fn conditional(tightness: Tightness) -> Result<Rules, seccompiler::BackendError> {
     use SeccompCmpArgLen::{Dword, Qword};
     let when = |len, op, value| SeccompRule::new(vec![SeccompCondition::new(0, len, op, value)?]);
     let personalities = PERSONALITIES.iter().map(|value| when(Dword, SeccompCmpOp::Eq, *value));
     let vsock = libc::AF_VSOCK.unsigned_abs().into();
+    let families = match tightness {
+        Tightness::High => FAMILIES
+            .iter()
+            .map(|family| when(Dword, SeccompCmpOp::Eq, family.unsigned_abs().into()))
+            .collect::<Result<_, _>>()?,
+        Tightness::Low | Tightness::Medium => vec![when(Dword, SeccompCmpOp::Ne, vsock)?],
+    };
     Ok(vec![
         (libc::SYS_clone, vec![when(Qword, SeccompCmpOp::MaskedEq(NAMESPACES), 0)?]),
         (libc::SYS_personality, personalities.collect::<Result<_, _>>()?),
-        (libc::SYS_socket, vec![when(Dword, SeccompCmpOp::Ne, vsock)?]),
+        (libc::SYS_socket, families),
     ])
 }
