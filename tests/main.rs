@@ -34,6 +34,8 @@ mod npm_parity;
 mod npm_private;
 mod pnpm;
 mod pnpm_parity;
+mod push;
+mod push_faults;
 mod python_lock;
 mod python_parity;
 mod python_wheels;

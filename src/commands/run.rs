@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use sbx::build::run::OnFailure;
-use sbx::decl::Ready;
+use sbx::decl::{PortDecl, Ready, Sandbox};
 use sbx::digest::Digest;
 use sbx::image::save::Saved;
 use sbx::launch::docker::Engine;
@@ -15,13 +15,18 @@ use sbx::launch::{
     Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, PrivateOption,
     Request, Spec, State, VariableOption, VolumeOption, start,
 };
-use sbx::plan::Plan;
-use sbx::store::ImageRecord;
+use sbx::name::SandboxName;
+use sbx::oci::document::Config;
+use sbx::plan::{ImageSpec, Plan};
+use sbx::platform::Platform;
+use sbx::reference::Reference;
+use sbx::store::{ImageRecord, Key, Store};
 
 use super::Global;
 use super::build::{
     Built, Manner, builder, current_map, ensure_lock, obtain, plan_target, run_in_namespace,
 };
+use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
 use super::launchers::{LauncherArguments, LauncherName, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
@@ -66,7 +71,7 @@ pub struct RunArguments {
     /// Fail where the lock would have to change, and read no index
     #[arg(long)]
     locked: bool,
-    /// The sandbox
+    /// The sandbox, or the reference of an image that was pulled
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// A program to run in place of the sandbox's own
@@ -98,16 +103,13 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     if !rustix::process::geteuid().is_root() {
         return run_in_namespace(&workspace.jail.program);
     }
-    let target = workspace.target(&arguments.sandbox, None)?;
-    let Some(Built { plan, record, .. }) = build(&workspace, target, arguments, ui)? else {
-        return Err(Failure::world("the build needs a user namespace"));
-    };
-    let spec = spec(target, &plan, record.image, arguments, &variable)?;
-    warn_of_private(&spec, ui);
+    let prepared = prepare(&workspace, arguments, ui)?;
+    let spec = &prepared.spec;
+    warn_of_private(spec, ui);
     let builder = builder(&workspace, ui, current_map()?, OnFailure::End);
     let (trees, engine_image) = match &launcher {
-        Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, target, &record, ui)?),
-        _ => (builder.image_trees(&record)?, String::new()),
+        Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, &prepared, ui)?),
+        _ => (builder.image_trees(&prepared.record)?, String::new()),
     };
     let id = random_hex(16)?;
     let name = match &arguments.name {
@@ -119,12 +121,12 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
         program: &workspace.jail.program,
         state: &state,
         launcher,
-        spec: &spec,
+        spec,
         trees,
         name,
         id,
         detached: arguments.detach,
-        image: HeldImage { store: workspace.store.root().to_owned(), key: plan.key },
+        image: HeldImage { store: workspace.store.root().to_owned(), key: prepared.key },
         engine_image,
         now: now_seconds(),
     };
@@ -147,6 +149,61 @@ fn build(
     obtain(workspace, target, &lock, manner, ui)
 }
 
+/// What is to be started.
+struct Prepared {
+    spec: Spec,
+    record: ImageRecord,
+    /// What the image's plan is known by.
+    key: Key,
+    platform: Platform,
+    /// What engines call the image.
+    reference: String,
+}
+
+fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<Prepared> {
+    if let Some(reference) = as_reference(&arguments.sandbox) {
+        return prepare_pulled(workspace, arguments, &reference?);
+    }
+    let target = workspace.target(&arguments.sandbox, None)?;
+    let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
+        return Err(Failure::world("the build needs a user namespace"));
+    };
+    let spec = spec(target, &plan, record.image, arguments, &variable)?;
+    let reference = workspace.project.reference_of(target.sandbox);
+    Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
+}
+
+/// An image that was pulled runs as its config says.
+fn prepare_pulled(
+    workspace: &Workspace,
+    arguments: &RunArguments,
+    reference: &Reference,
+) -> Outcome<Prepared> {
+    let found = find_pulled(workspace, reference, None)?;
+    let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
+    let settings = config.and_then(|config| config.settings());
+    let settings =
+        settings.map_err(|error| Failure::world(format!("image `{reference}`: {error}")))?;
+    let image = ImageSpec::of_image(found.platform, &settings);
+    let ports = image.ports.iter().filter(|port| port.protocol == "tcp");
+    let ports = ports.map(|port| PortDecl { number: port.number, udp: false }).collect();
+    let name = reference.repository().rsplit('/').next().unwrap_or_default();
+    let name = name.parse::<SandboxName>();
+    let name = name.map_err(|error| Failure::input(error.to_string()))?;
+    let sandbox = Sandbox::of_image(name, ports);
+    let token = random_hex(16)?;
+    let image = (&image, found.record.image);
+    let spec = Spec::new(&sandbox, image, &request(arguments), &variable, || token)?;
+    let reference = reference.to_string();
+    Ok(Prepared {
+        spec,
+        key: Store::pulled_key(&reference, found.platform),
+        record: found.record,
+        platform: found.platform,
+        reference,
+    })
+}
+
 fn spec(
     target: Target<'_>,
     plan: &Plan,
@@ -154,7 +211,13 @@ fn spec(
     arguments: &RunArguments,
     host: &dyn Fn(&str) -> Option<String>,
 ) -> Outcome<Spec> {
-    let request = Request {
+    let token = random_hex(16)?;
+    let image = (&plan.spec, image);
+    Ok(Spec::new(target.sandbox, image, &request(arguments), host, || token)?)
+}
+
+fn request(arguments: &RunArguments) -> Request {
+    Request {
         publish: arguments.publish.clone(),
         env: arguments.env.clone(),
         volumes: arguments.volume.clone(),
@@ -163,9 +226,7 @@ fn spec(
         terminal: arguments.tty,
         no_limits: arguments.no_limits,
         private: arguments.allow_private.iter().map(|option| option.0.clone()).collect(),
-    };
-    let token = random_hex(16)?;
-    Ok(Spec::new(target.sandbox, (&plan.spec, image), &request, host, || token)?)
+    }
 }
 
 fn warn_of_private(spec: &Spec, ui: &Ui) {
@@ -178,19 +239,9 @@ fn warn_of_private(spec: &Spec, ui: &Ui) {
 }
 
 /// Brings an image to docker's engine, if it is not there.
-fn bring(
-    workspace: &Workspace,
-    engine: &Engine,
-    target: Target<'_>,
-    record: &ImageRecord,
-    ui: &Ui,
-) -> Outcome<String> {
-    let saved = Saved {
-        store: &workspace.store,
-        record,
-        platform: target.platform,
-        reference: &workspace.project.reference_of(target.sandbox),
-    };
+fn bring(workspace: &Workspace, engine: &Engine, prepared: &Prepared, ui: &Ui) -> Outcome<String> {
+    let Prepared { record, platform, reference, .. } = prepared;
+    let saved = Saved { store: &workspace.store, record, platform: *platform, reference };
     let bringing = || ui.say(&format!("bringing {} to docker's engine", record.image));
     Ok(engine.bring(&saved, bringing)?)
 }
