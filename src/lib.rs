@@ -47,4 +47,5 @@ pub mod image;
 // ends: what images are for
 pub mod launch;
 pub mod report;
+pub mod ship;
 pub mod vendor;

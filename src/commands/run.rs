@@ -1,27 +1,38 @@
 //! `sbx run`: from a name to a running instance.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
 use sbx::build::run::OnFailure;
-use sbx::decl::Ready;
+use sbx::decl::{PortDecl, Ready, Sandbox};
+use sbx::digest::Digest;
+use sbx::image::save::Saved;
+use sbx::launch::docker::Engine;
 use sbx::launch::{
-    Attached, Connections, HeldImage, InstanceName, Launch, PortOption, PrivateOption, Request,
-    Spec, State, VariableOption, VolumeOption, start,
+    Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, PrivateOption,
+    Request, Spec, State, VariableOption, VolumeOption, start,
 };
-use sbx::store::Key;
+use sbx::name::SandboxName;
+use sbx::oci::document::Config;
+use sbx::plan::{ImageSpec, Plan};
+use sbx::platform::Platform;
+use sbx::reference::Reference;
+use sbx::store::{ImageRecord, Key, Store};
 
 use super::Global;
-use super::build::{Built, Manner, builder, current_map, ensure_lock, obtain, run_in_namespace};
+use super::build::{
+    Built, Manner, builder, current_map, ensure_lock, obtain, plan_target, run_in_namespace,
+};
+use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
+use super::launchers::{LauncherArguments, LauncherName, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{Workspace, now_seconds, random_hex, state_path, variable};
+use crate::workspace::{Target, Workspace, now_seconds, random_hex, state_path, variable};
 
 #[derive(Args)]
 pub struct RunArguments {
@@ -43,9 +54,8 @@ pub struct RunArguments {
     /// How long it may take to be ready (default: as declared, or 60)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: Option<u32>,
-    /// What starts it
-    #[arg(long, value_enum, default_value = "embedded")]
-    launcher: Launcher,
+    #[command(flatten)]
+    launcher: LauncherArguments,
     /// Run it without the limits that are declared
     #[arg(long)]
     no_limits: bool,
@@ -61,18 +71,12 @@ pub struct RunArguments {
     /// Fail where the lock would have to change, and read no index
     #[arg(long)]
     locked: bool,
-    /// The sandbox
+    /// The sandbox, or the reference of an image that was pulled
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// A program to run in place of the sandbox's own
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Launcher {
-    /// This program itself: no daemon, no other program
-    Embedded,
 }
 
 /// `run -d --json`.
@@ -90,12 +94,23 @@ struct Answer {
 
 pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let begun = Instant::now();
+    arguments.launcher.check()?;
     let workspace = Workspace::open(global)?;
+    if arguments.launcher.print {
+        return print(&workspace, arguments, ui);
+    }
+    let launcher = arguments.launcher.find()?;
     if !rustix::process::geteuid().is_root() {
         return run_in_namespace(&workspace.jail.program);
     }
-    let Launcher::Embedded = arguments.launcher;
-    let Prepared { spec, trees, key } = prepare(&workspace, arguments, ui)?;
+    let prepared = prepare(&workspace, arguments, ui)?;
+    let spec = &prepared.spec;
+    warn_of_private(spec, ui);
+    let builder = builder(&workspace, ui, current_map()?, OnFailure::End);
+    let (trees, engine_image) = match &launcher {
+        Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, &prepared, ui)?),
+        _ => (builder.image_trees(&prepared.record)?, String::new()),
+    };
     let id = random_hex(16)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
@@ -105,12 +120,14 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let launch = Launch {
         program: &workspace.jail.program,
         state: &state,
-        spec: &spec,
+        launcher,
+        spec,
         trees,
         name,
         id,
         detached: arguments.detach,
-        image: HeldImage { store: workspace.store.root().to_owned(), key },
+        image: HeldImage { store: workspace.store.root().to_owned(), key: prepared.key },
+        engine_image,
         now: now_seconds(),
     };
     match (arguments.detach, arguments.tty) {
@@ -120,26 +137,87 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     }
 }
 
-/// What is to be started, out of which trees.
+/// Builds what is not built; `None` where that needs a user namespace.
+fn build(
+    workspace: &Workspace,
+    target: Target<'_>,
+    arguments: &RunArguments,
+    ui: &Ui,
+) -> Outcome<Option<Built>> {
+    let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
+    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End };
+    obtain(workspace, target, &lock, manner, ui)
+}
+
+/// What is to be started.
 struct Prepared {
     spec: Spec,
-    trees: Vec<PathBuf>,
+    record: ImageRecord,
     /// What the image's plan is known by.
     key: Key,
+    platform: Platform,
+    /// What engines call the image.
+    reference: String,
 }
 
 fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<Prepared> {
-    let targets = workspace.targets(std::slice::from_ref(&arguments.sandbox), false, &[])?;
-    let [target] = targets.as_slice() else {
-        return Err(Failure::input(format!("`{}` names several sandboxes", arguments.sandbox)));
-    };
-    let lock = ensure_lock(workspace, &targets, arguments.locked, ui)?;
-    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End };
-    let Some(Built { plan, record, .. }) = obtain(workspace, *target, &lock, manner, ui)? else {
+    if let Some(reference) = as_reference(&arguments.sandbox) {
+        return prepare_pulled(workspace, arguments, &reference?);
+    }
+    let target = workspace.target(&arguments.sandbox, None)?;
+    let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
         return Err(Failure::world("the build needs a user namespace"));
     };
-    let trees = builder(workspace, ui, current_map()?, OnFailure::End).image_trees(&record)?;
-    let request = Request {
+    let spec = spec(target, &plan, record.image, arguments, &variable)?;
+    let reference = workspace.project.reference_of(target.sandbox);
+    Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
+}
+
+/// An image that was pulled runs as its config says.
+fn prepare_pulled(
+    workspace: &Workspace,
+    arguments: &RunArguments,
+    reference: &Reference,
+) -> Outcome<Prepared> {
+    let found = find_pulled(workspace, reference, None)?;
+    let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
+    let settings = config.and_then(|config| config.settings());
+    let settings =
+        settings.map_err(|error| Failure::world(format!("image `{reference}`: {error}")))?;
+    let image = ImageSpec::of_image(found.platform, &settings);
+    let ports = image.ports.iter().filter(|port| port.protocol == "tcp");
+    let ports = ports.map(|port| PortDecl { number: port.number, udp: false }).collect();
+    let name = reference.repository().rsplit('/').next().unwrap_or_default();
+    let name = name.parse::<SandboxName>();
+    let name = name.map_err(|error| Failure::input(error.to_string()))?;
+    let sandbox = Sandbox::of_image(name, ports);
+    let token = random_hex(16)?;
+    let image = (&image, found.record.image);
+    let spec = Spec::new(&sandbox, image, &request(arguments), &variable, || token)?;
+    let reference = reference.to_string();
+    Ok(Prepared {
+        spec,
+        key: Store::pulled_key(&reference, found.platform),
+        record: found.record,
+        platform: found.platform,
+        reference,
+    })
+}
+
+fn spec(
+    target: Target<'_>,
+    plan: &Plan,
+    image: Digest,
+    arguments: &RunArguments,
+    host: &dyn Fn(&str) -> Option<String>,
+) -> Outcome<Spec> {
+    let token = random_hex(16)?;
+    let image = (&plan.spec, image);
+    Ok(Spec::new(target.sandbox, image, &request(arguments), host, || token)?)
+}
+
+fn request(arguments: &RunArguments) -> Request {
+    Request {
         publish: arguments.publish.clone(),
         env: arguments.env.clone(),
         volumes: arguments.volume.clone(),
@@ -148,17 +226,56 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
         terminal: arguments.tty,
         no_limits: arguments.no_limits,
         private: arguments.allow_private.iter().map(|option| option.0.clone()).collect(),
-    };
-    let token = random_hex(16)?;
-    let image = (&plan.spec, record.image);
-    let spec = Spec::new(target.sandbox, image, &request, &variable, || token)?;
+    }
+}
+
+fn warn_of_private(spec: &Spec, ui: &Ui) {
     for host in &spec.private {
         let sandbox = &spec.sandbox;
         ui.say(&format!(
             "warning: `{sandbox}` may reach `{host}` on this machine and in its own networks"
         ));
     }
-    Ok(Prepared { spec, trees, key: plan.key })
+}
+
+/// Brings an image to docker's engine, if it is not there.
+fn bring(workspace: &Workspace, engine: &Engine, prepared: &Prepared, ui: &Ui) -> Outcome<String> {
+    let Prepared { record, platform, reference, .. } = prepared;
+    let saved = Saved { store: &workspace.store, record, platform: *platform, reference };
+    let bringing = || ui.say(&format!("bringing {} to docker's engine", record.image));
+    Ok(engine.bring(&saved, bringing)?)
+}
+
+/// What the launcher would be told. A pushed image need not be built here.
+fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
+    let target = workspace.target(&arguments.sandbox, None)?;
+    let launcher = &arguments.launcher;
+    let for_cluster = launcher.launcher == LauncherName::Kubernetes;
+    let (plan, digest, image) = match &launcher.image {
+        Some(pinned) => {
+            let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
+            let plan = plan_target(workspace, target, &lock)?;
+            (plan, pinned.digest().unwrap_or_else(|| Digest::of(b"")), pinned.to_string())
+        }
+        None => {
+            let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
+                return run_in_namespace(&workspace.jail.program);
+            };
+            let reference = workspace.project.reference_of(target.sandbox);
+            let image = match for_cluster {
+                true => pushed(workspace, &reference, &plan, &record)?,
+                false => reference,
+            };
+            (plan, record.image, image)
+        }
+    };
+    // what is a Secret's there need not be known here
+    let absent = |name: &str| variable(name).or(Some(String::new()));
+    let host: &dyn Fn(&str) -> Option<String> =
+        if for_cluster && !launcher.with_secrets { &absent } else { &variable };
+    let spec = spec(target, &plan, digest, arguments, host)?;
+    let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
+    launcher.write(&spec, name, image, ui)
 }
 
 fn answer(launch: &Launch<'_>, attached: &Attached, begun: Instant) -> Answer {

@@ -1,9 +1,10 @@
 //! Sandboxes: an image's layers and how it is launched.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::fault::{Fault, Location};
+use super::fault::{Fault, Location, SourceFile};
 use super::layer::{Layer, read_env};
 use super::node::Node;
 use super::units::{is_variable, parse_size};
@@ -36,6 +37,34 @@ pub struct Sandbox {
     /// Overrides the project's reference.
     pub reference: Option<String>,
     pub at: Location,
+}
+
+impl Sandbox {
+    /// One that nobody declared: an image of others, with what its config says of ports.
+    pub fn of_image(name: SandboxName, ports: Vec<PortDecl>) -> Self {
+        let file = SourceFile { path: PathBuf::new(), text: String::new() };
+        Sandbox {
+            name,
+            description: None,
+            layers: Vec::new(),
+            env: Vec::new(),
+            env_from_host: Vec::new(),
+            workdir: None,
+            user: None,
+            command: Vec::new(),
+            entrypoint: Vec::new(),
+            ports,
+            labels: BTreeMap::new(),
+            stop_signal: None,
+            timeout: None,
+            security_level: SecurityLevel::default(),
+            limits: Limits::default(),
+            ready: None,
+            egress: Egress::default(),
+            reference: None,
+            at: Location { file: Arc::new(file), span: 0..0 },
+        }
+    }
 }
 
 /// A variable taken from the host at launch; its value never enters the image.

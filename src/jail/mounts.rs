@@ -10,7 +10,7 @@ use super::overlay;
 use super::spec::{Bind, SECRETS, SecretFile, Spec};
 
 /// Paths of /proc that tell of the host or reach into it.
-const MASKED: &[&str] = &[
+pub(super) const MASKED: &[&str] = &[
     "acpi",
     "asound",
     "cmdline",
@@ -42,7 +42,7 @@ const MASKED: &[&str] = &[
     "vmcore",
 ];
 /// Paths of /proc that may be read only.
-const READ_ONLY: &[&str] = &["bus", "fs", "irq", "pressure", "sys", "sysrq-trigger"];
+pub(super) const READ_ONLY: &[&str] = &["bus", "fs", "irq", "pressure", "sys", "sysrq-trigger"];
 
 const DEVICES: &[&str] = &["full", "null", "random", "tty", "urandom", "zero"];
 

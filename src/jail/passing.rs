@@ -28,13 +28,19 @@ pub(super) fn pass_terminal() -> Setup<OwnedFd> {
 }
 
 /// Likewise, over a socket of the caller's.
-pub(super) fn pass_terminal_over(over: BorrowedFd<'_>) -> Setup<OwnedFd> {
+pub fn pass_terminal_over(over: BorrowedFd<'_>) -> Setup<OwnedFd> {
+    let (far, near) = open_terminal()?;
+    send(over, &[far.as_fd()]).step("hand a terminal to the parent")?;
+    Ok(near)
+}
+
+/// Makes a terminal: its far end, and the near one.
+pub fn open_terminal() -> Setup<(OwnedFd, OwnedFd)> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let far = rustix::pty::openpt(flags).step("open a terminal")?;
     rustix::pty::unlockpt(&far).step("unlock a terminal")?;
     let near = rustix::pty::ioctl_tiocgptpeer(&far, flags).step("open a terminal's end")?;
-    send(over, &[far.as_fd()]).step("hand a terminal to the parent")?;
-    Ok(near)
+    Ok((far, near))
 }
 
 /// Makes the sockets and hands them to the parent. To be called where the loopback is up and low

@@ -1,4 +1,4 @@
-//! The caller's side: renders a spec for the `embedded` launcher, starts its keeper, hears how it goes.
+//! The caller's side: renders a spec for a launcher, starts the instance's keeper, hears how it goes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,14 +10,15 @@ use std::time::Duration;
 use super::egress::{PROXY_PORT, Policy};
 use super::error::LaunchError;
 use super::keeper::{HeldImage, Message, Order, kill_signal};
+use super::launcher::Launcher;
 use super::probe::Probe;
 use super::slots;
 use super::spec::Spec;
 use super::state::{Claim, InstanceName, Record, State, discard};
-use crate::decl::{Limits, Ready, SecurityLevel};
+use crate::decl::Ready;
 use crate::fsx::IoAt;
 use crate::jail::cgroup::{Cgroup, Quota};
-use crate::jail::instance::{Cell, Gate, Ids, NEAR, Program, Tightness, Volume};
+use crate::jail::instance::{Cell, Gate, Ids, NEAR, Program, Volume};
 use crate::jail::{Ended, Held, IdMap, receive, seal, send};
 
 /// An instance that is to be started.
@@ -26,6 +27,7 @@ pub struct Launch<'a> {
     /// This program.
     pub program: &'a Path,
     pub state: &'a State,
+    pub launcher: Launcher,
     pub spec: &'a Spec,
     /// Trees of the image, bottom first.
     pub trees: Vec<PathBuf>,
@@ -34,6 +36,8 @@ pub struct Launch<'a> {
     pub id: String,
     pub detached: bool,
     pub image: HeldImage,
+    /// What an engine calls the image.
+    pub engine_image: String,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -63,11 +67,16 @@ pub type Outcome = Result<Ended, LaunchError>;
 /// Starts an instance; answers once its program runs.
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
+    launch.launcher.refuse(spec)?;
     let map = IdMap::current().at("read", "/proc/self/uid_map")?;
     let quota = check_limits(spec, map)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };
-    let cgroup = Cgroup::plan(&launch.id, &quota).map_err(limited)?;
+    let cgroup = match launch.launcher {
+        Launcher::Embedded => Cgroup::plan(&launch.id, &quota).map_err(limited)?,
+        // the runtime makes them
+        Launcher::Oci(_) | Launcher::Docker(_) => Cgroup::default(),
+    };
     let claim = launch.state.claim(&launch.name)?;
     let order = match order(launch, &claim, cgroup, volumes) {
         Ok(order) => order,
@@ -77,8 +86,16 @@ pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attac
         }
     };
     let ids = order.cell.ids;
+    if let Launcher::Docker(engine) = &launch.launcher {
+        let image = &launch.engine_image;
+        let made = engine.create(spec, &order.cell.volumes, &order.record, image);
+        made.inspect_err(|_| {
+            discard(&claim.dir, ids);
+        })?;
+    }
     let started = spawn(launch, &claim, &order, connections);
     let mut attached = started.inspect_err(|_| {
+        order.record.launcher.clean_up(&order.record);
         discard(&claim.dir, ids);
     })?;
     // from here on the lock is the keeper's alone
@@ -147,7 +164,8 @@ impl Attached {
 
 /// Limits above the machine are no limits.
 fn check_limits(spec: &Spec, map: IdMap) -> Result<Quota, LaunchError> {
-    let Limits { memory, milli_cpus, pids, disk } = spec.limits;
+    let Quota { memory, milli_cpus, pids } = spec.quota();
+    let disk = spec.limits.disk;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if let Some(milli) = milli_cpus.filter(|milli| *milli as usize > processors * 1000) {
         return Err(LaunchError::AboveMachine {
@@ -166,6 +184,7 @@ fn check_limits(spec: &Spec, map: IdMap) -> Result<Quota, LaunchError> {
             });
         }
     }
+    // an ordinary user's instances count by their user instead
     let pids = pids.filter(|_| map == IdMap::Identity);
     Ok(Quota { memory, milli_cpus, pids })
 }
@@ -199,26 +218,19 @@ fn order(
         std::fs::create_dir(&path).at("create", &path)?;
     }
     let ids = match IdMap::current().at("read", "/proc/self/uid_map")? {
+        // the engine has its own ways with owners
+        _ if matches!(launch.launcher, Launcher::Docker(_)) => Ids::Shared,
         IdMap::Identity => {
             let lot = u32::from_str_radix(&launch.id[..8], 16).unwrap_or_default();
             Ids::Own { first: slots::take(&claim.dir, lot)? }
         }
         IdMap::Subordinate { .. } => Ids::Shared,
     };
-    let egress = Policy::new(&spec.egress, &spec.private);
-    let program = Program {
-        argv: spec.argv.clone(),
-        env: environment(spec, egress.as_ref()),
-        cwd: spec.workdir.clone(),
-        user: spec.user.clone(),
-        terminal: spec.terminal,
-        writable: program_writable(spec),
-    };
-    let tightness = match spec.security_level {
-        SecurityLevel::Low => Tightness::Low,
-        SecurityLevel::Medium => Tightness::Medium,
-        SecurityLevel::High => Tightness::High,
-    };
+    // others lead out in a way of their own, or not at all
+    let own = launch.launcher == Launcher::Embedded;
+    let egress = Policy::new(&spec.egress, &spec.private).filter(|_| own);
+    let program = Program { env: environment(spec, egress.as_ref()), ..spec.program() };
+    let tightness = spec.tightness();
     let record = Record {
         id: launch.id.clone(),
         name: launch.name.clone(),
@@ -233,6 +245,10 @@ fn order(
         ids,
         tightness,
         program: program.clone(),
+        launcher: match &launch.launcher {
+            Launcher::Oci(runtime) => Launcher::Oci(runtime.clone().for_instance(&launch.id)),
+            other => other.clone(),
+        },
         fleeting: !launch.detached,
     };
     record.write(&claim.dir).at("write", &claim.dir)?;
@@ -245,15 +261,16 @@ fn order(
         gate: egress.as_ref().map(|policy| Gate { ports: policy.ports().into_iter().collect() }),
         tightness,
         shared_memory: spec.shared_memory,
-        writable: writable(spec),
+        writable: spec.writable(),
         disk: spec.limits.disk,
-        processes: spec.limits.pids.filter(|_| ids == Ids::Shared),
+        processes: spec.pids.filter(|_| ids == Ids::Shared),
         cgroup,
         program,
     };
     Ok(Order {
         record,
         cell,
+        quota: spec.quota(),
         dir: claim.dir.clone(),
         ready: probe(spec),
         timeout: spec.timeout,
@@ -280,23 +297,6 @@ fn environment(spec: &Spec, egress: Option<&Policy>) -> Vec<(String, String)> {
         }
     }
     env
-}
-
-/// Where a tightly confined instance works.
-fn writable(spec: &Spec) -> Vec<String> {
-    let mut dirs = vec!["/workspace".to_owned()];
-    if spec.workdir != "/" && spec.workdir != "/workspace" {
-        dirs.push(spec.workdir.clone());
-    }
-    dirs
-}
-
-/// All places that it may write to.
-fn program_writable(spec: &Spec) -> Vec<String> {
-    let memory = ["/tmp", "/run"].map(str::to_owned);
-    let volumes = spec.volumes.iter().filter(|volume| !volume.read_only);
-    let volumes = volumes.map(|volume| volume.to.clone());
-    memory.into_iter().chain(writable(spec)).chain(volumes).collect()
 }
 
 fn probe(spec: &Spec) -> Option<Probe> {

@@ -17,10 +17,12 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::egress::{Policy, Sink, guard};
+use super::launcher::Launcher;
 use super::probe::{self, Probe};
 use super::relay::{self, Door};
 use super::state::{Record, discard, hide, write_ended};
-use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires, start};
+use crate::jail::cgroup::Quota;
+use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
 use crate::store::{self, Key, Lease, Store, StoreError};
 
@@ -29,6 +31,8 @@ use crate::store::{self, Key, Lease, Store, StoreError};
 pub(super) struct Order {
     pub record: Record,
     pub cell: Cell,
+    /// Limits that a launcher which makes its own groups is to set.
+    pub quota: Quota,
     pub dir: PathBuf,
     pub ready: Option<Probe>,
     pub timeout: Duration,
@@ -139,7 +143,8 @@ struct Ends {
 /// What a keeper waits for.
 struct Watch {
     started: Started,
-    report: BufReader<std::io::PipeReader>,
+    /// Of a first process of our own; others say nothing, and their end is seen.
+    report: Option<BufReader<std::io::PipeReader>>,
     log: Option<(std::io::PipeReader, File, u64)>,
     /// Between its network and this machine's.
     relays: Vec<Pid>,
@@ -220,12 +225,14 @@ impl Keeper {
             UnixStream::pair().map_err(|error| fault("open a pair of sockets", &error))?;
         let gate = self.order.cell.gate.as_ref().map(|_| far.into());
         let wires = Wires { stdio, report: tell.into(), seat: ends.seat, gate };
-        let started = start(&self.order.cell, &wires)?;
+        let launcher = &self.order.record.launcher;
+        let started = launcher.start(&self.order, &wires)?;
         drop(wires);
-        let mut report = BufReader::new(report);
-        match next_report(&mut report) {
-            Some(Report::Running) => {}
-            Some(Report::Fault(fault)) => return Err(fault),
+        let own = *launcher == Launcher::Embedded;
+        let mut report = own.then(|| BufReader::new(report));
+        match report.as_mut().map(next_report) {
+            None | Some(Some(Report::Running)) => {}
+            Some(Some(Report::Fault(fault))) => return Err(fault),
             _ => return Err(fault("start the instance", &std::io::ErrorKind::BrokenPipe.into())),
         }
         self.order.record.keeper = Some(std::process::id());
@@ -273,10 +280,11 @@ impl Keeper {
             self.say(&Message::Ready);
             return Ok(None);
         };
+        let groups = self.order.record.groups();
         let visitor = Visitor {
             program: self.order.record.program.clone(),
             tightness: self.order.cell.tightness,
-            cgroup: self.order.cell.cgroup.clone(),
+            cgroup: groups.map_err(|error| fault("find the instance's groups", &error))?,
         };
         let pid = spawn(|| probe::ask(ready, &visitor, started.handle.as_fd()))?;
         Ok(Some((pid, Instant::now() + self.order.timeout)))
@@ -319,7 +327,7 @@ impl Keeper {
             if heard && let Some(ended) = self.hear(&mut watch, signals) {
                 return ended;
             }
-            if reported && let Some(Report::Ended { how, .. }) = next_report(&mut watch.report) {
+            if reported && let Some(how) = self.hear_end(&mut watch) {
                 return self.see_off(&mut watch, how);
             }
             self.look_at_clock(&mut watch);
@@ -328,10 +336,13 @@ impl Keeper {
 
     /// Whether there is a signal, a report, something for the log, a caller that left.
     fn wait(&self, watch: &Watch, signals: &OwnedFd) -> [bool; 4] {
-        let report = watch.report.get_ref();
+        let report = match &watch.report {
+            Some(report) => report.get_ref().as_fd(),
+            None => watch.started.handle.as_fd(),
+        };
         let mut polled = vec![
             PollFd::new(signals, PollFlags::IN),
-            PollFd::new(report, PollFlags::IN),
+            PollFd::from_borrowed_fd(report, PollFlags::IN),
             // its end is told without being asked for; that it says no more was told long ago
             PollFd::new(&self.control, PollFlags::empty()),
         ];
@@ -363,10 +374,10 @@ impl Keeper {
         }
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid == watch.started.first {
-                let report = next_report(&mut watch.report);
-                let how = match report {
-                    Some(Report::Ended { how, .. }) => how,
-                    _ => Ended::Signal(status.terminating_signal().unwrap_or(libc::SIGKILL)),
+                let how = match watch.report.as_mut().map(next_report) {
+                    Some(Some(Report::Ended { how, .. })) => how,
+                    Some(_) => Ended::Signal(status.terminating_signal().unwrap_or(libc::SIGKILL)),
+                    None => self.order.record.launcher.ended(&self.order.record, Some(status)),
                 };
                 return Some(self.see_off(watch, how));
             }
@@ -377,6 +388,21 @@ impl Keeper {
             }
         }
         None
+    }
+
+    /// A report, or an end that was seen.
+    fn hear_end(&self, watch: &mut Watch) -> Option<Ended> {
+        match watch.report.as_mut().map(next_report) {
+            Some(Some(Report::Ended { how, .. })) => Some(how),
+            Some(_) => None,
+            None => {
+                // one that is a child leaves its status
+                let reaped =
+                    rustix::process::waitpid(Some(watch.started.first), WaitOptions::NOHANG);
+                let status = reaped.ok().flatten().map(|(_, status)| status);
+                Some(self.order.record.launcher.ended(&self.order.record, status))
+            }
+        }
     }
 
     /// The first process ended, or is about to: so does all else.
@@ -432,6 +458,7 @@ impl Keeper {
             self.say(&Message::Ended(how));
         }
         self.control.shutdown(std::net::Shutdown::Both).unwrap_or_default();
+        record.launcher.clean_up(record);
         record.cgroup.remove();
         if !keep {
             discard(&gone, record.ids);

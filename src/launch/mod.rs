@@ -11,9 +11,13 @@
 
 mod client;
 mod copy;
+pub mod docker;
 pub mod egress;
 mod error;
 mod keeper;
+pub mod kubernetes;
+mod launcher;
+pub mod oci;
 mod options;
 mod probe;
 mod relay;
@@ -24,6 +28,7 @@ mod state;
 pub use client::{Attached, Connections, Launch, Outcome, start};
 pub use error::LaunchError;
 pub use keeper::HeldImage;
+pub use launcher::Launcher;
 pub use options::{OptionError, PortOption, PrivateOption, VariableOption, VolumeOption};
 pub use spec::{Publish, Request, Spec};
 pub use state::{Instance, InstanceName, Record, State, Status};

@@ -46,6 +46,8 @@ sandbox "ann" extends="s" { user "ann"; workdir "/tmp"; }
 pub struct Bench<'a> {
     pub project: Project,
     user: Option<&'a User>,
+    /// Options of every `run`.
+    options: Vec<String>,
 }
 
 impl<'a> Bench<'a> {
@@ -67,7 +69,18 @@ impl<'a> Bench<'a> {
         if let Some(user) = user {
             user.own(project.dir.path());
         }
-        Bench { project, user }
+        Bench { project, user, options: Vec::new() }
+    }
+
+    /// Starts every instance so.
+    pub fn launcher(mut self, options: &[&str]) -> Self {
+        self.options = options.iter().map(|word| word.to_string()).collect();
+        self
+    }
+
+    /// Sets a variable for every run of the program.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.project.set(name, value);
     }
 
     pub fn state(&self) -> PathBuf {
@@ -75,7 +88,12 @@ impl<'a> Bench<'a> {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let run = self.project.run(arguments);
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let arguments = match arguments {
+            ["run", rest @ ..] => [&["run"], &options[..], rest].concat(),
+            _ => arguments.to_vec(),
+        };
+        let run = self.project.run(&arguments);
         match self.user {
             Some(user) => run.by(user).command(),
             None => run.command(),

@@ -15,9 +15,11 @@
 mod enter;
 mod first;
 mod gate;
+mod identity;
 mod ids;
 mod landlock;
 mod mounts;
+mod outline;
 mod profile;
 mod program;
 mod setup;
@@ -26,10 +28,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::program::open_files;
 pub use enter::{Entered, Visitor, become_nobody, enter, go_in, go_into_network, run_inside};
 pub use gate::{CABLE, Gate, GateSockets, NEAR};
+pub use identity::Identity;
 pub use ids::{COUNT, Ids};
 pub use landlock::UNLOCKED;
+pub use outline::{Laid, lay_root, masked_paths, read_only_paths};
+pub use profile::profile_document;
+pub use program::capability_names;
 pub use setup::{Started, Wires, start};
 
 pub(super) use enter::main as enter_main;

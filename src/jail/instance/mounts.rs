@@ -19,7 +19,7 @@ use super::{Cell, Ids, NEAR, Tightness, Volume, ids};
 const IN_MEMORY: &[(&str, &str)] = &[("tmp", "mode=1777,size=50%"), ("run", "mode=0755,size=10%")];
 
 /// Paths of /sys that tell of the machine's hardware.
-const MASKED: &[&str] = &["firmware", "devices/virtual/powercap"];
+pub(super) const MASKED: &[&str] = &["firmware", "devices/virtual/powercap"];
 
 /// The overlay and the volumes, by the trees' owner, in a mount namespace of its own.
 pub(super) fn outside(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<()> {
@@ -158,7 +158,7 @@ fn mount_sys(root: &Path) -> Setup<()> {
 }
 
 /// Files that say what this host is called, and who knows others, if anybody does.
-fn lay_names(cell: &Cell) -> Setup<()> {
+pub(super) fn lay_names(cell: &Cell) -> Setup<()> {
     let name = &cell.host_name;
     let server = match cell.gate {
         Some(_) => format!("nameserver {NEAR}\noptions timeout:5 attempts:2\n"),
