@@ -46,7 +46,7 @@ impl Hello {
                 Ok(Some(accepted)) => {
                     return self.decide(accepted.client_hello().server_name(), name);
                 }
-                Err(_) => break,
+                Err(_) => return Heard::Refuse("its TLS hello is not sound".to_owned()),
             }
         }
         match rest.is_empty() && self.held.len() <= LONGEST {
@@ -104,7 +104,10 @@ mod tests {
     fn what_is_no_hello_is_let_through_only_when_it_does_not_pretend() {
         let plain = b"GET / HTTP/1.1\r\n";
         assert_eq!(Hello::new().hear(plain, "one.test"), Heard::Pass(plain.to_vec()));
-        let junk = [&[22, 3, 1, 0, 5][..], &[9; 64]].concat();
+        // what a server says first
+        let junk = [22, 3, 1, 0, 4, 2, 0, 0, 0];
         assert!(matches!(Hello::new().hear(&junk, "one.test"), Heard::Refuse(_)));
+        let endless = [&[22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff][..], &[0; 100 << 10]].concat();
+        assert!(matches!(Hello::new().hear(&endless, "one.test"), Heard::Refuse(_)));
     }
 }
