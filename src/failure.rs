@@ -14,6 +14,7 @@ use sbx::launch::LaunchError;
 use sbx::lock::LockError;
 use sbx::lock::solve::SolveError;
 use sbx::plan::PlanError;
+use sbx::registry::RegistryError;
 use sbx::report::ReportError;
 use sbx::store::StoreError;
 use sbx::vendor::VendorError;
@@ -96,6 +97,7 @@ from_error! {
     SaveError: |error| error.help();
     SolveError: |error| error.help();
     StoreError: |error| error.help().map(str::to_owned);
+    RegistryError: |error| error.help();
     ReportError: |error| error.help().map(str::to_owned);
     VendorError: |_| None;
 }

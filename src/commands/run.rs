@@ -19,9 +19,10 @@ use super::Global;
 use super::build::{Built, Manner, builder, current_map, ensure_lock, obtain, run_in_namespace};
 use super::instances::show_log;
 use super::pipes::{Pipes, hold_signals, pass_signals};
+use super::register::at_home;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{Workspace, now_seconds, random_hex, state_path, variable};
+use crate::workspace::{Target, Workspace, now_seconds, random_hex, state_path, variable};
 
 #[derive(Args)]
 pub struct RunArguments {
@@ -87,12 +88,17 @@ struct Answer {
 
 pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let begun = Instant::now();
-    let workspace = Workspace::open(global)?;
+    let home = at_home(global, &arguments.sandbox)?;
+    let workspace = Workspace::open(&home.global)?;
     if !rustix::process::geteuid().is_root() {
         return run_in_namespace(&workspace.jail.program);
     }
     let Launcher::Embedded = arguments.launcher;
     let Prepared { spec, trees, key } = prepare(&workspace, arguments, ui)?;
+    if home.image.is_some_and(|image| image != spec.image) {
+        let again = format!("run `sbx register {0}` in its project", spec.sandbox);
+        ui.say(&format!("note: `{}` is another image than was registered: {again}", spec.sandbox));
+    }
     let id = random_hex(16)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
@@ -138,7 +144,7 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     let trees = builder(workspace, ui, current_map()?, OnFailure::End).image_trees(&record)?;
     let request = Request {
         publish: arguments.publish.clone(),
-        env: arguments.env.clone(),
+        env: with_keys(workspace, *target, &arguments.env),
         volumes: arguments.volume.clone(),
         timeout: arguments.timeout.map(|seconds| Duration::from_secs(seconds.into())),
         command: arguments.command.clone(),
@@ -149,6 +155,26 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     let image = (&plan.spec, record.image);
     let spec = Spec::new(target.sandbox, image, &request, &variable, || token)?;
     Ok(Prepared { spec, trees, key: plan.key })
+}
+
+/// What is asked for, and the keys of MCP servers that this machine has: a server without its key is
+/// left out at its start.
+fn with_keys(
+    workspace: &Workspace,
+    target: Target<'_>,
+    asked: &[VariableOption],
+) -> Vec<VariableOption> {
+    let mut env = asked.to_vec();
+    for var in workspace.project.host_vars(target.sandbox, target.platform) {
+        let declared = target.sandbox.env_from_host.iter().any(|known| known.name == var.name);
+        if !declared
+            && !env.iter().any(|option| option.name == var.name)
+            && let Some(value) = variable(&var.name)
+        {
+            env.push(VariableOption { name: var.name, value });
+        }
+    }
+    env
 }
 
 fn answer(launch: &Launch<'_>, attached: &Attached, begun: Instant) -> Answer {

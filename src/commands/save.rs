@@ -11,6 +11,7 @@ use sbx::digest::Digest;
 use sbx::fsx::IoAt;
 use sbx::image::save::{ArchiveKind, DiskKind, Mkfs, SaveError, Saved, copy_out};
 use sbx::platform::Platform;
+use sbx::reference::Reference;
 
 use super::Global;
 use super::build::plan_target;
@@ -29,6 +30,9 @@ pub struct SaveArguments {
     /// Where to: a file, or `-` for stdout
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// What the archive calls the image (default: the declared reference)
+    #[arg(long, value_name = "NAME:TAG")]
+    reference: Option<Reference>,
     /// Of this platform (default: this machine's)
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
@@ -70,11 +74,13 @@ pub fn run(global: &Global, arguments: &SaveArguments, ui: &Ui) -> Outcome {
         Failure::input(format!("`{name}` is not built as it is declared now"))
             .with_help(format!("run `sbx build {name}`"))
     })?;
+    let declared = || workspace.project.reference_of(target.sandbox);
+    let reference = arguments.reference.as_ref().map_or_else(declared, Reference::to_string);
     let saved = Saved {
         store: &workspace.store,
         record: &record,
         platform: target.platform,
-        reference: &workspace.project.reference_of(target.sandbox),
+        reference: &reference,
     };
     let archive = match arguments.format {
         Format::OciArchive => ArchiveKind::Oci,
