@@ -119,7 +119,7 @@ fn each_fault_of_an_app_is_found_and_no_other() {
     assert_eq!(seen["server asked"].1, "search: found");
     let left_out = with(&seen, "left-out");
     let expected = [
-        ("server far", "needs the network"),
+        ("server far", "it needs the network"),
         ("server keyed", "started without TEST_KEY"),
         ("server strange", "none of its 1 tools is known to be harmless"),
         ("watcher commit_changes", "somebody else works on"),

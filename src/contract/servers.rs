@@ -88,25 +88,28 @@ fn call(caller: &Caller, server: &Expected, tools: &Map<String, Value>, network:
     })?;
     let tool = &probe.tool;
     hold(tools.contains_key(tool), || format!("it has no tool `{tool}`"))?;
+    let failed = |reason: String| {
+        let failed = format!("`{tool}` fails: {reason}");
+        if probe.network && !network {
+            let why = "it needs the network, to which this sandbox has no `egress`";
+            return Flaw::LeftOut(format!("{why}; {failed}"));
+        }
+        Flaw::Failed(failed)
+    };
     let body = json!({ "tool_name": tool, "arguments": probe.arguments });
-    let result = caller.json(Call::post("/fastapi/mcp/call_tool", &body))?;
+    // the app answers 500 to a server that raises
+    let result = caller.json(Call::post("/fastapi/mcp/call_tool", &body));
+    let result = result.map_err(|error| failed(error.to_string()))?;
     let said = brief(&texts(&result, "stdout"));
     hold(result["content"].is_array(), || format!("`{tool}` answers no result: {said}"))?;
-    if result["isError"] != true {
-        return Ok(format!("{tool}: {said}"));
-    }
-    let failed = format!("`{tool}` fails: {said}");
-    if probe.network && !network {
-        let reason = format!("needs the network, to which this sandbox has no `egress`; {failed}");
-        return Err(Flaw::LeftOut(reason));
-    }
-    Err(Flaw::Failed(failed))
+    if result["isError"] == true { Err(failed(said)) } else { Ok(format!("{tool}: {said}")) }
 }
 
 /// A tool that needs no argument and only looks.
 fn choose(tools: &Map<String, Value>) -> Option<ToolCall> {
     let parameters = |tool: &Value| tool["json_schema"]["function"]["parameters"].clone();
-    let idle = |tool: &Value| parameters(tool)["required"].as_array().is_none_or(Vec::is_empty);
+    // some servers need what they do not say that they need
+    let idle = |tool: &Value| parameters(tool)["properties"].as_object().is_none_or(Map::is_empty);
     let looks = |name: &str, word: &str| {
         name.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| part == word)
     };
@@ -121,8 +124,10 @@ mod tests {
     use super::*;
 
     fn tools(list: &[(&str, &[&str])]) -> Map<String, Value> {
-        let tool = |(name, required): &(&str, &[&str])| {
-            let parameters = json!({ "required": required });
+        let tool = |(name, known): &(&str, &[&str])| {
+            let known: Map<String, Value> =
+                known.iter().map(|name| (name.to_string(), json!({}))).collect();
+            let parameters = json!({ "properties": known, "required": [] });
             let schema = json!({ "function": { "parameters": parameters } });
             (name.to_string(), json!({ "json_schema": schema }))
         };
