@@ -49,4 +49,5 @@ pub mod contract;
 pub mod launch;
 pub mod registry;
 pub mod report;
+pub mod ship;
 pub mod vendor;

@@ -138,6 +138,7 @@ impl Workspace {
             certificates: settings.certificates,
             proxies: settings.proxies,
             credentials: settings.credentials,
+            host_certificates: certificate_dirs(),
             mirrors: source_mirrors(global, &project)?,
             ..usual
         };
@@ -333,6 +334,15 @@ fn index_settings(variables: Vec<(String, String)>) -> IndexSettings {
         netrc: find("NETRC").or_else(|| home(".netrc")).and_then(read),
         variables,
     }
+}
+
+/// Where docker, podman and skopeo look for certificates of registries.
+fn certificate_dirs() -> Vec<PathBuf> {
+    let own = etcetera::choose_base_strategy().ok();
+    let own = own.iter().flat_map(|base| {
+        ["containers/certs.d", "docker/certs.d"].map(|name| base.config_dir().join(name))
+    });
+    own.chain(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from)).collect()
 }
 
 /// Who one is at registries: what `docker login` and `podman login` wrote.

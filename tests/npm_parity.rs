@@ -33,6 +33,13 @@ impl Set {
         set
     }
 
+    /// Of a directory with a lock.
+    fn at(dir: &str) -> Self {
+        let project = Project::new();
+        tool("cp", &["-r", dir, project.dir.path().join("app").to_str().unwrap()]);
+        Set { project }
+    }
+
     fn app(&self) -> PathBuf {
         self.project.dir.path().join("app")
     }
@@ -191,4 +198,12 @@ fn the_npm_of_the_tests_is_the_pinned_one() {
     let mut command: Command = npm();
     let output = command.arg("--version").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), npm::VERSION);
+}
+
+/// A trial: `SBX_TRIAL_NPM=DIR cargo test --profile checks npm_parity -- --ignored`.
+#[test]
+#[ignore = "SBX_TRIAL_NPM names a project with a package-lock.json"]
+fn somebody_elses_project() {
+    let dir = std::env::var("SBX_TRIAL_NPM").expect("SBX_TRIAL_NPM names a project");
+    Set::at(&dir).equal(&["dev"], 100);
 }

@@ -36,6 +36,13 @@ impl Set {
         set
     }
 
+    /// Of a directory with a lock, which this version reads.
+    fn at(version: &'static str, dir: &str) -> Self {
+        let project = declared("");
+        tool("cp", &["-r", dir, project.dir.path().join("app").to_str().unwrap()]);
+        Set { project, version }
+    }
+
     fn app(&self) -> PathBuf {
         self.project.dir.path().join("app")
     }
@@ -217,4 +224,12 @@ fn tarballs_of_the_project() {
         assert!(lock.starts_with(&format!("lockfileVersion: '{form}")), "{lock}");
         set.equal(&[], &[], 300);
     }
+}
+
+/// A trial: `SBX_TRIAL_PNPM=DIR cargo test --profile checks pnpm_parity -- --ignored`.
+#[test]
+#[ignore = "SBX_TRIAL_PNPM names a project whose pnpm-lock.yaml is of version 9"]
+fn somebody_elses_project() {
+    let dir = std::env::var("SBX_TRIAL_PNPM").expect("SBX_TRIAL_PNPM names a project");
+    Set::at("9.15.9", &dir).equal(&[], &[], 100);
 }

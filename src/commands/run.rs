@@ -1,23 +1,34 @@
 //! `sbx run`: from a name to a running instance.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
 use sbx::build::run::OnFailure;
-use sbx::decl::Ready;
+use sbx::decl::{PortDecl, Ready, Sandbox};
+use sbx::digest::Digest;
+use sbx::image::save::Saved;
+use sbx::launch::docker::Engine;
 use sbx::launch::{
-    Attached, Connections, HeldImage, InstanceName, Launch, PortOption, Request, Spec, State,
-    VariableOption, VolumeOption, start,
+    Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, PrivateOption,
+    Request, Spec, State, VariableOption, VolumeOption, start,
 };
-use sbx::store::Key;
+use sbx::name::SandboxName;
+use sbx::oci::document::Config;
+use sbx::plan::{ImageSpec, Plan};
+use sbx::platform::Platform;
+use sbx::reference::Reference;
+use sbx::store::{ImageRecord, Key, Store};
 
 use super::Global;
-use super::build::{Built, Manner, builder, current_map, ensure_lock, obtain, run_in_namespace};
+use super::build::{
+    Built, Manner, builder, current_map, ensure_lock, obtain, plan_target, run_in_namespace,
+};
+use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
+use super::launchers::{LauncherArguments, LauncherName, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
 use super::register::at_home;
 use crate::failure::{Failure, Outcome};
@@ -44,12 +55,14 @@ pub struct RunArguments {
     /// How long it may take to be ready (default: as declared, or 60)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: Option<u32>,
-    /// What starts it
-    #[arg(long, value_enum, default_value = "embedded")]
-    launcher: Launcher,
+    #[command(flatten)]
+    launcher: LauncherArguments,
     /// Run it without the limits that are declared
     #[arg(long)]
     no_limits: bool,
+    /// Let a host of `egress` be this machine or in its own networks
+    #[arg(long, value_name = "HOST:PORT")]
+    allow_private: Vec<PrivateOption>,
     /// Let the program read what is typed or piped in
     #[arg(long, short)]
     interactive: bool,
@@ -59,18 +72,12 @@ pub struct RunArguments {
     /// Fail where the lock would have to change, and read no index
     #[arg(long)]
     locked: bool,
-    /// The sandbox
+    /// The sandbox, or the reference of an image that was pulled
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// A program to run in place of the sandbox's own
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Launcher {
-    /// This program itself: no daemon, no other program
-    Embedded,
 }
 
 /// `run -d --json`.
@@ -88,17 +95,25 @@ struct Answer {
 
 pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let begun = Instant::now();
+    arguments.launcher.check()?;
     let home = at_home(global, &arguments.sandbox)?;
     let workspace = Workspace::open(&home.global)?;
+    if arguments.launcher.print {
+        return print(&workspace, arguments, ui);
+    }
+    let launcher = arguments.launcher.find()?;
     if !rustix::process::geteuid().is_root() {
         return run_in_namespace(&workspace.jail.program);
     }
-    let Launcher::Embedded = arguments.launcher;
-    let Prepared { spec, trees, key } = prepare(&workspace, arguments, ui)?;
-    if home.image.is_some_and(|image| image != spec.image) {
-        let again = format!("run `sbx register {0}` in its project", spec.sandbox);
-        ui.say(&format!("note: `{}` is another image than was registered: {again}", spec.sandbox));
-    }
+    let prepared = prepare(&workspace, arguments, ui)?;
+    let spec = &prepared.spec;
+    warn_of_private(spec, ui);
+    home.note_another(&arguments.sandbox, spec.image, ui);
+    let builder = builder(&workspace, ui, current_map()?, OnFailure::End);
+    let (trees, engine_image) = match &launcher {
+        Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, &prepared, ui)?),
+        _ => (builder.image_trees(&prepared.record)?, String::new()),
+    };
     let id = random_hex(16)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
@@ -108,12 +123,14 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let launch = Launch {
         program: &workspace.jail.program,
         state: &state,
-        spec: &spec,
+        launcher,
+        spec,
         trees,
         name,
         id,
         detached: arguments.detach,
-        image: HeldImage { store: workspace.store.root().to_owned(), key },
+        image: HeldImage { store: workspace.store.root().to_owned(), key: prepared.key },
+        engine_image,
         now: now_seconds(),
     };
     match (arguments.detach, arguments.tty) {
@@ -123,38 +140,146 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     }
 }
 
-/// What is to be started, out of which trees.
+/// Builds what is not built; `None` where that needs a user namespace.
+fn build(
+    workspace: &Workspace,
+    target: Target<'_>,
+    arguments: &RunArguments,
+    ui: &Ui,
+) -> Outcome<Option<Built>> {
+    let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
+    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End };
+    obtain(workspace, target, &lock, manner, ui)
+}
+
+/// What is to be started.
 struct Prepared {
     spec: Spec,
-    trees: Vec<PathBuf>,
+    record: ImageRecord,
     /// What the image's plan is known by.
     key: Key,
+    platform: Platform,
+    /// What engines call the image.
+    reference: String,
 }
 
 fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<Prepared> {
-    let targets = workspace.targets(std::slice::from_ref(&arguments.sandbox), false, &[])?;
-    let [target] = targets.as_slice() else {
-        return Err(Failure::input(format!("`{}` names several sandboxes", arguments.sandbox)));
-    };
-    let lock = ensure_lock(workspace, &targets, arguments.locked, ui)?;
-    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End };
-    let Some(Built { plan, record, .. }) = obtain(workspace, *target, &lock, manner, ui)? else {
+    if let Some(reference) = as_reference(&arguments.sandbox) {
+        return prepare_pulled(workspace, arguments, &reference?);
+    }
+    let target = workspace.target(&arguments.sandbox, None)?;
+    let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
         return Err(Failure::world("the build needs a user namespace"));
     };
-    let trees = builder(workspace, ui, current_map()?, OnFailure::End).image_trees(&record)?;
-    let request = Request {
+    let request =
+        Request { env: with_keys(workspace, target, &arguments.env), ..request(arguments) };
+    let spec = spec(target, (&plan, record.image), &request, &variable)?;
+    let reference = workspace.project.reference_of(target.sandbox);
+    Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
+}
+
+/// An image that was pulled runs as its config says.
+fn prepare_pulled(
+    workspace: &Workspace,
+    arguments: &RunArguments,
+    reference: &Reference,
+) -> Outcome<Prepared> {
+    let found = find_pulled(workspace, reference, None)?;
+    let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
+    let settings = config.and_then(|config| config.settings());
+    let settings =
+        settings.map_err(|error| Failure::world(format!("image `{reference}`: {error}")))?;
+    let image = ImageSpec::of_image(found.platform, &settings);
+    let ports = image.ports.iter().filter(|port| port.protocol == "tcp");
+    let ports = ports.map(|port| PortDecl { number: port.number, udp: false }).collect();
+    let name = reference.repository().rsplit('/').next().unwrap_or_default();
+    let name = name.parse::<SandboxName>();
+    let name = name.map_err(|error| Failure::input(error.to_string()))?;
+    let sandbox = Sandbox::of_image(name, ports);
+    let token = random_hex(16)?;
+    let image = (&image, found.record.image);
+    let spec = Spec::new(&sandbox, image, &request(arguments), &variable, || token)?;
+    let reference = reference.to_string();
+    Ok(Prepared {
+        spec,
+        key: Store::pulled_key(&reference, found.platform),
+        record: found.record,
+        platform: found.platform,
+        reference,
+    })
+}
+
+fn spec(
+    target: Target<'_>,
+    (plan, image): (&Plan, Digest),
+    request: &Request,
+    host: &dyn Fn(&str) -> Option<String>,
+) -> Outcome<Spec> {
+    let token = random_hex(16)?;
+    let image = (&plan.spec, image);
+    Ok(Spec::new(target.sandbox, image, request, host, || token)?)
+}
+
+fn request(arguments: &RunArguments) -> Request {
+    Request {
         publish: arguments.publish.clone(),
-        env: with_keys(workspace, *target, &arguments.env),
+        env: arguments.env.clone(),
         volumes: arguments.volume.clone(),
         timeout: arguments.timeout.map(|seconds| Duration::from_secs(seconds.into())),
         command: arguments.command.clone(),
         terminal: arguments.tty,
         no_limits: arguments.no_limits,
+        private: arguments.allow_private.iter().map(|option| option.0.clone()).collect(),
+    }
+}
+
+fn warn_of_private(spec: &Spec, ui: &Ui) {
+    for host in &spec.private {
+        let sandbox = &spec.sandbox;
+        ui.say(&format!(
+            "warning: `{sandbox}` may reach `{host}` on this machine and in its own networks"
+        ));
+    }
+}
+
+/// Brings an image to docker's engine, if it is not there.
+fn bring(workspace: &Workspace, engine: &Engine, prepared: &Prepared, ui: &Ui) -> Outcome<String> {
+    let Prepared { record, platform, reference, .. } = prepared;
+    let saved = Saved { store: &workspace.store, record, platform: *platform, reference };
+    let bringing = || ui.say(&format!("bringing {} to docker's engine", record.image));
+    Ok(engine.bring(&saved, bringing)?)
+}
+
+/// What the launcher would be told. A pushed image need not be built here.
+fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
+    let target = workspace.target(&arguments.sandbox, None)?;
+    let launcher = &arguments.launcher;
+    let for_cluster = launcher.launcher == LauncherName::Kubernetes;
+    let (plan, digest, image) = match &launcher.image {
+        Some(pinned) => {
+            let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
+            let plan = plan_target(workspace, target, &lock)?;
+            (plan, pinned.digest().unwrap_or_else(|| Digest::of(b"")), pinned.to_string())
+        }
+        None => {
+            let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
+                return run_in_namespace(&workspace.jail.program);
+            };
+            let reference = workspace.project.reference_of(target.sandbox);
+            let image = match for_cluster {
+                true => pushed(workspace, &reference, &plan, &record)?,
+                false => reference,
+            };
+            (plan, record.image, image)
+        }
     };
-    let token = random_hex(16)?;
-    let image = (&plan.spec, record.image);
-    let spec = Spec::new(target.sandbox, image, &request, &variable, || token)?;
-    Ok(Prepared { spec, trees, key: plan.key })
+    // what is a Secret's there need not be known here
+    let absent = |name: &str| variable(name).or(Some(String::new()));
+    let host: &dyn Fn(&str) -> Option<String> =
+        if for_cluster && !launcher.with_secrets { &absent } else { &variable };
+    let spec = spec(target, (&plan, digest), &request(arguments), host)?;
+    let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
+    launcher.write(&spec, name, image, ui)
 }
 
 /// What is asked for, and the keys of MCP servers that this machine has: a server without its key is
