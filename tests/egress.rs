@@ -164,7 +164,7 @@ fn declared(out: &Out<'_>) {
 fn refused(out: &Out<'_>) {
     let before = out.upstream.count();
     let own = format!("{}: this machine's own", own_address());
-    let private = own_address().is_ipv4().then(|| own.as_str());
+    let private = own_address().is_ipv4().then_some(own.as_str());
     for (host, reason) in [
         ("one.test", "127.0.0.1: loopback"),
         ("inner.test", "10.99.99.99: private"),

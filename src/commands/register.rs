@@ -171,16 +171,6 @@ pub struct Home {
     pub image: Option<Digest>,
 }
 
-impl Home {
-    /// Says when what is started is not what was registered.
-    pub fn note_another(&self, name: &str, image: Digest, ui: &Ui) {
-        if self.image.is_some_and(|registered| registered != image) {
-            let again = format!("run `sbx register {name}` in its project");
-            ui.say(&format!("note: `{name}` is another image than was registered: {again}"));
-        }
-    }
-}
-
 /// The project around, or for a registered type the one that it was registered from.
 pub fn at_home(global: &Global, name: &str) -> Outcome<Home> {
     let around = || Home { global: global.clone(), image: None };

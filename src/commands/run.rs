@@ -108,7 +108,10 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let prepared = prepare(&workspace, arguments, ui)?;
     let spec = &prepared.spec;
     warn_of_private(spec, ui);
-    home.note_another(&arguments.sandbox, spec.image, ui);
+    if home.image.is_some_and(|image| image != spec.image) {
+        let again = format!("run `sbx register {0}` in its project", spec.sandbox);
+        ui.say(&format!("note: `{}` is another image than was registered: {again}", spec.sandbox));
+    }
     let builder = builder(&workspace, ui, current_map()?, OnFailure::End);
     let (trees, engine_image) = match &launcher {
         Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, &prepared, ui)?),
@@ -171,9 +174,7 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
         return Err(Failure::world("the build needs a user namespace"));
     };
-    let request =
-        Request { env: with_keys(workspace, target, &arguments.env), ..request(arguments) };
-    let spec = spec(target, (&plan, record.image), &request, &variable)?;
+    let spec = spec(workspace, target, (&plan, record.image), arguments, &variable)?;
     let reference = workspace.project.reference_of(target.sandbox);
     Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
 }
@@ -198,7 +199,8 @@ fn prepare_pulled(
     let sandbox = Sandbox::of_image(name, ports);
     let token = random_hex(16)?;
     let image = (&image, found.record.image);
-    let spec = Spec::new(&sandbox, image, &request(arguments), &variable, || token)?;
+    let request = request(arguments, arguments.env.clone());
+    let spec = Spec::new(&sandbox, image, &request, &variable, || token)?;
     let reference = reference.to_string();
     Ok(Prepared {
         spec,
@@ -210,20 +212,21 @@ fn prepare_pulled(
 }
 
 fn spec(
+    workspace: &Workspace,
     target: Target<'_>,
     (plan, image): (&Plan, Digest),
-    request: &Request,
+    arguments: &RunArguments,
     host: &dyn Fn(&str) -> Option<String>,
 ) -> Outcome<Spec> {
     let token = random_hex(16)?;
-    let image = (&plan.spec, image);
-    Ok(Spec::new(target.sandbox, image, request, host, || token)?)
+    let request = request(arguments, with_keys(workspace, target, &arguments.env));
+    Ok(Spec::new(target.sandbox, (&plan.spec, image), &request, host, || token)?)
 }
 
-fn request(arguments: &RunArguments) -> Request {
+fn request(arguments: &RunArguments, env: Vec<VariableOption>) -> Request {
     Request {
         publish: arguments.publish.clone(),
-        env: arguments.env.clone(),
+        env,
         volumes: arguments.volume.clone(),
         timeout: arguments.timeout.map(|seconds| Duration::from_secs(seconds.into())),
         command: arguments.command.clone(),
@@ -277,7 +280,7 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let absent = |name: &str| variable(name).or(Some(String::new()));
     let host: &dyn Fn(&str) -> Option<String> =
         if for_cluster && !launcher.with_secrets { &absent } else { &variable };
-    let spec = spec(target, (&plan, digest), &request(arguments), host)?;
+    let spec = spec(workspace, target, (&plan, digest), arguments, host)?;
     let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
     launcher.write(&spec, name, image, ui)
 }

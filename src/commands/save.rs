@@ -68,7 +68,7 @@ pub fn run(global: &Global, arguments: &SaveArguments, ui: &Ui) -> Outcome {
         store: &workspace.store,
         record: &found.record,
         platform: found.platform,
-        reference: reference.as_ref().unwrap_or(&found.reference),
+        reference: reference.as_deref().unwrap_or(&found.reference),
     };
     let archive = match arguments.format {
         Format::OciArchive => ArchiveKind::Oci,
