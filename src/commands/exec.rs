@@ -1,11 +1,16 @@
 //! `sbx exec`: another program in an instance that runs.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 
 use clap::Args;
 
+use sbx::jail::Terminal;
 use sbx::jail::instance::{Program, Visitor, enter};
-use sbx::launch::{LaunchError, State, VariableOption};
+use sbx::launch::docker::Engine;
+use sbx::launch::oci::Runtime;
+use sbx::launch::{Instance, LaunchError, Launcher, State, VariableOption};
 
 use super::pipes::{Pipes, hold_signals, pass_signals};
 use super::run::end;
@@ -47,17 +52,22 @@ pub fn run(arguments: &ExecArguments, ui: &Ui) -> Outcome {
     let state = State::open(&state_path()?)?;
     let instance = state.get_running(&arguments.instance)?;
     let first = instance.handle()?;
+    let program = program(arguments, instance.record.program.clone());
+    match &instance.record.launcher {
+        Launcher::Docker(engine) => return by_engine(engine, arguments, &instance, &program, ui),
+        Launcher::Oci(runtime) if !runtime.shares_kernel() => {
+            return by_runtime(runtime, arguments, &instance, &program);
+        }
+        Launcher::Oci(_) | Launcher::Embedded => {}
+    }
+    let groups = instance.record.groups();
     let visitor = Visitor {
-        program: program(arguments, instance.record.program.clone()),
+        program,
         tightness: instance.record.tightness,
-        cgroup: instance.record.cgroup.clone(),
+        cgroup: groups
+            .map_err(|error| Failure::world(format!("the instance's control groups: {error}")))?,
     };
-    let seat = match arguments.tty {
-        true => Some(ui.seat().ok_or_else(|| {
-            Failure::input("there is no terminal here").with_help("leave `-t` out")
-        })?),
-        false => None,
-    };
+    let seat = seat(arguments, ui)?;
     let held = hold_signals();
     let pipes = Pipes::open(ui, arguments.interactive && seat.is_none())?;
     let failed = |error: std::io::Error| Failure::from(LaunchError::Spawn(error));
@@ -82,6 +92,57 @@ pub fn run(arguments: &ExecArguments, ui: &Ui) -> Outcome {
     }
 }
 
+/// Where somebody sits, if they are to.
+fn seat(arguments: &ExecArguments, ui: &Ui) -> Outcome<Option<Terminal>> {
+    if !arguments.tty {
+        return Ok(None);
+    }
+    let nobody = || Failure::input("there is no terminal here").with_help("leave `-t` out");
+    ui.seat().ok_or_else(nobody).map(Some)
+}
+
+/// Docker's engine starts it, and this process carries what it reads and says.
+fn by_engine(
+    engine: &Engine,
+    arguments: &ExecArguments,
+    instance: &Instance,
+    program: &Program,
+    ui: &Ui,
+) -> Outcome {
+    let seat = seat(arguments, ui)?;
+    let pipes = Pipes::open(ui, arguments.interactive && seat.is_none())?;
+    let failed = |error: std::io::Error| Failure::from(LaunchError::Spawn(error));
+    let [input, output, errors] = pipes.near();
+    let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(failed);
+    let stdio = [own(input)?, own(output)?, own(errors)?];
+    let far = pipes.give_away();
+    let ended = std::thread::scope(|scope| {
+        far.carry(scope, ui);
+        engine.exec(&instance.record, program, stdio, seat.as_ref())
+    });
+    end(ended?.code())
+}
+
+/// The runtime takes this process's place for the while.
+fn by_runtime(
+    runtime: &Runtime,
+    arguments: &ExecArguments,
+    instance: &Instance,
+    program: &Program,
+) -> Outcome {
+    let mut command = runtime.exec_command(&instance.record, program)?;
+    if !arguments.interactive {
+        command.stdin(Stdio::null());
+    }
+    let held = hold_signals();
+    let failed = |error: std::io::Error| Failure::from(LaunchError::Spawn(error));
+    let mut child = command.spawn().map_err(failed)?;
+    pass_signals(held, child.id());
+    let status = child.wait().map_err(failed)?;
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255);
+    end(u8::try_from(code).unwrap_or(255))
+}
+
 fn program(arguments: &ExecArguments, own: Program) -> Program {
     let mut env = own.env;
     for option in &arguments.env {
@@ -97,5 +158,6 @@ fn program(arguments: &ExecArguments, own: Program) -> Program {
         cwd: arguments.workdir.clone().unwrap_or(own.cwd),
         user: arguments.user.clone().unwrap_or(own.user),
         terminal: arguments.tty,
+        writable: own.writable,
     }
 }

@@ -51,6 +51,7 @@ struct Row<'a> {
     name: &'a str,
     sandbox: &'a str,
     image: &'a str,
+    launcher: &'static str,
     status: String,
     code: Option<u8>,
     ports: std::collections::BTreeMap<u16, u16>,
@@ -70,6 +71,7 @@ impl<'a> Row<'a> {
             name: record.name.as_str(),
             sandbox: &record.sandbox,
             image: &record.image,
+            launcher: record.launcher.name(),
             status: match instance.status {
                 Status::Ended(_) => "ended".to_owned(),
                 status => status.to_string(),

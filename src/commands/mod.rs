@@ -11,6 +11,7 @@ mod fetch;
 mod gc;
 mod init;
 mod instances;
+mod launchers;
 mod lock;
 mod pipes;
 mod provenance;

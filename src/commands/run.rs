@@ -1,7 +1,6 @@
 //! `sbx run`: from a name to a running instance.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,19 +8,26 @@ use serde::Serialize;
 
 use sbx::build::run::OnFailure;
 use sbx::decl::Ready;
+use sbx::digest::Digest;
+use sbx::image::save::Saved;
+use sbx::launch::docker::Engine;
 use sbx::launch::{
-    Attached, Connections, HeldImage, InstanceName, Launch, PortOption, Request, Spec, State,
-    VariableOption, VolumeOption, start,
+    Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, PrivateOption,
+    Request, Spec, State, VariableOption, VolumeOption, start,
 };
-use sbx::store::Key;
+use sbx::plan::Plan;
+use sbx::store::ImageRecord;
 
 use super::Global;
-use super::build::{Built, Manner, builder, current_map, ensure_lock, obtain, run_in_namespace};
+use super::build::{
+    Built, Manner, builder, current_map, ensure_lock, obtain, plan_target, run_in_namespace,
+};
 use super::instances::show_log;
+use super::launchers::{LauncherArguments, LauncherName, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{Workspace, now_seconds, random_hex, state_path, variable};
+use crate::workspace::{Target, Workspace, now_seconds, random_hex, state_path, variable};
 
 #[derive(Args)]
 pub struct RunArguments {
@@ -43,12 +49,14 @@ pub struct RunArguments {
     /// How long it may take to be ready (default: as declared, or 60)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: Option<u32>,
-    /// What starts it
-    #[arg(long, value_enum, default_value = "embedded")]
-    launcher: Launcher,
+    #[command(flatten)]
+    launcher: LauncherArguments,
     /// Run it without the limits that are declared
     #[arg(long)]
     no_limits: bool,
+    /// Let a host of `egress` be this machine or in its own networks
+    #[arg(long, value_name = "HOST:PORT")]
+    allow_private: Vec<PrivateOption>,
     /// Let the program read what is typed or piped in
     #[arg(long, short)]
     interactive: bool,
@@ -66,12 +74,6 @@ pub struct RunArguments {
     command: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Launcher {
-    /// This program itself: no daemon, no other program
-    Embedded,
-}
-
 /// `run -d --json`.
 #[derive(Serialize)]
 struct Answer {
@@ -87,12 +89,26 @@ struct Answer {
 
 pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let begun = Instant::now();
+    arguments.launcher.check()?;
     let workspace = Workspace::open(global)?;
+    if arguments.launcher.print {
+        return print(&workspace, arguments, ui);
+    }
+    let launcher = arguments.launcher.find()?;
     if !rustix::process::geteuid().is_root() {
         return run_in_namespace(&workspace.jail.program);
     }
-    let Launcher::Embedded = arguments.launcher;
-    let Prepared { spec, trees, key } = prepare(&workspace, arguments, ui)?;
+    let target = workspace.target(&arguments.sandbox, None)?;
+    let Some(Built { plan, record, .. }) = build(&workspace, target, arguments, ui)? else {
+        return Err(Failure::world("the build needs a user namespace"));
+    };
+    let spec = spec(target, &plan, record.image, arguments, &variable)?;
+    warn_of_private(&spec, ui);
+    let builder = builder(&workspace, ui, current_map()?, OnFailure::End);
+    let (trees, engine_image) = match &launcher {
+        Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, target, &record, ui)?),
+        _ => (builder.image_trees(&record)?, String::new()),
+    };
     let id = random_hex(16)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
@@ -102,12 +118,14 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let launch = Launch {
         program: &workspace.jail.program,
         state: &state,
+        launcher,
         spec: &spec,
         trees,
         name,
         id,
         detached: arguments.detach,
-        image: HeldImage { store: workspace.store.root().to_owned(), key },
+        image: HeldImage { store: workspace.store.root().to_owned(), key: plan.key },
+        engine_image,
         now: now_seconds(),
     };
     match (arguments.detach, arguments.tty) {
@@ -117,25 +135,25 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     }
 }
 
-/// What is to be started, out of which trees.
-struct Prepared {
-    spec: Spec,
-    trees: Vec<PathBuf>,
-    /// What the image's plan is known by.
-    key: Key,
+/// Builds what is not built; `None` where that needs a user namespace.
+fn build(
+    workspace: &Workspace,
+    target: Target<'_>,
+    arguments: &RunArguments,
+    ui: &Ui,
+) -> Outcome<Option<Built>> {
+    let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
+    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End };
+    obtain(workspace, target, &lock, manner, ui)
 }
 
-fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<Prepared> {
-    let targets = workspace.targets(std::slice::from_ref(&arguments.sandbox), false, &[])?;
-    let [target] = targets.as_slice() else {
-        return Err(Failure::input(format!("`{}` names several sandboxes", arguments.sandbox)));
-    };
-    let lock = ensure_lock(workspace, &targets, arguments.locked, ui)?;
-    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End };
-    let Some(Built { plan, record, .. }) = obtain(workspace, *target, &lock, manner, ui)? else {
-        return Err(Failure::world("the build needs a user namespace"));
-    };
-    let trees = builder(workspace, ui, current_map()?, OnFailure::End).image_trees(&record)?;
+fn spec(
+    target: Target<'_>,
+    plan: &Plan,
+    image: Digest,
+    arguments: &RunArguments,
+    host: &dyn Fn(&str) -> Option<String>,
+) -> Outcome<Spec> {
     let request = Request {
         publish: arguments.publish.clone(),
         env: arguments.env.clone(),
@@ -144,11 +162,69 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
         command: arguments.command.clone(),
         terminal: arguments.tty,
         no_limits: arguments.no_limits,
+        private: arguments.allow_private.iter().map(|option| option.0.clone()).collect(),
     };
     let token = random_hex(16)?;
-    let image = (&plan.spec, record.image);
-    let spec = Spec::new(target.sandbox, image, &request, &variable, || token)?;
-    Ok(Prepared { spec, trees, key: plan.key })
+    Ok(Spec::new(target.sandbox, (&plan.spec, image), &request, host, || token)?)
+}
+
+fn warn_of_private(spec: &Spec, ui: &Ui) {
+    for host in &spec.private {
+        let sandbox = &spec.sandbox;
+        ui.say(&format!(
+            "warning: `{sandbox}` may reach `{host}` on this machine and in its own networks"
+        ));
+    }
+}
+
+/// Brings an image to docker's engine, if it is not there.
+fn bring(
+    workspace: &Workspace,
+    engine: &Engine,
+    target: Target<'_>,
+    record: &ImageRecord,
+    ui: &Ui,
+) -> Outcome<String> {
+    let saved = Saved {
+        store: &workspace.store,
+        record,
+        platform: target.platform,
+        reference: &workspace.project.reference_of(target.sandbox),
+    };
+    let bringing = || ui.say(&format!("bringing {} to docker's engine", record.image));
+    Ok(engine.bring(&saved, bringing)?)
+}
+
+/// What the launcher would be told. A pushed image need not be built here.
+fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
+    let target = workspace.target(&arguments.sandbox, None)?;
+    let launcher = &arguments.launcher;
+    let for_cluster = launcher.launcher == LauncherName::Kubernetes;
+    let (plan, digest, image) = match &launcher.image {
+        Some(pinned) => {
+            let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
+            let plan = plan_target(workspace, target, &lock)?;
+            (plan, pinned.digest().unwrap_or_else(|| Digest::of(b"")), pinned.to_string())
+        }
+        None => {
+            let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
+                return run_in_namespace(&workspace.jail.program);
+            };
+            let reference = workspace.project.reference_of(target.sandbox);
+            let image = match for_cluster {
+                true => pushed(workspace, &reference, &plan, &record)?,
+                false => reference,
+            };
+            (plan, record.image, image)
+        }
+    };
+    // what is a Secret's there need not be known here
+    let absent = |name: &str| variable(name).or(Some(String::new()));
+    let host: &dyn Fn(&str) -> Option<String> =
+        if for_cluster && !launcher.with_secrets { &absent } else { &variable };
+    let spec = spec(target, &plan, digest, arguments, host)?;
+    let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
+    launcher.write(&spec, name, image, ui)
 }
 
 fn answer(launch: &Launch<'_>, attached: &Attached, begun: Instant) -> Answer {

@@ -68,6 +68,8 @@ pub struct Limits {
     pub milli_cpus: Option<u32>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Bytes of what it writes to its own files.
+    pub disk: Option<u64>,
 }
 
 /// When an instance counts as started.
@@ -227,6 +229,7 @@ impl Limits {
             memory: above.memory.or(self.memory),
             milli_cpus: above.milli_cpus.or(self.milli_cpus),
             pids: above.pids.or(self.pids),
+            disk: above.disk.or(self.disk),
         }
     }
 }
@@ -318,13 +321,14 @@ fn read_level(node: &Node<'_>) -> Option<SecurityLevel> {
 }
 
 fn read_limits(node: &Node<'_>) -> Limits {
-    let memory = node.find_text_property("memory").and_then(|text| {
+    let size = |name| {
+        let text = node.find_text_property(name)?;
         let bytes = parse_size(&text).filter(|bytes| *bytes > 0);
         if bytes.is_none() {
             node.fault(format!("`{text}` is no size: write `512MiB` or `2GiB`"));
         }
         bytes
-    });
+    };
     let milli_cpus = node.find_value_property("cpus").and_then(|value| {
         let cpus = value.as_float().or_else(|| value.as_integer().map(|number| number as f64));
         let cpus = cpus.filter(|cpus| (0.001..=4096.0).contains(cpus));
@@ -336,7 +340,7 @@ fn read_limits(node: &Node<'_>) -> Limits {
     let pids = node
         .find_integer_property("pids", 1..=4_194_304)
         .and_then(|number| u32::try_from(number).ok());
-    Limits { memory, milli_cpus, pids }
+    Limits { memory: size("memory"), milli_cpus, pids, disk: size("disk") }
 }
 
 fn read_ready(node: &Node<'_>) -> Option<Ready> {

@@ -135,6 +135,22 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// The groups that a process of this machine is in, which somebody else made: to be joined only.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        let own = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let found = Hierarchies::parse(&fs::read_to_string("/proc/self/mountinfo")?, &own);
+        let group = |mount: &Path, controller: &str, unified| {
+            let path = found.own_path(controller)?.trim_start_matches('/');
+            let dir = mount.join(path);
+            dir.is_dir().then_some(Group { dir, unified, settings: Vec::new() })
+        };
+        let one = found.mounts.iter().filter_map(|(mount, options)| {
+            options.iter().find_map(|controller| group(mount, controller, false))
+        });
+        let two = found.unified.iter().filter_map(|mount| group(mount, "", true));
+        Ok(Cgroup { groups: one.chain(two).collect() })
+    }
+
     /// Makes the groups and sets their limits.
     pub fn create(&self) -> Result<(), CgroupError> {
         for group in &self.groups {

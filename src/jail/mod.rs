@@ -17,6 +17,7 @@ mod child;
 mod filter;
 pub mod instance;
 mod mounts;
+mod netlink;
 mod network;
 mod overlay;
 mod passing;
@@ -31,7 +32,7 @@ mod terminal;
 mod userns;
 
 pub use child::{Setup, die_with_parent, forget_parent, fork};
-pub use passing::{receive, send};
+pub use passing::{open_terminal, pass_terminal_over, receive, send};
 pub use probe::{Abilities, Obstacle, probe};
 pub use sealed::seal;
 pub use signals::Held;

@@ -28,13 +28,19 @@ pub(super) fn pass_terminal() -> Setup<OwnedFd> {
 }
 
 /// Likewise, over a socket of the caller's.
-pub(super) fn pass_terminal_over(over: BorrowedFd<'_>) -> Setup<OwnedFd> {
+pub fn pass_terminal_over(over: BorrowedFd<'_>) -> Setup<OwnedFd> {
+    let (far, near) = open_terminal()?;
+    send(over, &[far.as_fd()]).step("hand a terminal to the parent")?;
+    Ok(near)
+}
+
+/// Makes a terminal: its far end, and the near one.
+pub fn open_terminal() -> Setup<(OwnedFd, OwnedFd)> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let far = rustix::pty::openpt(flags).step("open a terminal")?;
     rustix::pty::unlockpt(&far).step("unlock a terminal")?;
     let near = rustix::pty::ioctl_tiocgptpeer(&far, flags).step("open a terminal's end")?;
-    send(over, &[far.as_fd()]).step("hand a terminal to the parent")?;
-    Ok(near)
+    Ok((far, near))
 }
 
 /// Makes the sockets and hands them to the parent. To be called where the loopback is up and low
@@ -63,6 +69,27 @@ pub fn send(over: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<
         return Err(rustix::io::Errno::TOOBIG);
     }
     sendmsg(over, &[IoSlice::new(b"s")], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Any number of them.
+pub(super) fn send_all(over: BorrowedFd<'_>, fds: &[OwnedFd]) -> rustix::io::Result<()> {
+    fds.chunks(MOST).try_for_each(|some| {
+        let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
+        send(over, &some)
+    })
+}
+
+/// So many that [`send_all`] sent; fewer where the sender ended.
+pub(super) fn receive_all(over: BorrowedFd<'_>, count: usize) -> rustix::io::Result<Vec<OwnedFd>> {
+    let mut fds = Vec::with_capacity(count);
+    while fds.len() < count {
+        let some = receive(over)?;
+        if some.is_empty() {
+            return Err(rustix::io::Errno::PIPE);
+        }
+        fds.extend(some);
+    }
+    Ok(fds)
 }
 
 /// What the child handed out; nothing where it ended before.

@@ -60,13 +60,19 @@ fn start(argv: &[CString], env: &[CString]) -> Setup<()> {
     Err(error).step(format!("start `{}`", program.to_string_lossy()))
 }
 
-pub(super) fn set_limits() -> Setup<()> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    rustix::process::setrlimit(Resource::Core, none).step("limit core dumps")?;
+/// The soft limit of open files, and the hard one.
+pub fn open_files() -> (u64, u64) {
     let (soft, hard) = OPEN_FILES;
     // raising what the host limits lower is not this process's to do
     let hard = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(hard).min(hard);
-    let files = Rlimit { current: Some(soft.min(hard)), maximum: Some(hard) };
+    (soft.min(hard), hard)
+}
+
+pub(super) fn set_limits() -> Setup<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(Resource::Core, none).step("limit core dumps")?;
+    let (soft, hard) = open_files();
+    let files = Rlimit { current: Some(soft), maximum: Some(hard) };
     rustix::process::setrlimit(Resource::Nofile, files).step("limit open files")
 }
 

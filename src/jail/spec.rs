@@ -119,7 +119,7 @@ impl std::fmt::Display for Ended {
 
 impl Ended {
     /// From what waiting for a process answered.
-    pub(super) fn of(status: rustix::process::WaitStatus) -> Self {
+    pub fn of(status: rustix::process::WaitStatus) -> Self {
         match status.exit_status() {
             Some(code) => Ended::Code(code),
             None => Ended::Signal(status.terminating_signal().unwrap_or(0)),

@@ -1,4 +1,4 @@
-//! The caller's side: renders a spec for the `embedded` launcher, starts its keeper, hears how it goes.
+//! The caller's side: renders a spec for a launcher, starts the instance's keeper, hears how it goes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::egress::{PROXY_PORT, Policy};
 use super::error::LaunchError;
 use super::keeper::{HeldImage, Message, Order, kill_signal};
+use super::launcher::Launcher;
 use super::probe::Probe;
 use super::slots;
 use super::spec::Spec;
 use super::state::{Claim, InstanceName, Record, State, discard};
-use crate::decl::{Egress, Limits, Ready, SecurityLevel};
+use crate::decl::Ready;
 use crate::fsx::IoAt;
 use crate::jail::cgroup::{Cgroup, Quota};
-use crate::jail::instance::{Cell, Ids, Program, Tightness, Volume};
+use crate::jail::instance::{Cell, Gate, Ids, NEAR, Program, Volume};
 use crate::jail::{Ended, Held, IdMap, receive, seal, send};
 
 /// An instance that is to be started.
@@ -25,6 +27,7 @@ pub struct Launch<'a> {
     /// This program.
     pub program: &'a Path,
     pub state: &'a State,
+    pub launcher: Launcher,
     pub spec: &'a Spec,
     /// Trees of the image, bottom first.
     pub trees: Vec<PathBuf>,
@@ -33,6 +36,8 @@ pub struct Launch<'a> {
     pub id: String,
     pub detached: bool,
     pub image: HeldImage,
+    /// What an engine calls the image.
+    pub engine_image: String,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -62,11 +67,16 @@ pub type Outcome = Result<Ended, LaunchError>;
 /// Starts an instance; answers once its program runs.
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
-    refuse(spec)?;
-    let quota = check_limits(spec)?;
+    launch.launcher.refuse(spec)?;
+    let map = IdMap::current().at("read", "/proc/self/uid_map")?;
+    let quota = check_limits(spec, map)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };
-    let cgroup = Cgroup::plan(&launch.id, &quota).map_err(limited)?;
+    let cgroup = match launch.launcher {
+        Launcher::Embedded => Cgroup::plan(&launch.id, &quota).map_err(limited)?,
+        // the runtime makes them
+        Launcher::Oci(_) | Launcher::Docker(_) => Cgroup::default(),
+    };
     let claim = launch.state.claim(&launch.name)?;
     let order = match order(launch, &claim, cgroup, volumes) {
         Ok(order) => order,
@@ -76,8 +86,16 @@ pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attac
         }
     };
     let ids = order.cell.ids;
+    if let Launcher::Docker(engine) = &launch.launcher {
+        let image = &launch.engine_image;
+        let made = engine.create(spec, &order.cell.volumes, &order.record, image);
+        made.inspect_err(|_| {
+            discard(&claim.dir, ids);
+        })?;
+    }
     let started = spawn(launch, &claim, &order, connections);
     let mut attached = started.inspect_err(|_| {
+        order.record.launcher.clean_up(&order.record);
         discard(&claim.dir, ids);
     })?;
     // from here on the lock is the keeper's alone
@@ -144,19 +162,10 @@ impl Attached {
     }
 }
 
-/// What this launcher cannot do.
-fn refuse(spec: &Spec) -> Result<(), LaunchError> {
-    match spec.egress {
-        Egress::None => Ok(()),
-        Egress::Hosts(_) | Egress::Any => {
-            Err(LaunchError::Refused { what: "`egress`".to_owned(), sandbox: spec.sandbox.clone() })
-        }
-    }
-}
-
 /// Limits above the machine are no limits.
-fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
-    let Limits { memory, milli_cpus, pids } = spec.limits;
+fn check_limits(spec: &Spec, map: IdMap) -> Result<Quota, LaunchError> {
+    let Quota { memory, milli_cpus, pids } = spec.quota();
+    let disk = spec.limits.disk;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if let Some(milli) = milli_cpus.filter(|milli| *milli as usize > processors * 1000) {
         return Err(LaunchError::AboveMachine {
@@ -166,12 +175,17 @@ fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
     }
     let info = rustix::system::sysinfo();
     let total = (info.totalram as u64).saturating_mul(info.mem_unit.into());
-    if let Some(bytes) = memory.filter(|bytes| *bytes > total) {
-        return Err(LaunchError::AboveMachine {
-            what: format!("limit memory={bytes}"),
-            have: format!("{total} bytes"),
-        });
+    // what is written is in memory, too, where that is limited
+    for (name, bytes) in [("memory", memory), ("disk", disk)] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > total) {
+            return Err(LaunchError::AboveMachine {
+                what: format!("limit {name}={bytes}"),
+                have: format!("{total} bytes of memory"),
+            });
+        }
     }
+    // an ordinary user's instances count by their user instead
+    let pids = pids.filter(|_| map == IdMap::Identity);
     Ok(Quota { memory, milli_cpus, pids })
 }
 
@@ -200,34 +214,23 @@ fn order(
 ) -> Result<Order, LaunchError> {
     let spec = launch.spec;
     let data = claim.dir.join("data");
-    for path in [
-        data.clone(),
-        data.join("upper"),
-        data.join("work"),
-        data.join("root"),
-        data.join("lowers"),
-    ] {
+    for path in [data.clone(), data.join("upper"), data.join("work"), data.join("shelf")] {
         std::fs::create_dir(&path).at("create", &path)?;
     }
     let ids = match IdMap::current().at("read", "/proc/self/uid_map")? {
+        // the engine has its own ways with owners
+        _ if matches!(launch.launcher, Launcher::Docker(_)) => Ids::Shared,
         IdMap::Identity => {
             let lot = u32::from_str_radix(&launch.id[..8], 16).unwrap_or_default();
             Ids::Own { first: slots::take(&claim.dir, lot)? }
         }
         IdMap::Subordinate { .. } => Ids::Shared,
     };
-    let program = Program {
-        argv: spec.argv.clone(),
-        env: spec.env.clone(),
-        cwd: spec.workdir.clone(),
-        user: spec.user.clone(),
-        terminal: spec.terminal,
-    };
-    let tightness = match spec.security_level {
-        SecurityLevel::Low => Tightness::Low,
-        SecurityLevel::Medium => Tightness::Medium,
-        SecurityLevel::High => Tightness::High,
-    };
+    // others lead out in a way of their own, or not at all
+    let own = launch.launcher == Launcher::Embedded;
+    let egress = Policy::new(&spec.egress, &spec.private).filter(|_| own);
+    let program = Program { env: environment(spec, egress.as_ref()), ..spec.program() };
+    let tightness = spec.tightness();
     let record = Record {
         id: launch.id.clone(),
         name: launch.name.clone(),
@@ -242,6 +245,10 @@ fn order(
         ids,
         tightness,
         program: program.clone(),
+        launcher: match &launch.launcher {
+            Launcher::Oci(runtime) => Launcher::Oci(runtime.clone().for_instance(&launch.id)),
+            other => other.clone(),
+        },
         fleeting: !launch.detached,
     };
     record.write(&claim.dir).at("write", &claim.dir)?;
@@ -251,31 +258,45 @@ fn order(
         dir: data,
         ids,
         volumes,
+        gate: egress.as_ref().map(|policy| Gate { ports: policy.ports().into_iter().collect() }),
         tightness,
         shared_memory: spec.shared_memory,
-        writable: writable(spec),
+        writable: spec.writable(),
+        disk: spec.limits.disk,
+        processes: spec.pids.filter(|_| ids == Ids::Shared),
         cgroup,
         program,
     };
     Ok(Order {
         record,
         cell,
+        quota: spec.quota(),
         dir: claim.dir.clone(),
         ready: probe(spec),
         timeout: spec.timeout,
+        egress,
         detached: launch.detached,
         image: launch.image.clone(),
         stop_signal: spec.stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM),
     })
 }
 
-/// Where a tightly confined instance works.
-fn writable(spec: &Spec) -> Vec<String> {
-    let mut dirs = vec!["/workspace".to_owned()];
-    if spec.workdir != "/" && spec.workdir != "/workspace" {
-        dirs.push(spec.workdir.clone());
+/// With the relay as the proxy, where names are allowed that nobody has written down.
+fn environment(spec: &Spec, egress: Option<&Policy>) -> Vec<(String, String)> {
+    let mut env = spec.env.clone();
+    if !egress.is_some_and(Policy::is_open) {
+        return env;
     }
-    dirs
+    let proxy = format!("http://{NEAR}:{PROXY_PORT}");
+    let own = "localhost,127.0.0.1,::1".to_owned();
+    for (name, value) in [("HTTP_PROXY", &proxy), ("HTTPS_PROXY", &proxy), ("NO_PROXY", &own)] {
+        // what the sandbox sets stays, in either spelling
+        if spec.env.iter().all(|(known, _)| !known.eq_ignore_ascii_case(name)) {
+            env.push((name.to_owned(), value.clone()));
+            env.push((name.to_lowercase(), value.clone()));
+        }
+    }
+    env
 }
 
 fn probe(spec: &Spec) -> Option<Probe> {

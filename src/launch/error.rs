@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::blame::Blame;
 use crate::fsx::PathIo;
 use crate::jail::cgroup::CgroupError;
+use crate::jail::instance::{CABLE, UNLOCKED};
 use crate::jail::{Ended, SetupFault};
 
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +34,28 @@ pub enum LaunchError {
     AboveMachine { what: String, have: String },
     #[error("the limits of sandbox `{sandbox}` cannot be set: {source}")]
     Limits { sandbox: String, source: CgroupError },
-    #[error("launcher `embedded` cannot honour {what} of sandbox `{sandbox}`")]
-    Refused { what: String, sandbox: String },
+    #[error("launcher `{launcher}` cannot honour {what} of sandbox `{sandbox}`")]
+    Refused { launcher: &'static str, what: String, sandbox: String },
+    #[error("sandbox `{0}` declares `egress`, and nothing leads out at `security-level \"high\"`")]
+    EgressAtHigh(String),
+    #[error("`{host}` is not among the `egress` of sandbox `{sandbox}`")]
+    NotDeclared { host: String, sandbox: String },
+    #[error(
+        "launcher `kubernetes` cannot honour `limits pids={count}`: nodes limit that, no Pod does"
+    )]
+    Pids { count: u32 },
+    #[error("launcher `{0}` takes root")]
+    NotRoot(&'static str),
+    #[error("this machine has no runtime `{0}`")]
+    NoRuntime(String),
+    #[error("`{0}` is no number of a user, and the runtime knows no names")]
+    UserNumber(String),
+    #[error("docker's engine at `{host}` is not on this machine", host = .0)]
+    EngineHost(String),
+    #[error("docker's engine does not answer at {}: {reason}", socket.display())]
+    EngineAway { socket: PathBuf, reason: String },
+    #[error("docker's engine says: {0}")]
+    Engine(String),
     #[error("the instance cannot be set up: {}: {}", .0.step, .0.reason)]
     Setup(SetupFault),
     #[error("`{program}` cannot be started: {reason}")]
@@ -63,7 +84,14 @@ impl LaunchError {
             | LaunchError::NoCommand(_)
             | LaunchError::Volume { .. }
             | LaunchError::AboveMachine { .. }
-            | LaunchError::Refused { .. } => Blame::Input,
+            | LaunchError::EgressAtHigh(_)
+            | LaunchError::NotDeclared { .. }
+            | LaunchError::Refused { .. }
+            | LaunchError::Pids { .. }
+            | LaunchError::NotRoot(_)
+            | LaunchError::NoRuntime(_)
+            | LaunchError::UserNumber(_)
+            | LaunchError::EngineHost(_) => Blame::Input,
             _ => Blame::World,
         }
     }
@@ -112,7 +140,29 @@ impl LaunchError {
             LaunchError::Limits { .. } => {
                 "run it as root, or pass `--no-limits` to run without them".to_owned()
             }
+            LaunchError::EgressAtHigh(_) => {
+                "leave `egress` out, or choose `security-level \"medium\"`".to_owned()
+            }
+            LaunchError::NotDeclared { host, .. } => {
+                format!("declare `egress \"{host}\"`, or leave `--allow-private` out")
+            }
             LaunchError::Setup(fault) => return mend(fault).map(str::to_owned),
+            LaunchError::Pids { .. } => {
+                "set `podPidsLimit` of the nodes, and pass `--waive pids`".to_owned()
+            }
+            LaunchError::NotRoot(_) => {
+                "run it as root, or leave `--launcher` out, which takes no root".to_owned()
+            }
+            LaunchError::NoRuntime(name) => {
+                format!("install it (`apt-get install {name}`), or name another with `--runtime`")
+            }
+            LaunchError::EngineHost(_) => {
+                "name its socket: `DOCKER_HOST=unix:///var/run/docker.sock`".to_owned()
+            }
+            LaunchError::EngineAway { .. } => {
+                "start it (`systemctl start docker`), or name another with `DOCKER_HOST=unix://…`"
+                    .to_owned()
+            }
             LaunchError::NotReady { .. } => "allow more with `--timeout SECONDS`".to_owned(),
             _ => return None,
         };
@@ -123,11 +173,17 @@ impl LaunchError {
 /// What mends a step of the set-up.
 fn mend(fault: &SetupFault) -> Option<&'static str> {
     let step = fault.step.as_str();
+    if step == UNLOCKED {
+        return Some("it takes Linux 6.2 with Landlock: choose `security-level \"medium\"`");
+    }
     match fault.errno? {
         libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS if step.starts_with("map the owners") => {
             Some(
                 "it takes Linux 5.19 and a file system that can show other owners: put it on ext4, xfs or btrfs, such as with `--cache DIR`",
             )
+        }
+        libc::EOPNOTSUPP if step == CABLE => {
+            Some("`egress` takes network devices of kind veth: run `modprobe veth` as root")
         }
         libc::EINVAL if step == "mount the overlay" => {
             Some("name a directory on another file system with `SBX_STATE`")

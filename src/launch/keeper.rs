@@ -16,10 +16,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use super::egress::{Policy, Sink, guard};
+use super::launcher::Launcher;
 use super::probe::{self, Probe};
 use super::relay::{self, Door};
 use super::state::{Record, discard, hide, write_ended};
-use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires, start};
+use crate::jail::cgroup::Quota;
+use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
 use crate::store::{self, Key, Lease, Store, StoreError};
 
@@ -28,9 +31,13 @@ use crate::store::{self, Key, Lease, Store, StoreError};
 pub(super) struct Order {
     pub record: Record,
     pub cell: Cell,
+    /// Limits that a launcher which makes its own groups is to set.
+    pub quota: Quota,
     pub dir: PathBuf,
     pub ready: Option<Probe>,
     pub timeout: Duration,
+    /// Where it may connect to, if anywhere.
+    pub egress: Option<Policy>,
     pub detached: bool,
     pub image: HeldImage,
     /// What `stop` sends to the program.
@@ -76,6 +83,9 @@ pub(super) enum Message {
 
 /// A log is cut in two at this size: one half is kept beside the one that is written.
 const LOG_SIZE: u64 = 32 << 20;
+
+/// What refusals may take of the log of an instance that has a terminal.
+const LOG_OF_REFUSALS: usize = 1 << 20;
 
 /// Asks a keeper to kill its instance.
 pub(super) fn kill_signal() -> i32 {
@@ -133,9 +143,11 @@ struct Ends {
 /// What a keeper waits for.
 struct Watch {
     started: Started,
-    report: BufReader<std::io::PipeReader>,
+    /// Of a first process of our own; others say nothing, and their end is seen.
+    report: Option<BufReader<std::io::PipeReader>>,
     log: Option<(std::io::PipeReader, File, u64)>,
-    relay: Option<Pid>,
+    /// Between its network and this machine's.
+    relays: Vec<Pid>,
     /// Asks whether the instance is ready, until then.
     prober: Option<(Pid, Instant)>,
 }
@@ -207,27 +219,60 @@ impl Keeper {
     fn begin(&mut self, ends: Ends, doors: Vec<Door>) -> Result<Watch, SetupFault> {
         let (stdio, log) =
             self.connect(ends.stdio).map_err(|error| fault("open the log", &error))?;
+        let sink = self.open_sink(&stdio).map_err(|error| fault("open the log", &error))?;
         let (report, tell) = std::io::pipe().map_err(|error| fault("open a pipe", &error))?;
-        let wires = Wires { stdio, report: tell.into(), seat: ends.seat };
-        let started = start(&self.order.cell, &wires)?;
+        let (near, far) =
+            UnixStream::pair().map_err(|error| fault("open a pair of sockets", &error))?;
+        let gate = self.order.cell.gate.as_ref().map(|_| far.into());
+        let wires = Wires { stdio, report: tell.into(), seat: ends.seat, gate };
+        let launcher = &self.order.record.launcher;
+        let started = launcher.start(&self.order, &wires)?;
         drop(wires);
-        let mut report = BufReader::new(report);
-        match next_report(&mut report) {
-            Some(Report::Running) => {}
-            Some(Report::Fault(fault)) => return Err(fault),
+        let own = *launcher == Launcher::Embedded;
+        let mut report = own.then(|| BufReader::new(report));
+        match report.as_mut().map(next_report) {
+            None | Some(Some(Report::Running)) => {}
+            Some(Some(Report::Fault(fault))) => return Err(fault),
             _ => return Err(fault("start the instance", &std::io::ErrorKind::BrokenPipe.into())),
         }
         self.order.record.keeper = Some(std::process::id());
         self.order.record.first = Some(started.first.as_raw_nonzero().get().cast_unsigned());
         let written = self.order.record.write(&self.order.dir);
         written.map_err(|error| fault("write the record", &error))?;
-        let relay = match doors.is_empty() {
-            true => None,
-            false => Some(spawn(|| relay::serve(doors, started.handle.as_fd()))?),
-        };
+        let mut relays = Vec::new();
+        if !doors.is_empty() {
+            relays.push(spawn(|| relay::serve(doors, started.handle.as_fd()))?);
+        }
+        if let Some(sink) = sink {
+            relays.push(self.send_guard(&near, sink)?);
+        }
         self.say(&Message::Started { ports: self.order.record.ports.clone() });
         let prober = self.send_prober(&started)?;
-        Ok(Watch { started, report, log, relay, prober })
+        Ok(Watch { started, report, log, relays, prober })
+    }
+
+    /// Where refusals to connect are written down: among what the program says, unless somebody sits
+    /// before that.
+    fn open_sink(&self, [_, _, errors]: &[OwnedFd; 3]) -> std::io::Result<Option<Sink>> {
+        Ok(match (&self.order.egress, self.order.cell.program.terminal) {
+            (None, _) => None,
+            (Some(_), false) => Some(Sink { file: errors.try_clone()?.into(), most: None }),
+            (Some(_), true) => {
+                let log = self.order.dir.join("log");
+                let file = File::options().append(true).create(true).open(log)?;
+                Some(Sink { file, most: Some(LOG_OF_REFUSALS) })
+            }
+        })
+    }
+
+    fn send_guard(&self, gate: &UnixStream, sink: Sink) -> Result<Pid, SetupFault> {
+        let Order { cell, egress, .. } = &self.order;
+        let (Some(policy), Some(sockets)) = (egress, &cell.gate) else {
+            return Err(fault("serve the way out", &std::io::ErrorKind::NotFound.into()));
+        };
+        let sockets = sockets.receive(gate.as_fd())?;
+        let own = std::process::id();
+        spawn(|| guard(policy.clone(), sockets, sink, own))
     }
 
     fn send_prober(&self, started: &Started) -> Result<Option<(Pid, Instant)>, SetupFault> {
@@ -235,10 +280,11 @@ impl Keeper {
             self.say(&Message::Ready);
             return Ok(None);
         };
+        let groups = self.order.record.groups();
         let visitor = Visitor {
             program: self.order.record.program.clone(),
             tightness: self.order.cell.tightness,
-            cgroup: self.order.cell.cgroup.clone(),
+            cgroup: groups.map_err(|error| fault("find the instance's groups", &error))?,
         };
         let pid = spawn(|| probe::ask(ready, &visitor, started.handle.as_fd()))?;
         Ok(Some((pid, Instant::now() + self.order.timeout)))
@@ -281,7 +327,7 @@ impl Keeper {
             if heard && let Some(ended) = self.hear(&mut watch, signals) {
                 return ended;
             }
-            if reported && let Some(Report::Ended { how, .. }) = next_report(&mut watch.report) {
+            if reported && let Some(how) = self.hear_end(&mut watch) {
                 return self.see_off(&mut watch, how);
             }
             self.look_at_clock(&mut watch);
@@ -290,12 +336,15 @@ impl Keeper {
 
     /// Whether there is a signal, a report, something for the log, a caller that left.
     fn wait(&self, watch: &Watch, signals: &OwnedFd) -> [bool; 4] {
-        let report = watch.report.get_ref();
-        let gone = if self.order.detached { PollFlags::empty() } else { PollFlags::RDHUP };
+        let report = match &watch.report {
+            Some(report) => report.get_ref().as_fd(),
+            None => watch.started.handle.as_fd(),
+        };
         let mut polled = vec![
             PollFd::new(signals, PollFlags::IN),
-            PollFd::new(report, PollFlags::IN),
-            PollFd::new(&self.control, gone),
+            PollFd::from_borrowed_fd(report, PollFlags::IN),
+            // its end is told without being asked for; that it says no more was told long ago
+            PollFd::new(&self.control, PollFlags::empty()),
         ];
         if let Some((reader, _, _)) = &watch.log {
             polled.push(PollFd::new(reader, PollFlags::IN));
@@ -325,10 +374,10 @@ impl Keeper {
         }
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid == watch.started.first {
-                let report = next_report(&mut watch.report);
-                let how = match report {
-                    Some(Report::Ended { how, .. }) => how,
-                    _ => Ended::Signal(status.terminating_signal().unwrap_or(libc::SIGKILL)),
+                let how = match watch.report.as_mut().map(next_report) {
+                    Some(Some(Report::Ended { how, .. })) => how,
+                    Some(_) => Ended::Signal(status.terminating_signal().unwrap_or(libc::SIGKILL)),
+                    None => self.order.record.launcher.ended(&self.order.record, Some(status)),
                 };
                 return Some(self.see_off(watch, how));
             }
@@ -341,10 +390,25 @@ impl Keeper {
         None
     }
 
+    /// A report, or an end that was seen.
+    fn hear_end(&self, watch: &mut Watch) -> Option<Ended> {
+        match watch.report.as_mut().map(next_report) {
+            Some(Some(Report::Ended { how, .. })) => Some(how),
+            Some(_) => None,
+            None => {
+                // one that is a child leaves its status
+                let reaped =
+                    rustix::process::waitpid(Some(watch.started.first), WaitOptions::NOHANG);
+                let status = reaped.ok().flatten().map(|(_, status)| status);
+                Some(self.order.record.launcher.ended(&self.order.record, status))
+            }
+        }
+    }
+
     /// The first process ended, or is about to: so does all else.
     fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
         let prober = watch.prober.take().map(|(pid, _)| pid);
-        for pid in [watch.relay.take(), prober].into_iter().flatten() {
+        for pid in watch.relays.drain(..).chain(prober) {
             kill(pid, libc::SIGKILL);
         }
         if let Some(log) = watch.log.as_mut() {
@@ -394,6 +458,7 @@ impl Keeper {
             self.say(&Message::Ended(how));
         }
         self.control.shutdown(std::net::Shutdown::Both).unwrap_or_default();
+        record.launcher.clean_up(record);
         record.cgroup.remove();
         if !keep {
             discard(&gone, record.ids);

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
+use super::egress::{Policy, Wish};
 use super::error::LaunchError;
 use super::options::{PortOption, VariableOption, VolumeOption};
 use crate::decl::{Egress, Limits, Ready, Sandbox, SecurityLevel};
 use crate::digest::Digest;
+use crate::jail::cgroup::Quota;
+use crate::jail::instance::{Program, Tightness};
 use crate::plan::ImageSpec;
 
 /// How long a start may take where nothing is declared.
 const TIMEOUT: u64 = 60;
 /// Docker's size of /dev/shm.
 const SHARED_MEMORY: u64 = 64 << 20;
+/// Processes and threads where nothing is declared: no program needs so many, and a fork bomb wants more.
+const PIDS: u32 = 4096;
 /// What AgentScope's launchers set, and its images expect.
 const TOKEN: &str = "SECRET_TOKEN";
 const PROXY_TIMEOUT: &str = "NGINX_TIMEOUT";
@@ -27,6 +32,8 @@ pub struct Request {
     pub command: Vec<String>,
     pub terminal: bool,
     pub no_limits: bool,
+    /// Hosts of `egress` that may be this machine or in its networks.
+    pub private: Vec<Wish>,
 }
 
 /// A port of the instance and where it is reached.
@@ -43,19 +50,27 @@ pub struct Spec {
     pub sandbox: String,
     pub image: Digest,
     pub env: Vec<(String, String)>,
+    /// Variables whose values are this machine's: its own and the token.
+    pub secrets: Vec<String>,
     /// What its callers must show, where it serves something.
     pub token: Option<String>,
     pub argv: Vec<String>,
     pub workdir: String,
     pub user: String,
     pub ports: Vec<Publish>,
+    pub udp_ports: Vec<u16>,
     pub volumes: Vec<VolumeOption>,
+    /// As declared.
     pub limits: Limits,
+    /// Processes and threads: as declared, or a number that no program needs.
+    pub pids: Option<u32>,
     pub security_level: SecurityLevel,
     pub shared_memory: u64,
     pub ready: Option<Ready>,
     pub timeout: Duration,
     pub egress: Egress,
+    /// Hosts of `egress` that may be this machine or in its networks.
+    pub private: Vec<Wish>,
     pub stop_signal: Option<String>,
     pub terminal: bool,
 }
@@ -83,24 +98,34 @@ impl Spec {
             .unwrap_or_else(|| Duration::from_secs(sandbox.timeout.map_or(TIMEOUT, u64::from)));
         let mut env = environment(sandbox, config, request, host)?;
         let token = serving(sandbox, request).then(|| guard(&mut env, timeout, token));
+        let mut secrets: Vec<String> =
+            sandbox.env_from_host.iter().map(|variable| variable.name.clone()).collect();
+        if token.is_some() && !secrets.iter().any(|name| name == TOKEN) {
+            secrets.push(TOKEN.to_owned());
+        }
         let limits = if request.no_limits { Limits::default() } else { sandbox.limits };
+        let pids = limits.pids.or((!request.no_limits).then_some(PIDS));
         let workdir = if config.workdir.is_empty() { "/" } else { &config.workdir };
         Ok(Spec {
             sandbox: name,
             image,
             env,
+            secrets,
             token,
             argv,
             workdir: workdir.to_owned(),
             user: config.user.clone(),
-            ports: ports(sandbox, request)?,
+            ports: ports(sandbox, request),
+            udp_ports: udp_ports(sandbox, request),
             volumes: request.volumes.clone(),
             limits,
+            pids,
             security_level: sandbox.security_level,
             shared_memory: SHARED_MEMORY,
             ready: sandbox.ready.clone().filter(|_| request.command.is_empty()),
             timeout,
             egress: sandbox.egress.clone(),
+            private: private(sandbox, request)?,
             stop_signal: config.stop_signal.clone(),
             terminal: request.terminal,
         })
@@ -110,6 +135,66 @@ impl Spec {
     pub fn first_port(&self) -> Option<u16> {
         self.ports.first().map(|port| port.inside)
     }
+
+    pub(super) fn tightness(&self) -> Tightness {
+        match self.security_level {
+            SecurityLevel::Low => Tightness::Low,
+            SecurityLevel::Medium => Tightness::Medium,
+            SecurityLevel::High => Tightness::High,
+        }
+    }
+
+    pub(super) fn quota(&self) -> Quota {
+        let Limits { memory, milli_cpus, .. } = self.limits;
+        Quota { memory, milli_cpus, pids: self.pids }
+    }
+
+    pub(super) fn program(&self) -> Program {
+        Program {
+            argv: self.argv.clone(),
+            env: self.env.clone(),
+            cwd: self.workdir.clone(),
+            user: self.user.clone(),
+            terminal: self.terminal,
+            writable: self.places(),
+        }
+    }
+
+    /// All places that a tightly confined instance may write to.
+    fn places(&self) -> Vec<String> {
+        let volumes = self.volumes.iter().filter(|volume| !volume.read_only);
+        self.gaps().into_iter().chain(volumes.map(|volume| volume.to.clone())).collect()
+    }
+
+    /// Where a tightly confined instance works.
+    pub(super) fn writable(&self) -> Vec<String> {
+        let mut dirs = vec!["/workspace".to_owned()];
+        if self.workdir != "/" && self.workdir != "/workspace" {
+            dirs.push(self.workdir.clone());
+        }
+        dirs
+    }
+
+    /// Where anything may be written, besides.
+    pub(super) fn gaps(&self) -> Vec<String> {
+        ["/tmp".to_owned(), "/run".to_owned()].into_iter().chain(self.writable()).collect()
+    }
+}
+
+/// What may be private must be declared; where security is highest, nothing leads out.
+fn private(sandbox: &Sandbox, request: &Request) -> Result<Vec<Wish>, LaunchError> {
+    let policy = Policy::new(&sandbox.egress, &[]);
+    if policy.is_some() && sandbox.security_level == SecurityLevel::High {
+        return Err(LaunchError::EgressAtHigh(sandbox.name.to_string()));
+    }
+    let declared = |wish: &&Wish| policy.as_ref().is_some_and(|policy| policy.covers(wish));
+    match request.private.iter().find(|wish| !declared(wish)) {
+        None => Ok(request.private.clone()),
+        Some(wish) => Err(LaunchError::NotDeclared {
+            host: wish.to_string(),
+            sandbox: sandbox.name.to_string(),
+        }),
+    }
 }
 
 /// Whether there is something to guard: its own command runs and has a port.
@@ -117,23 +202,24 @@ fn serving(sandbox: &Sandbox, request: &Request) -> bool {
     !sandbox.ports.is_empty() && request.command.is_empty()
 }
 
-fn ports(sandbox: &Sandbox, request: &Request) -> Result<Vec<Publish>, LaunchError> {
+fn udp_ports(sandbox: &Sandbox, request: &Request) -> Vec<u16> {
+    let declared = sandbox.ports.iter().filter(|port| port.udp && request.command.is_empty());
+    declared.map(|port| port.number).collect()
+}
+
+fn ports(sandbox: &Sandbox, request: &Request) -> Vec<Publish> {
     let asked = request.publish.iter().map(|port| (port.outside, port.inside));
     let mut ports: Vec<Publish> =
         asked.map(|(outside, inside)| Publish { outside, inside }).collect();
     if !request.command.is_empty() {
-        return Ok(ports);
+        return ports;
     }
-    for port in &sandbox.ports {
-        if port.udp {
-            let what = format!("port {}/udp", port.number);
-            return Err(LaunchError::Refused { what, sandbox: sandbox.name.to_string() });
-        }
+    for port in sandbox.ports.iter().filter(|port| !port.udp) {
         if !ports.iter().any(|known| known.inside == port.number) {
             ports.push(Publish { outside: 0, inside: port.number });
         }
     }
-    Ok(ports)
+    ports
 }
 
 fn environment(

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LaunchError;
 use super::keeper::{kill_signal, stop_signal};
+use super::launcher::Launcher;
 use super::slots;
 use crate::fsx::{self, IoAt};
 use crate::jail::cgroup::Cgroup;
@@ -82,6 +83,8 @@ pub struct Record {
     pub tightness: Tightness,
     /// What a visitor's surroundings are.
     pub program: Program,
+    #[serde(default)]
+    pub launcher: Launcher,
     /// Whether nothing is kept once it has ended.
     pub fleeting: bool,
 }
@@ -236,6 +239,9 @@ fn read(dir: &Path) -> Result<Option<Instance>, LaunchError> {
     };
     let instance = Instance { record, status, dir: dir.to_owned() };
     if !alive {
+        if status == Status::Lost {
+            instance.record.launcher.clean_up(&instance.record);
+        }
         instance.record.cgroup.remove();
         if instance.record.fleeting {
             instance.discard();
@@ -260,6 +266,14 @@ fn sweep_gone(dir: &Path) {
 }
 
 impl Record {
+    /// The groups that a visitor joins: our own, or those that somebody else made.
+    pub fn groups(&self) -> io::Result<Cgroup> {
+        match (&self.launcher, self.first) {
+            (Launcher::Oci(_) | Launcher::Docker(_), Some(first)) => Cgroup::of_process(first),
+            _ => Ok(self.cgroup.clone()),
+        }
+    }
+
     /// Whole or not at all. It need not survive a crash of the machine: no instance does.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         write(dir, "record", &serde_json::to_vec(self)?)
@@ -279,6 +293,7 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 impl Instance {
     /// Removes all that is left of one that has ended; `false` where its owner's rights did not do.
     pub fn discard(&self) -> bool {
+        self.record.launcher.clean_up(&self.record);
         self.record.cgroup.remove();
         discard(&self.dir, self.record.ids)
     }

@@ -46,6 +46,11 @@ impl Engine {
         engine
     }
 
+    /// As `DOCKER_HOST` names it.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
         command.args(["--host", &self.host]).args(arguments);

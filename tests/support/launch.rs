@@ -26,8 +26,10 @@ sandbox "high" extends="s" { security-level "high"; }
 sandbox "low" extends="s" { security-level "low"; }
 sandbox "limited" extends="s" { limits memory="64MiB" cpus=1 pids=20; }
 sandbox "huge" extends="s" { limits cpus=4096; }
+sandbox "small" extends="s" { limits disk="8MiB"; }
+sandbox "vast" extends="s" { limits disk="900TiB"; }
+sandbox "few" extends="s" { limits pids=40; }
 sandbox "secret" extends="s" { env-from-host "SBX_TEST_SECRET"; }
-sandbox "out" extends="s" { egress "example.org:443"; }
 sandbox "web" {
     layers "box"
     port 80
@@ -44,11 +46,18 @@ sandbox "ann" extends="s" { user "ann"; workdir "/tmp"; }
 pub struct Bench<'a> {
     pub project: Project,
     user: Option<&'a User>,
+    /// Options of every `run`.
+    options: Vec<String>,
 }
 
 impl<'a> Bench<'a> {
     pub fn new(user: Option<&'a User>) -> Self {
-        let project = Project::new().file("sandboxes.kdl", SANDBOXES);
+        Self::declaring(user, "")
+    }
+
+    /// With more sandboxes than those of every bench.
+    pub fn declaring(user: Option<&'a User>, more: &str) -> Self {
+        let project = Project::new().file("sandboxes.kdl", &format!("{SANDBOXES}{more}"));
         let dir = project.dir.path();
         fs::copy("/bin/busybox", dir.join("busybox")).expect("tests/run installs busybox-static");
         let probe = dir.join("probe");
@@ -60,7 +69,18 @@ impl<'a> Bench<'a> {
         if let Some(user) = user {
             user.own(project.dir.path());
         }
-        Bench { project, user }
+        Bench { project, user, options: Vec::new() }
+    }
+
+    /// Starts every instance so.
+    pub fn launcher(mut self, options: &[&str]) -> Self {
+        self.options = options.iter().map(|word| word.to_string()).collect();
+        self
+    }
+
+    /// Sets a variable for every run of the program.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.project.set(name, value);
     }
 
     pub fn state(&self) -> PathBuf {
@@ -68,7 +88,12 @@ impl<'a> Bench<'a> {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let run = self.project.run(arguments);
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let arguments = match arguments {
+            ["run", rest @ ..] => [&["run"], &options[..], rest].concat(),
+            _ => arguments.to_vec(),
+        };
+        let run = self.project.run(&arguments);
         match self.user {
             Some(user) => run.by(user).command(),
             None => run.command(),
@@ -77,6 +102,16 @@ impl<'a> Bench<'a> {
 
     pub fn sbx(&self, arguments: &[&str]) -> Outcome {
         Outcome::new(self.command(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// With a mount namespace of its own, in which root has run this script.
+    pub fn sbx_with_mounts(&self, script: &str, arguments: &[&str]) -> Outcome {
+        let run = self.project.run(arguments).mounts(script);
+        let mut command = match self.user {
+            Some(user) => run.by(user).command(),
+            None => run.command(),
+        };
+        Outcome::new(command.stdin(Stdio::null()).output().unwrap())
     }
 
     /// Runs a shell script in a sandbox of that name.

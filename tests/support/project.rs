@@ -54,8 +54,12 @@ impl Project {
 
     /// Sets a variable for every run.
     pub fn var(mut self, name: &str, value: &str) -> Self {
-        self.variables.push((name.to_owned(), value.to_owned()));
+        self.set(name, value);
         self
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     pub fn server(&self) -> &Server {

@@ -133,22 +133,40 @@ pub fn go_in(first: BorrowedFd<'_>, cgroup: &Cgroup) -> Setup<()> {
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::CONTROL_GROUP;
-    rustix::thread::move_into_thread_name_spaces(first, all).step("enter the instance")?;
+    move_into(first, all)?;
     ids::become_root()?;
     die_with_parent()
 }
 
 /// Moves this process into the user and network namespaces only, and takes every right from it.
 pub fn go_into_network(first: BorrowedFd<'_>) -> Setup<()> {
-    use rustix::process::{Gid, Uid};
     let both = ThreadNameSpaceType::USER | ThreadNameSpaceType::NETWORK;
-    rustix::thread::move_into_thread_name_spaces(first, both).step("enter the instance")?;
+    move_into(first, both)?;
+    become_nobody()
+}
+
+/// Takes every right from this process, and ties it to its parent.
+pub fn become_nobody() -> Setup<()> {
+    use rustix::process::{Gid, Uid};
     let (user, group) = (Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY)));
     rustix::thread::set_thread_groups(&[]).step("leave all groups")?;
     rustix::thread::set_thread_res_gid(group, group, group).step("become nobody")?;
     rustix::thread::set_thread_res_uid(user, user, user).step("become nobody")?;
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
     die_with_parent()
+}
+
+/// An engine's container may be in the caller's own user namespace, which nobody enters a second time
+/// (setns(2), EINVAL).
+fn move_into(first: BorrowedFd<'_>, wanted: ThreadNameSpaceType) -> Setup<()> {
+    let others = wanted.difference(ThreadNameSpaceType::USER);
+    match rustix::thread::move_into_thread_name_spaces(first, wanted) {
+        Err(rustix::io::Errno::INVAL) => {
+            rustix::thread::move_into_thread_name_spaces(first, others)
+        }
+        result => result,
+    }
+    .step("enter the instance")
 }
 
 /// Debian's `nobody`.

@@ -12,8 +12,9 @@ use super::super::child::{Setup, Step, fault};
 use super::super::passing;
 use super::super::program::{bound, set_limits, strings};
 use super::super::spec::SetupFault;
+use super::identity::Identity;
 use super::setup::Wires;
-use super::{Program, Tightness, profile};
+use super::{Program, Tightness, landlock, profile};
 
 /// What a program is connected to.
 pub(super) struct Ends<'a> {
@@ -26,15 +27,6 @@ impl<'a> From<&'a Wires> for Ends<'a> {
         let [input, output, errors] = &wires.stdio;
         Ends { stdio: [input.as_fd(), output.as_fd(), errors.as_fd()], seat: wires.seat.as_fd() }
     }
-}
-
-/// Who a program is, as the instance's files have it.
-#[derive(Debug, PartialEq, Eq)]
-struct Identity {
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-    home: String,
 }
 
 /// Returns only when the program cannot be started, with the reason.
@@ -58,7 +50,7 @@ type Command = (Vec<CString>, Vec<CString>, String);
 fn prepare(program: &Program, tightness: Tightness, ends: &Ends<'_>) -> Setup<Command> {
     rustix::process::setsid().step("begin a session")?;
     set_limits()?;
-    let identity = identify(&program.user)?;
+    let identity = Identity::find(&program.user, Path::new("/"))?;
     connect(program, ends)?;
     let mut env = program.env.clone();
     if !env.iter().any(|(name, _)| name == "HOME") {
@@ -77,8 +69,16 @@ fn prepare(program: &Program, tightness: Tightness, ends: &Ends<'_>) -> Setup<Co
     rustix::process::chdir(program.cwd.as_str()).step(format!("change to `{}`", program.cwd))?;
     reset_signals();
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+    if tightness == Tightness::High {
+        landlock::restrict(&program.writable)?;
+    }
     profile::install(tightness)?;
     Ok((argv, env, path.unwrap_or_default()))
+}
+
+/// Names of the capabilities that root has in an instance, as capabilities(7) has them.
+pub fn capability_names(tightness: Tightness) -> Vec<String> {
+    capabilities(tightness).iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
 }
 
 /// Docker's capabilities less those that a sandbox has no use for: device nodes cannot be made here
@@ -128,49 +128,6 @@ fn become_user(identity: &Identity) -> Setup<()> {
     rustix::thread::set_thread_res_uid(Some(user), Some(user), Some(user)).step(step())
 }
 
-fn identify(user: &str) -> Setup<Identity> {
-    let read = |path: &str| match Path::new(path).is_file() {
-        true => std::fs::read_to_string(path).unwrap_or_default(),
-        false => String::new(),
-    };
-    find_identity(user, &read("/etc/passwd"), &read("/etc/group")).ok_or_else(|| {
-        fault(
-            "find the user",
-            &format!("the instance's /etc/passwd and /etc/group have no `{user}`"),
-        )
-    })
-}
-
-/// passwd(5), group(5); numbers need no entry.
-fn find_identity(user: &str, passwd: &str, group: &str) -> Option<Identity> {
-    let (name, group_name) = match user.split_once(':') {
-        Some((name, group)) => (name, Some(group)),
-        None => (user, None),
-    };
-    let name = if name.is_empty() { "0" } else { name };
-    let rows: Vec<Vec<&str>> = passwd.lines().map(|line| line.split(':').collect()).collect();
-    let row = rows.iter().find(|row| row.len() >= 6 && (row[0] == name || row[2] == name));
-    let uid = row.map_or(name, |row| row[2]).parse().ok()?;
-    let groups: Vec<Vec<&str>> = group.lines().map(|line| line.split(':').collect()).collect();
-    let gid = match group_name {
-        Some(wanted) => groups
-            .iter()
-            .find(|row| row.len() >= 3 && row[0] == wanted)
-            .map_or(wanted, |row| row[2])
-            .parse()
-            .ok()?,
-        None => row.map_or(Some(0), |row| row[3].parse().ok())?,
-    };
-    let login = row.map_or("", |row| row[0]);
-    let member = |row: &&Vec<&str>| row.len() >= 4 && row[3].split(',').any(|one| one == login);
-    let more = match group_name {
-        Some(_) => Vec::new(),
-        None => groups.iter().filter(member).filter_map(|row| row[2].parse().ok()).collect(),
-    };
-    let home = row.map_or("/", |row| row[5]).to_owned();
-    Some(Identity { uid, gid, groups: more, home })
-}
-
 /// The first process holds signals back; its program must not inherit that.
 fn reset_signals() {
     // SAFETY: an all-zero set is valid and is filled by the call after
@@ -206,26 +163,4 @@ fn start(argv: &[CString], env: &[CString], path: &str) -> SetupFault {
     }
     let errno = reason.raw_os_error();
     SetupFault { step: format!("start `{name}`"), reason: reason.to_string(), errno }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn users_are_names_or_numbers_and_their_groups_come_along() {
-        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n";
-        let group = "root:x:0:\nann:x:1000:\nvideo:x:44:bob,ann\n";
-        let find = |user| find_identity(user, passwd, group);
-        let ann = find("ann").unwrap();
-        assert_eq!(
-            (ann.uid, ann.gid, &*ann.groups, &*ann.home),
-            (1000, 1000, &[44][..], "/home/ann")
-        );
-        assert_eq!(find("").unwrap().home, "/root");
-        assert_eq!(find("1000:video").unwrap().gid, 44);
-        let unknown = find("7:8").unwrap();
-        assert_eq!((unknown.uid, unknown.gid, &*unknown.home), (7, 8, "/"));
-        assert_eq!(find("nobody"), None);
-    }
 }

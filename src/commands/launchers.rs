@@ -1,0 +1,179 @@
+//! Options of `sbx run` that say what starts an instance.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use sbx::image::write_compressed;
+use sbx::launch::docker::Engine;
+use sbx::launch::kubernetes::{Cluster, render, to_yaml};
+use sbx::launch::oci::Runtime;
+use sbx::launch::{LaunchError, Launcher, Spec, docker, oci};
+use sbx::platform::Platform;
+use sbx::reference::Reference;
+use sbx::store::ImageRecord;
+
+use crate::failure::{Failure, Outcome};
+use crate::ui::Ui;
+use crate::workspace::{Workspace, search_path, variable};
+
+#[derive(Args)]
+pub struct LauncherArguments {
+    /// What starts it
+    #[arg(long, value_enum, default_value = "embedded")]
+    pub launcher: LauncherName,
+    /// With `oci`, the runtime, by name or path (default: runc); with `kubernetes`, the `runtimeClassName`
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
+    /// Write what the launcher would be told, and start nothing
+    #[arg(long, conflicts_with = "detach")]
+    pub print: bool,
+    /// With `kubernetes`, the pushed image: `REFERENCE@sha256:…` (default: the sandbox's reference at
+    /// the digest that a push gives it)
+    #[arg(long, value_name = "REFERENCE")]
+    pub image: Option<Reference>,
+    /// With `kubernetes`, the Secret that a registry asks for
+    #[arg(long, value_name = "NAME")]
+    pull_secret: Vec<String>,
+    /// With `kubernetes`, write values of this machine into a Secret
+    #[arg(long)]
+    pub with_secrets: bool,
+    /// Do without something that the launcher cannot honour
+    #[arg(long, value_enum, value_name = "WHAT")]
+    waive: Vec<Waiver>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LauncherName {
+    /// This program itself: no daemon, no other program
+    Embedded,
+    /// A runtime of the OCI's: runc, crun, others
+    Oci,
+    /// Docker's engine on this machine
+    Docker,
+    /// Objects for `kubectl apply`, with `--print`
+    Kubernetes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Waiver {
+    /// `limits pids` with `kubernetes`
+    Pids,
+}
+
+/// The runtime that is there wherever docker is.
+const RUNTIME: &str = "runc";
+
+impl LauncherArguments {
+    /// Options that the launcher does not have.
+    pub fn check(&self) -> Outcome {
+        let cluster = self.launcher == LauncherName::Kubernetes;
+        let for_cluster = [
+            ("--image", self.image.is_some()),
+            ("--pull-secret", !self.pull_secret.is_empty()),
+            ("--with-secrets", self.with_secrets),
+            ("--waive", !self.waive.is_empty()),
+        ];
+        if let Some((name, _)) = for_cluster.iter().find(|(_, given)| *given && !cluster) {
+            return Err(Failure::input(format!("`{name}` is for launcher `kubernetes`")));
+        }
+        if self.runtime.is_some() && !cluster && self.launcher != LauncherName::Oci {
+            return Err(Failure::input("`--runtime` is for launchers `oci` and `kubernetes`"));
+        }
+        if cluster && !self.print {
+            let message = "launcher `kubernetes` starts nothing by itself";
+            let help = "pass `--print`, and hand that on: `| kubectl apply -f -`";
+            return Err(Failure::input(message).with_help(help));
+        }
+        if self.print && self.launcher == LauncherName::Embedded {
+            let message = "launcher `embedded` has nothing to print";
+            return Err(Failure::input(message).with_help("name another with `--launcher`"));
+        }
+        if let Some(image) = self.image.as_ref().filter(|image| image.digest().is_none()) {
+            let message = format!("`{image}` has no digest, so it may mean another image tomorrow");
+            return Err(Failure::input(message).with_help("name it as `REFERENCE@sha256:…`"));
+        }
+        Ok(())
+    }
+
+    /// What is to start an instance.
+    pub fn find(&self) -> Outcome<Launcher> {
+        let launcher = match self.launcher {
+            LauncherName::Embedded => return Ok(Launcher::Embedded),
+            LauncherName::Oci => {
+                let name = self.runtime.as_deref().unwrap_or(RUNTIME);
+                let program =
+                    find_program(name).ok_or_else(|| LaunchError::NoRuntime(name.to_owned()))?;
+                Launcher::Oci(Runtime::new(program))
+            }
+            LauncherName::Docker => Launcher::Docker(engine()?),
+            LauncherName::Kubernetes => return Err(Failure::input("`kubernetes` only prints")),
+        };
+        if !rustix::process::geteuid().is_root() {
+            return Err(LaunchError::NotRoot(launcher.name()).into());
+        }
+        Ok(launcher)
+    }
+
+    /// Writes what the launcher would be told.
+    pub fn write(&self, spec: &Spec, name: &str, image: String, ui: &Ui) -> Outcome {
+        let documents = match self.launcher {
+            LauncherName::Embedded => Vec::new(),
+            LauncherName::Oci => vec![oci::print(spec)?],
+            LauncherName::Docker => vec![docker::print(spec, &spec.image.to_string())],
+            LauncherName::Kubernetes => {
+                let cluster = Cluster {
+                    name: name.to_owned(),
+                    image,
+                    platform: Platform::host(),
+                    runtime_class: self.runtime.clone(),
+                    pull_secrets: self.pull_secret.clone(),
+                    with_secrets: self.with_secrets,
+                    waive_pids: self.waive.contains(&Waiver::Pids),
+                };
+                let documents = render(spec, &cluster)?;
+                if !spec.secrets.is_empty() && !self.with_secrets {
+                    let keys = spec.secrets.join("`, `");
+                    ui.say(&format!("note: the Pod takes `{keys}` from a Secret of its name"));
+                }
+                let list =
+                    serde_json::json!({"apiVersion": "v1", "kind": "List", "items": documents});
+                ui.answer(&list, || to_yaml(&documents));
+                return Ok(());
+            }
+        };
+        for document in &documents {
+            ui.answer(document, || serde_json::to_string_pretty(document).unwrap_or_default());
+        }
+        Ok(())
+    }
+}
+
+/// What a registry has, once the image is pushed.
+pub fn pushed(
+    workspace: &Workspace,
+    reference: &str,
+    plan: &sbx::plan::Plan,
+    record: &ImageRecord,
+) -> Outcome<String> {
+    let manifest = workspace.store.within_cap(|| {
+        write_compressed(&workspace.store, &plan.spec, record.image, &record.layers)
+    })??;
+    Ok(format!("{reference}@{manifest}"))
+}
+
+/// The engine that `DOCKER_HOST` names, or the usual one.
+fn engine() -> Outcome<Engine> {
+    let host = variable("DOCKER_HOST").filter(|host| !host.is_empty());
+    Ok(Engine::new(host.as_deref())?)
+}
+
+/// As a shell finds it.
+fn find_program(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return std::path::absolute(name).ok().filter(|path| path.is_file());
+    }
+    let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut dirs = search_path().into_iter().chain(usual);
+    dirs.find_map(|dir| Some(dir.join(name)).filter(|path: &PathBuf| Path::is_file(path)))
+}

@@ -1,0 +1,112 @@
+//! A spec as a container (Docker Engine API, `POST /containers/create`).
+
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::CreateContainerOptionsBuilder;
+use serde_json::{Value, json};
+
+use super::super::error::LaunchError;
+use super::super::spec::Spec;
+use super::super::state::Record;
+use super::Engine;
+use crate::decl::Egress;
+use crate::jail::instance::{
+    Tightness, Volume, capability_names, masked_paths, open_files, profile_document,
+    read_only_paths,
+};
+
+impl Engine {
+    /// Makes the container of an instance, which is not started yet.
+    pub(in super::super) fn create(
+        &self,
+        spec: &Spec,
+        volumes: &[Volume],
+        record: &Record,
+        image: &str,
+    ) -> Result<(), LaunchError> {
+        let mut document = print(spec, image);
+        document["Hostname"] = json!(record.name);
+        document["Labels"]["sbx.instance"] = json!(record.name);
+        document["Labels"]["sbx.id"] = json!(record.id);
+        document["HostConfig"]["Binds"] = volumes.iter().map(bind).collect();
+        let body: ContainerCreateBody =
+            serde_json::from_value(document).expect("the document is a container's");
+        let name = Self::container(record);
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        self.ask(async |docker| docker.create_container(Some(options), body).await).map(drop)
+    }
+}
+
+fn bind(volume: &Volume) -> Value {
+    let mode = if volume.read_only { "ro" } else { "rw" };
+    json!(format!("{}:{}:{mode}", volume.from.display(), volume.to))
+}
+
+/// What the engine is told, but for what an instance's name and number decide.
+pub fn print(spec: &Spec, image: &str) -> Value {
+    let env = spec.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let mut document = json!({
+        "Image": image,
+        "Entrypoint": spec.argv,
+        "Cmd": [],
+        "Env": env.collect::<Vec<_>>(),
+        "WorkingDir": spec.workdir,
+        "User": spec.user,
+        "Labels": {"sbx.sandbox": spec.sandbox, "sbx.image": spec.image},
+        "Tty": spec.terminal,
+        "OpenStdin": true,
+        "StdinOnce": true,
+        "HostConfig": host(spec),
+    });
+    if let Some(signal) = &spec.stop_signal {
+        document["StopSignal"] = json!(signal);
+    }
+    if spec.tightness() == Tightness::High {
+        // kept apart from the root, which is read-only; removed with the container
+        let writable = spec.writable().into_iter().map(|path| (path, json!({})));
+        document["Volumes"] = writable.collect::<serde_json::Map<_, _>>().into();
+    }
+    document
+}
+
+fn host(spec: &Spec) -> Value {
+    let tightness = spec.tightness();
+    let profile = profile_document(tightness);
+    let (soft, hard) = open_files();
+    let mut host = json!({
+        "NetworkMode": if spec.egress == Egress::Any { "bridge" } else { "none" },
+        "CapDrop": ["ALL"],
+        "CapAdd": capability_names(tightness),
+        "SecurityOpt": ["no-new-privileges", format!("seccomp={profile}")],
+        "MaskedPaths": masked_paths(),
+        "ReadonlyPaths": read_only_paths(),
+        "ShmSize": spec.shared_memory,
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "Init": true,
+        "Ulimits": [
+            {"Name": "nofile", "Soft": soft, "Hard": hard},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ],
+        // the keeper writes the log
+        "LogConfig": {"Type": "none", "Config": {}},
+    });
+    if let Some(bytes) = spec.limits.memory {
+        host["Memory"] = json!(bytes);
+        // no swap beyond it
+        host["MemorySwap"] = json!(bytes);
+    }
+    if let Some(milli) = spec.limits.milli_cpus {
+        host["NanoCpus"] = json!(u64::from(milli) * 1_000_000);
+    }
+    if let Some(count) = spec.pids {
+        host["PidsLimit"] = json!(count);
+    }
+    if tightness == Tightness::High {
+        host["ReadonlyRootfs"] = json!(true);
+        host["Tmpfs"] = json!({
+            "/tmp": "rw,exec,nosuid,nodev,mode=1777",
+            "/run": "rw,exec,nosuid,nodev,mode=0755",
+        });
+    }
+    host
+}

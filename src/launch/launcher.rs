@@ -1,0 +1,97 @@
+//! What starts instances: this program itself, a runtime of the OCI's, or docker's engine.
+//!
+//! All render one [`Spec`], and each says first what it cannot honour. Whatever starts it, an
+//! instance has its keeper and its ports lead through the relay: so `ps` need not ask anybody.
+
+use rustix::process::WaitStatus;
+use serde::{Deserialize, Serialize};
+
+use super::docker::Engine;
+use super::error::LaunchError;
+use super::keeper::Order;
+use super::oci::Runtime;
+use super::spec::Spec;
+use super::state::Record;
+use crate::decl::{Egress, SecurityLevel};
+use crate::jail::instance::{Started, Wires, start};
+use crate::jail::{Ended, SetupFault};
+
+/// What started an instance, and what it is ended and cleaned up with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Launcher {
+    /// This program itself.
+    #[default]
+    Embedded,
+    Oci(Runtime),
+    Docker(Engine),
+}
+
+impl Launcher {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Launcher::Embedded => "embedded",
+            Launcher::Oci(_) => "oci",
+            Launcher::Docker(_) => "docker",
+        }
+    }
+
+    /// What this launcher cannot do.
+    pub(super) fn refuse(&self, spec: &Spec) -> Result<(), LaunchError> {
+        let refused = |what: &str| LaunchError::Refused {
+            launcher: self.name(),
+            what: what.to_owned(),
+            sandbox: spec.sandbox.clone(),
+        };
+        if let Some(port) = spec.udp_ports.first() {
+            return Err(refused(&format!("port {port}/udp")));
+        }
+        if spec.limits.disk.is_some() && *self != Launcher::Embedded {
+            return Err(refused("`limits disk=`"));
+        }
+        match (self, &spec.egress) {
+            (Launcher::Embedded, _) | (_, Egress::None) => {}
+            (Launcher::Docker(_), Egress::Any) if spec.security_level != SecurityLevel::High => {}
+            _ => return Err(refused("`egress`")),
+        }
+        match self {
+            Launcher::Oci(runtime) if !runtime.shares_kernel() => {
+                // what it runs in is no namespace of this machine's: neither relay nor probe get in
+                if !spec.ports.is_empty() || spec.ready.is_some() {
+                    let name = runtime.name();
+                    return Err(refused(&format!("ports and `ready` with runtime `{name}`")));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// In the keeper: starts the instance. Only our own reports over the wires.
+    pub(super) fn start(&self, order: &Order, wires: &Wires) -> Result<Started, SetupFault> {
+        match self {
+            Launcher::Embedded => start(&order.cell, wires),
+            Launcher::Oci(runtime) => runtime.start(order, wires),
+            Launcher::Docker(engine) => engine.start(order, wires),
+        }
+    }
+
+    /// In the keeper: how an instance ended whose first process did, with its status where that was a
+    /// child.
+    pub(super) fn ended(&self, record: &Record, status: Option<WaitStatus>) -> Ended {
+        let killed = Ended::Signal(libc::SIGKILL);
+        match self {
+            Launcher::Embedded | Launcher::Oci(_) => status.map_or(killed, Ended::of),
+            // one that somebody removed was killed before that
+            Launcher::Docker(engine) => engine.ended(record).unwrap_or(killed),
+        }
+    }
+
+    /// Removes what is left of an instance elsewhere than in its directory and its groups.
+    pub(super) fn clean_up(&self, record: &Record) {
+        match self {
+            Launcher::Embedded => {}
+            Launcher::Oci(runtime) => runtime.clean_up(record),
+            Launcher::Docker(engine) => engine.clean_up(record),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Launchers beside the embedded one: the same sandboxes, started by Debian's runc and crun, by docker's
+//! engine, and as objects of Kubernetes; what each cannot honour is refused.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::launch::{
+    Test, copies, exit_codes, killed_caller, killed_first_process, life, names, nothing_is_left,
+    ports, readiness, signals, streams, users, volumes,
+};
+use crate::support::docker::Engine;
+use crate::support::launch::{Bench, exists, kill, soon};
+use crate::support::python::kept_environment;
+use crate::support::{tool, user::User};
+
+/// What holds whatever starts an instance.
+const EVERYWHERE: &[(&str, Test)] = &[
+    ("exit codes", exit_codes),
+    ("streams", streams),
+    ("signals", signals),
+    ("life", life),
+    ("users", users),
+    ("ports", ports),
+    ("readiness", readiness),
+    ("names", names),
+    ("copies", copies),
+    ("confinement", confinement),
+    ("limits", limits),
+    ("killed first process", killed_first_process),
+    ("killed caller", killed_caller),
+    ("killed keeper", killed_keeper),
+];
+
+fn try_all(bench: &Bench<'_>, tests: &[(&str, Test)]) {
+    for (name, test) in tests {
+        println!("{name}");
+        test(bench);
+    }
+}
+
+#[test]
+fn instances_of_runc() {
+    let bench = Bench::new(None).launcher(&["--launcher", "oci", "--runtime", "runc"]);
+    try_all(&bench, EVERYWHERE);
+    try_all(&bench, &[("volumes", volumes), ("own ids", own_ids), ("no relay", no_relay)]);
+    nothing_is_left(&bench);
+}
+
+#[test]
+fn instances_of_crun() {
+    let bench = Bench::new(None).launcher(&["--launcher", "oci", "--runtime", "crun"]);
+    try_all(&bench, EVERYWHERE);
+    try_all(&bench, &[("volumes", volumes), ("own ids", own_ids)]);
+    nothing_is_left(&bench);
+}
+
+/// What a program is refused is the same as in an instance of our own.
+fn confinement(bench: &Bench<'_>) {
+    let own = |sandbox: &str, words: &[&str]| {
+        let arguments = [&["run", "--launcher", "embedded", sandbox, "--"], words].concat();
+        let run = bench.project.run(&arguments).outcome();
+        run.success().stdout
+    };
+    // the first process is the program itself there, which may look into itself
+    let tried = |text: String| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with("/proc/1/"));
+        let refused = |line: &str| match line.rsplit_once(' ') {
+            // permission denied, no such file, read-only file system: runtimes differ in which
+            Some((path, "2" | "13" | "30")) if path.starts_with('/') => format!("{path} refused"),
+            _ => line.to_owned(),
+        };
+        lines.map(refused).collect()
+    };
+    for sandbox in ["s", "high", "low"] {
+        let probe = ["/bin/probe", "inside"];
+        let theirs = bench.sbx(&[&["run", sandbox, "--"], &probe[..]].concat()).success().stdout;
+        assert_eq!(tried(theirs), tried(own(sandbox, &probe)), "{sandbox}");
+        let status = [
+            "busybox",
+            "grep",
+            "-E",
+            "Cap(Bnd|Eff|Prm|Inh)|NoNewPrivs|^Seccomp:",
+            "/proc/self/status",
+        ];
+        let theirs = bench.sbx(&[&["run", sandbox, "--"], &status[..]].concat()).success().stdout;
+        assert_eq!(theirs, own(sandbox, &status), "{sandbox}");
+    }
+    let network = bench.script("s", "busybox tail -n +3 /proc/net/dev; busybox ip route").success();
+    assert_eq!(network.stdout.lines().count(), 1, "a loopback, no way out: {}", network.stdout);
+    let shared = bench.script("s", "busybox df -k /dev/shm | busybox tail -n 1").success();
+    assert_eq!(shared.stdout.split_whitespace().nth(1), Some("65536"), "{}", shared.stdout);
+    bench.script("high", ">/x").fails(1, &["Read-only"]);
+    let written = bench.script("high", ">/workspace/x; >/tmp/x; >/run/x; busybox cat /srv/below");
+    assert_eq!(written.success().answer(), "below");
+}
+
+fn limits(bench: &Bench<'_>) {
+    let answer = bench.detach(&["--name", "limited", "limited"]);
+    let bomb = "busybox head -c 100000000 /dev/zero | busybox tail -n 1 | busybox wc -c";
+    let outcome = bench.exec("limited", bomb);
+    assert_ne!(outcome.answer(), "100000000", "64 MiB hold no hundred");
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22; do \
+                  busybox sleep 5 & done; exit 0";
+    let outcome = bench.exec("limited", script);
+    assert!(outcome.stderr.contains("fork"), "a visitor is limited, too: {}", outcome.stderr);
+    bench.sbx(&["rm", "-f", "limited"]).success();
+    assert_eq!(bench.groups(answer["id"].as_str().unwrap()), Vec::<PathBuf>::new());
+}
+
+/// An instance may outlive its keeper, but not the next look.
+fn killed_keeper(bench: &Bench<'_>) {
+    bench.detach(&["--name", "web", "web"]);
+    let (keeper, first) = (bench.number("web", "keeper"), bench.number("web", "first"));
+    kill(keeper, "KILL");
+    soon("what is true", || bench.status("web").as_deref() == Some("killed"));
+    soon("the end of the instance", || !exists(first));
+    bench.sbx(&["exec", "web", "true"]).fails(1, &["does not run"]);
+    bench.sbx(&["rm", "web"]).success();
+}
+
+/// Root of an instance is nobody else.
+fn own_ids(bench: &Bench<'_>) {
+    let map = bench.script("s", "busybox cat /proc/self/uid_map").success();
+    let words: Vec<&str> = map.stdout.split_whitespace().collect();
+    assert_eq!((words[0], words[2]), ("0", "65536"), "{}", map.stdout);
+    assert!(words[1].parse::<u32>().unwrap() >= 0x7000_0000, "{}", map.stdout);
+    // no layer of the store was written to
+    bench.script("s", "echo x >/srv/below").success();
+    assert_eq!(bench.script("s", "busybox cat /srv/below").success().answer(), "below");
+}
+
+/// A runtime that is not known to share the kernel is spoken to in its own words only.
+fn no_relay(bench: &Bench<'_>) {
+    let other = bench.project.dir.path().join("other");
+    symlink("/usr/sbin/runc", &other).unwrap();
+    let other = other.to_str().unwrap();
+    let by = ["run", "--runtime", other];
+    bench.sbx(&[&by[..], &["web"]].concat()).fails(1, &["`oci`", "runtime `other`", "ports"]);
+    bench.sbx(&[&by[..], &["-d", "--name", "one", "s"]].concat()).success();
+    bench.exec("one", "echo $((6*7)); exit 5").fails(5, &[]);
+    let said = bench.sbx(&[
+        "exec",
+        "-u",
+        "1000",
+        "-w",
+        "/tmp",
+        "-e",
+        "A=b",
+        "one",
+        "sh",
+        "-c",
+        "echo $A; pwd; busybox id -u",
+    ]);
+    assert_eq!(said.success().stdout, "b\n/tmp\n1000\n");
+    bench.sbx(&["exec", "-u", "ann", "one", "true"]).fails(1, &["no number of a user"]);
+    bench.sbx(&["rm", "-f", "one"]).success();
+}
+
+#[test]
+fn instances_of_docker() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start(home.path());
+    let mut bench = Bench::new(None).launcher(&["--launcher", "docker"]);
+    bench.set("DOCKER_HOST", engine.host());
+    bench.script("s", "true").success().says("bringing sha256:");
+    let again = bench.script("s", "true").success();
+    assert!(!again.stderr.contains("bringing"), "it is there: {}", again.stderr);
+    try_all(&bench, EVERYWHERE);
+    removed_by_others(&bench, &engine);
+    told(&bench, &engine);
+    nothing_is_left(&bench);
+    soon("no container left", || engine.docker(&["ps", "--all", "--quiet"]).is_empty());
+    drop(engine);
+    bench.script("s", "true").fails(3, &["engine does not answer", "systemctl start docker"]);
+}
+
+fn removed_by_others(bench: &Bench<'_>, engine: &Engine) {
+    let answer = bench.detach(&["--name", "one", "s"]);
+    let container = format!("sbx-{}", answer["id"].as_str().unwrap());
+    engine.docker(&["rm", "--force", &container]);
+    soon("what is true", || bench.status("one").as_deref() == Some("ended"));
+    assert_eq!(bench.sbx(&["logs", "one"]).success().stdout, "said\n");
+    bench.sbx(&["rm", "one"]).success();
+}
+
+/// What the engine was told of an instance.
+fn told(bench: &Bench<'_>, engine: &Engine) {
+    let shared = bench.project.dir.path().join("given");
+    fs::write(&shared, "given\n").unwrap();
+    let volume = format!("{}:/given:ro", shared.display());
+    let answer = bench.detach(&["--name", "one", "-v", &volume, "limited"]);
+    assert_eq!(bench.exec("one", "busybox cat /given").success().answer(), "given");
+    bench.exec("one", "echo x >/given").fails(1, &["Read-only"]);
+    let container = format!("sbx-{}", answer["id"].as_str().unwrap());
+    let found: serde_json::Value =
+        serde_json::from_str(&engine.docker(&["inspect", &container])).unwrap();
+    let (config, host) = (&found[0]["Config"], &found[0]["HostConfig"]);
+    assert_eq!(config["Labels"]["sbx.sandbox"], "limited");
+    assert_eq!(config["Labels"]["sbx.instance"], "one");
+    assert_eq!(host["NetworkMode"], "none");
+    assert_eq!(host["Memory"], 64 << 20);
+    assert_eq!(host["NanoCpus"], 1_000_000_000);
+    assert_eq!(host["PidsLimit"], 20);
+    assert_eq!(found[0]["Image"], answer["image"]);
+    bench.sbx(&["rm", "-f", "one"]).success();
+}
+
+#[test]
+fn what_a_launcher_cannot_honour_is_refused() {
+    let bench = Bench::new(None);
+    bench.project.write(
+        "more.kdl",
+        r#"sandbox "udp" extends="s" { port 53 protocol="udp"; }
+sandbox "any" extends="s" { egress "any"; }
+"#,
+    );
+    let all = bench.project.read("sandboxes.kdl");
+    bench.project.write("sandboxes.kdl", &format!("include \"more.kdl\"\n{all}"));
+    for launcher in ["embedded", "oci", "docker"] {
+        let run = |rest: &[&str]| bench.sbx(&[&["run", "--launcher", launcher], rest].concat());
+        if launcher != "docker" {
+            let named = format!("launcher `{launcher}` cannot honour");
+            run(&["udp"]).fails(1, &[&named, "port 53/udp"]);
+        }
+        run(&["--waive", "pids", "s"]).fails(1, &["for launcher `kubernetes`"]);
+    }
+    bench.sbx(&["run", "--launcher", "oci", "out"]).fails(1, &["`oci` cannot honour `egress`"]);
+    bench.sbx(&["run", "--launcher", "oci", "any"]).fails(1, &["`oci` cannot honour `egress`"]);
+    let missing = bench.sbx(&["run", "--launcher", "oci", "--runtime", "runsc", "s"]);
+    missing.fails(1, &["no runtime `runsc`", "apt-get install runsc"]);
+    bench.sbx(&["run", "--runtime", "runc", "s"]).fails(1, &["`--runtime` is for"]);
+    bench.sbx(&["run", "--print", "s"]).fails(1, &["nothing to print", "--launcher"]);
+    let cluster = |rest: &[&str]| {
+        bench.sbx(&[&["run", "--launcher", "kubernetes", "--print"], rest].concat())
+    };
+    bench.sbx(&["run", "--launcher", "kubernetes", "s"]).fails(1, &["--print", "kubectl apply"]);
+    cluster(&["out"]).fails(1, &["`kubernetes` cannot honour", "addresses only"]);
+    cluster(&["limited"]).fails(1, &["limits pids=20", "--waive pids"]);
+    cluster(&["-v", "/etc:/given", "s"]).fails(1, &["mount `/etc`"]);
+    cluster(&["-p", "8080:80", "s"]).fails(1, &["port 8080 of this machine"]);
+    cluster(&["--image", "example.org/a:1", "s"]).fails(1, &["no digest", "@sha256:"]);
+    let mut away = bench;
+    away.set("DOCKER_HOST", "tcp://192.0.2.1:2375");
+    let run = ["run", "--launcher", "docker", "s"];
+    away.sbx(&run).fails(1, &["not on this machine", "DOCKER_HOST=unix://"]);
+    away.set("DOCKER_HOST", "unix:///none.sock");
+    away.sbx(&run).fails(3, &["does not answer at /none.sock", "systemctl start docker"]);
+}
+
+#[test]
+fn an_ordinary_user_is_told_who_needs_root() {
+    let user = User::new();
+    let bench = Bench::new(Some(&user));
+    for launcher in ["oci", "docker"] {
+        let outcome = bench.sbx(&["run", "--launcher", launcher, "s"]);
+        outcome.fails(1, &[&format!("launcher `{launcher}` takes root"), "leave `--launcher` out"]);
+    }
+    bench.sbx(&["run", "--launcher", "kubernetes", "--print", "s"]).success();
+}
+
+/// What is printed is what a runtime and an engine take.
+#[test]
+fn what_is_printed_is_taken() {
+    let bench = Bench::new(None);
+    let dir = bench.project.dir.path();
+    let printed =
+        bench.sbx(&["run", "--launcher", "oci", "--print", "s", "--", "sh", "-c", "echo hello"]);
+    let bundle = dir.join("bundle");
+    fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    fs::write(bundle.join("config.json"), printed.success().stdout).unwrap();
+    let tar = dir.join("s.tar");
+    bench.sbx(&["save", "s", "--format", "tar", "-o", tar.to_str().unwrap()]).success();
+    tool("tar", &["-xf", tar.to_str().unwrap(), "-C", bundle.join("rootfs").to_str().unwrap()]);
+    let state = dir.join("runc");
+    let output = Command::new("runc")
+        .args(["--root", state.to_str().unwrap(), "run", "--bundle", bundle.to_str().unwrap()])
+        .arg(format!("sbx-test-{}", std::process::id()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n");
+    let ann = bench.sbx(&["run", "--launcher", "oci", "--print", "ann"]);
+    ann.fails(1, &["user `ann`, which only the image can tell the number of"]);
+    let printed = bench.sbx(&["run", "--launcher", "docker", "--print", "--json", "web"]).success();
+    let body: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
+    assert_eq!(body["HostConfig"]["CapDrop"][0], "ALL");
+}
+
+/// The objects, held against the schemas that Kubernetes publishes.
+#[test]
+fn objects_of_kubernetes_are_valid() {
+    let python = kept_environment("kubernetes", &["kubernetes-validate==1.37.0", "pyyaml==6.0.3"]);
+    let bench = Bench::new(None);
+    bench.project.write(
+        "more.kdl",
+        r#"sandbox "tight" extends="web" { security-level "high"; user "1000:1000"; workdir "/srv"; limits memory="64MiB" cpus=0.5; env-from-host "SBX_TEST_KEY"; env SHOWN="$(x) yes"; }
+sandbox "open" extends="s" { egress "any"; port 53 protocol="udp"; }
+"#,
+    );
+    let all = bench.project.read("sandboxes.kdl");
+    bench.project.write("sandboxes.kdl", &format!("include \"more.kdl\"\n{all}"));
+    let digest = format!("sha256:{}", "5".repeat(64));
+    let image = format!("registry.example.org/team/web@{digest}");
+    let cases: &[&[&str]] = &[
+        &["web"],
+        &["asks"],
+        &["never", "--runtime", "gvisor", "--pull-secret", "puller", "--image", &image],
+        &["tight", "--name", "Odd.Name_1"],
+        &["tight", "--with-secrets", "-e", "SBX_TEST_KEY=told"],
+        &["open"],
+        &["limited", "--waive", "pids"],
+    ];
+    for case in cases {
+        let printed = |more: &[&str]| {
+            let words = ["run", "--launcher", "kubernetes", "--print"];
+            bench.sbx(&[&words[..], more, case].concat()).success().stdout
+        };
+        let (yaml, json) =
+            (bench.project.dir.path().join("o.yaml"), bench.project.dir.path().join("o.json"));
+        fs::write(&yaml, printed(&[])).unwrap();
+        fs::write(&json, printed(&["--json"])).unwrap();
+        let judge = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/launchers/validate.py");
+        tool(python.to_str().unwrap(), &[judge, yaml.to_str().unwrap(), json.to_str().unwrap()]);
+    }
+    said_to_clusters(&bench, &image);
+}
+
+fn said_to_clusters(bench: &Bench<'_>, image: &str) {
+    let objects = |case: &[&str]| -> Vec<serde_json::Value> {
+        let words = ["run", "--launcher", "kubernetes", "--print", "--json"];
+        let printed = bench.sbx(&[&words[..], case].concat()).success();
+        let list: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
+        list["items"].as_array().unwrap().clone()
+    };
+    let find = |objects: &[serde_json::Value], kind: &str| {
+        objects.iter().find(|object| object["kind"] == kind).cloned().unwrap_or_default()
+    };
+    // no value of this machine is shown unless it is asked for
+    let hidden = objects(&["tight", "-e", "SBX_TEST_KEY=told"]);
+    assert!(!serde_json::to_string(&hidden).unwrap().contains("told"));
+    let pod = find(&hidden, "Pod");
+    let container = &pod["spec"]["containers"][0];
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+    assert_eq!(container["resources"]["limits"]["cpu"], "500m");
+    assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);
+    let text = serde_json::to_string(container).unwrap();
+    assert!(text.contains("$$(x) yes") && text.contains("secretKeyRef"), "{text}");
+    let shown = objects(&["tight", "--with-secrets", "-e", "SBX_TEST_KEY=told"]);
+    assert_eq!(find(&shown, "Secret")["stringData"]["SBX_TEST_KEY"], "told");
+    assert_eq!(find(&objects(&["s"]), "NetworkPolicy")["spec"]["egress"], serde_json::json!([]));
+    assert_eq!(
+        find(&objects(&["open"]), "NetworkPolicy")["spec"]["egress"],
+        serde_json::json!([{}])
+    );
+    let pinned = find(&objects(&["s", "--image", image]), "Pod");
+    assert_eq!(pinned["spec"]["containers"][0]["image"], image);
+    // without one, the digest is that of the manifest which a push gives
+    let built = bench.sbx(&["build", "--compress", "--json", "s"]).success();
+    let built: serde_json::Value = serde_json::from_str(&built.stdout).unwrap();
+    let own = find(&objects(&["s"]), "Pod");
+    let own = own["spec"]["containers"][0]["image"].as_str().unwrap();
+    assert!(own.ends_with(&format!("@{}", built["manifest"].as_str().unwrap())), "{own}");
+}
