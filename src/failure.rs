@@ -15,6 +15,7 @@ use sbx::lock::LockError;
 use sbx::lock::solve::SolveError;
 use sbx::oci::OciError;
 use sbx::plan::PlanError;
+use sbx::registry::RegistryError;
 use sbx::report::ReportError;
 use sbx::ship::ShipError;
 use sbx::store::StoreError;
@@ -99,6 +100,7 @@ from_error! {
     SaveError: |error| error.help();
     SolveError: |error| error.help();
     StoreError: |error| error.help().map(str::to_owned);
+    RegistryError: |error| error.help();
     ReportError: |error| error.help().map(str::to_owned);
     ShipError: |error| error.help();
     VendorError: |_| None;

@@ -20,10 +20,12 @@ mod pipes;
 mod provenance;
 mod pull;
 mod push;
+mod register;
 mod run;
 mod save;
 mod sbom;
 mod show;
+mod test;
 mod vendor;
 
 use std::path::Path;
@@ -55,6 +57,10 @@ enum Verb {
     Run(run::RunArguments),
     /// Run a program in an instance
     Exec(exec::ExecArguments),
+    /// Hold a sandbox to what its callers rely on
+    Test(test::TestArguments),
+    /// Make built sandboxes known outside of their project, and to AgentScope
+    Register(register::RegisterArguments),
     /// List instances
     Ps(instances::PsArguments),
     /// Show what an instance said
@@ -114,6 +120,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Build(arguments) => build::run(&global, &arguments, &ui),
         Verb::Run(arguments) => run::run(&global, &arguments, &ui),
         Verb::Exec(arguments) => exec::run(&arguments, &ui),
+        Verb::Test(arguments) => test::run(&global, &arguments, &ui),
+        Verb::Register(arguments) => register::run(&global, &arguments, &ui),
         Verb::Ps(arguments) => instances::ps(&arguments, &ui),
         Verb::Logs(arguments) => instances::logs(&arguments, &ui),
         Verb::Cp(arguments) => cp::run(&arguments, &ui),

@@ -30,6 +30,7 @@ use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
 use super::launchers::{LauncherArguments, LauncherName, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
+use super::register::at_home;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace, now_seconds, random_hex, state_path, variable};
@@ -95,7 +96,8 @@ struct Answer {
 pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let begun = Instant::now();
     arguments.launcher.check()?;
-    let workspace = Workspace::open(global)?;
+    let home = at_home(global, &arguments.sandbox)?;
+    let workspace = Workspace::open(&home.global)?;
     if arguments.launcher.print {
         return print(&workspace, arguments, ui);
     }
@@ -106,6 +108,10 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let prepared = prepare(&workspace, arguments, ui)?;
     let spec = &prepared.spec;
     warn_of_private(spec, ui);
+    if home.image.is_some_and(|image| image != spec.image) {
+        let again = format!("run `sbx register {0}` in its project", spec.sandbox);
+        ui.say(&format!("note: `{}` is another image than was registered: {again}", spec.sandbox));
+    }
     let builder = builder(&workspace, ui, current_map()?, OnFailure::End);
     let (trees, engine_image) = match &launcher {
         Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, &prepared, ui)?),
@@ -168,7 +174,8 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
         return Err(Failure::world("the build needs a user namespace"));
     };
-    let spec = spec(target, &plan, record.image, arguments, &variable)?;
+    let request = request(arguments, with_keys(workspace, target, &arguments.env));
+    let spec = spec(target, (&plan, record.image), &request, &variable)?;
     let reference = workspace.project.reference_of(target.sandbox);
     Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
 }
@@ -193,7 +200,8 @@ fn prepare_pulled(
     let sandbox = Sandbox::of_image(name, ports);
     let token = random_hex(16)?;
     let image = (&image, found.record.image);
-    let spec = Spec::new(&sandbox, image, &request(arguments), &variable, || token)?;
+    let request = request(arguments, arguments.env.clone());
+    let spec = Spec::new(&sandbox, image, &request, &variable, || token)?;
     let reference = reference.to_string();
     Ok(Prepared {
         spec,
@@ -206,20 +214,18 @@ fn prepare_pulled(
 
 fn spec(
     target: Target<'_>,
-    plan: &Plan,
-    image: Digest,
-    arguments: &RunArguments,
+    (plan, image): (&Plan, Digest),
+    request: &Request,
     host: &dyn Fn(&str) -> Option<String>,
 ) -> Outcome<Spec> {
     let token = random_hex(16)?;
-    let image = (&plan.spec, image);
-    Ok(Spec::new(target.sandbox, image, &request(arguments), host, || token)?)
+    Ok(Spec::new(target.sandbox, (&plan.spec, image), request, host, || token)?)
 }
 
-fn request(arguments: &RunArguments) -> Request {
+fn request(arguments: &RunArguments, env: Vec<VariableOption>) -> Request {
     Request {
         publish: arguments.publish.clone(),
-        env: arguments.env.clone(),
+        env,
         volumes: arguments.volume.clone(),
         timeout: arguments.timeout.map(|seconds| Duration::from_secs(seconds.into())),
         command: arguments.command.clone(),
@@ -271,11 +277,34 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
     };
     // what is a Secret's there need not be known here
     let absent = |name: &str| variable(name).or(Some(String::new()));
-    let host: &dyn Fn(&str) -> Option<String> =
-        if for_cluster && !launcher.with_secrets { &absent } else { &variable };
-    let spec = spec(target, &plan, digest, arguments, host)?;
+    let (host, env): (&dyn Fn(&str) -> Option<String>, _) =
+        match for_cluster && !launcher.with_secrets {
+            true => (&absent, arguments.env.clone()),
+            false => (&variable, with_keys(workspace, target, &arguments.env)),
+        };
+    let spec = spec(target, (&plan, digest), &request(arguments, env), host)?;
     let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
     launcher.write(&spec, name, image, ui)
+}
+
+/// What is asked for, and the keys of MCP servers that this machine has: a server without its key is
+/// left out at its start.
+fn with_keys(
+    workspace: &Workspace,
+    target: Target<'_>,
+    asked: &[VariableOption],
+) -> Vec<VariableOption> {
+    let mut env = asked.to_vec();
+    for var in workspace.project.host_vars(target.sandbox, target.platform) {
+        let declared = target.sandbox.env_from_host.iter().any(|known| known.name == var.name);
+        if !declared
+            && !env.iter().any(|option| option.name == var.name)
+            && let Some(value) = variable(&var.name)
+        {
+            env.push(VariableOption { name: var.name, value });
+        }
+    }
+    env
 }
 
 fn answer(launch: &Launch<'_>, attached: &Attached, begun: Instant) -> Answer {

@@ -11,6 +11,7 @@ use sbx::digest::Digest;
 use sbx::fsx::IoAt;
 use sbx::image::save::{ArchiveKind, DiskKind, Mkfs, SaveError, Saved, copy_out};
 use sbx::platform::Platform;
+use sbx::reference::Reference;
 
 use super::Global;
 use super::clean::enter_namespace;
@@ -29,6 +30,9 @@ pub struct SaveArguments {
     /// Where to: a file, or `-` for stdout
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// What the archive calls the image (default: the declared reference)
+    #[arg(long, value_name = "NAME:TAG")]
+    reference: Option<Reference>,
     /// Of this platform (default: this machine's)
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
@@ -59,11 +63,12 @@ struct Answer {
 pub fn run(global: &Global, arguments: &SaveArguments, ui: &Ui) -> Outcome {
     let workspace = Workspace::open(global)?;
     let found = find_image(&workspace, &arguments.name, arguments.platform)?;
+    let reference = arguments.reference.as_ref().map(Reference::to_string);
     let saved = Saved {
         store: &workspace.store,
         record: &found.record,
         platform: found.platform,
-        reference: &found.reference,
+        reference: reference.as_deref().unwrap_or(&found.reference),
     };
     let archive = match arguments.format {
         Format::OciArchive => ArchiveKind::Oci,
