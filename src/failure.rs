@@ -13,8 +13,11 @@ use sbx::image::save::SaveError;
 use sbx::launch::LaunchError;
 use sbx::lock::LockError;
 use sbx::lock::solve::SolveError;
+use sbx::oci::OciError;
 use sbx::plan::PlanError;
+use sbx::registry::RegistryError;
 use sbx::report::ReportError;
+use sbx::ship::ShipError;
 use sbx::store::StoreError;
 use sbx::vendor::VendorError;
 
@@ -93,10 +96,13 @@ from_error! {
     FetchError: |error| error.help().map(str::to_owned);
     ImageError: |_| None;
     LockError: |error| error.help().map(str::to_owned);
+    OciError: |error| error.help();
     SaveError: |error| error.help();
     SolveError: |error| error.help();
     StoreError: |error| error.help().map(str::to_owned);
+    RegistryError: |error| error.help();
     ReportError: |error| error.help().map(str::to_owned);
+    ShipError: |error| error.help();
     VendorError: |_| None;
 }
 

@@ -45,6 +45,9 @@ pub mod build;
 pub mod image;
 
 // ends: what images are for
+pub mod contract;
 pub mod launch;
+pub mod registry;
 pub mod report;
+pub mod ship;
 pub mod vendor;

@@ -54,6 +54,8 @@ impl Seat for Ui {
 /// All transfers share one bar.
 #[derive(Default)]
 struct Fetching {
+    /// They go out, not in.
+    sends: bool,
     bar: Option<ProgressBar>,
     files: u64,
     total: u64,
@@ -132,6 +134,11 @@ impl Ui {
         (!stdout.is_terminal()).then(|| stdout.lock())
     }
 
+    /// From now on, what is transferred goes out.
+    pub fn sends(&self) {
+        lock(&self.fetch).sends = true;
+    }
+
     /// A line of the story.
     pub fn say(&self, text: &str) {
         if self.quiet {
@@ -187,10 +194,12 @@ impl Progress for Ui {
         fetch.total += size.unwrap_or(0);
         if fetch.bar.is_none() {
             let style = ProgressStyle::with_template(
-                "{spinner} fetching {msg:30} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}",
+                "{spinner} {prefix} {msg:30} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}",
             )
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = self.bars.add(ProgressBar::new(0).with_style(style));
+            let what = if fetch.sends { "pushing" } else { "fetching" };
+            let bar = ProgressBar::new(0).with_style(style).with_prefix(what);
+            let bar = self.bars.add(bar);
             bar.enable_steady_tick(Duration::from_millis(120));
             fetch.bar = Some(bar);
         }

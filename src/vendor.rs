@@ -293,6 +293,7 @@ fn hash(path: &Path, like: &Integrity) -> Result<Integrity, PathIo> {
 fn media_type(source: &Source<'_>) -> &'static str {
     match source {
         Source::Deb(_) => "application/vnd.debian.binary-package",
+        Source::Npm(pin) if pin.is_git() => "application/x-tar",
         Source::Npm(_) => "application/gzip",
         Source::Wheel(_) => "application/zip",
         Source::Git(_) => "application/x-tar",
@@ -308,6 +309,9 @@ fn title(source: &Source<'_>) -> String {
         Source::Archive(pin) => pin.name.to_string(),
         Source::Git(pin) => format!("{}-{}.tar", pin.name.replace('/', "-"), pin.short()),
         Source::BaseLayer(pin) => format!("{}-{}", pin.image.replace('/', "-"), pin.short),
+        Source::Npm(pin) if pin.is_git() => {
+            format!("{}-{}.tar", pin.name.replace('/', "-"), pin.version)
+        }
         Source::Npm(pin) => format!("{}-{}.tgz", pin.name.replace('/', "-"), pin.version),
         Source::Wheel(pin) => pin.file_name.to_string(),
     }

@@ -26,7 +26,7 @@ use sbx::store::{Cap, Claimant, Stamp, Store};
 use crate::failure::{Failure, Outcome};
 
 /// Arguments of every verb.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Global {
     /// Directory of the project (default: this one, or the nearest above with `sandboxes.kdl`)
     #[arg(long, global = true, value_name = "DIR")]
@@ -138,6 +138,7 @@ impl Workspace {
             certificates: settings.certificates,
             proxies: settings.proxies,
             credentials: settings.credentials,
+            host_certificates: certificate_dirs(),
             mirrors: source_mirrors(global, &project)?,
             ..usual
         };
@@ -335,6 +336,15 @@ fn index_settings(variables: Vec<(String, String)>) -> IndexSettings {
     }
 }
 
+/// Where docker, podman and skopeo look for certificates of registries.
+fn certificate_dirs() -> Vec<PathBuf> {
+    let own = etcetera::choose_base_strategy().ok();
+    let own = own.iter().flat_map(|base| {
+        ["containers/certs.d", "docker/certs.d"].map(|name| base.config_dir().join(name))
+    });
+    own.chain(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from)).collect()
+}
+
 /// Who one is at registries: what `docker login` and `podman login` wrote.
 fn read_keychain() -> Outcome<Keychain> {
     let base = etcetera::choose_base_strategy().ok();
@@ -401,6 +411,22 @@ pub fn state_path() -> Outcome<PathBuf> {
     })?;
     let state = base.state_dir().unwrap_or_else(|| base.home_dir().join(".local/state"));
     Ok(state.join("sbx/instances"))
+}
+
+/// The list of registered types: `SBX_REGISTRY`, or beside the instances.
+pub fn registry_path() -> Outcome<PathBuf> {
+    if let Some(path) = std::env::var_os("SBX_REGISTRY").filter(|value| !value.is_empty()) {
+        return std::path::absolute(&path).map_err(|error| {
+            Failure::world(format!("{}: {error}", PathBuf::from(path).display()))
+        });
+    }
+    let state = state_path()?;
+    let moved = std::env::var_os("SBX_STATE").is_some_and(|value| !value.is_empty());
+    let name = match (moved, state.file_name()) {
+        (true, Some(name)) => format!("{}.registry.json", name.to_string_lossy()),
+        _ => "registry.json".to_owned(),
+    };
+    Ok(state.with_file_name(name))
 }
 
 /// Random bytes in hexadecimal.

@@ -189,7 +189,7 @@ fn a_script_that_fails_is_shown() {
     let project = Project::from_repo(&repo).debian_layers(&["broken"]);
     project
         .sbx(&["build", "s"])
-        .fails(1, &["layer `l0`", "the reason is this", "status 7", "whole output is in"]);
+        .fails(1, &["layer `l0`", "the reason is this", "status 7", "the output is in"]);
     assert!(
         project.cache().join("tmp").read_dir().unwrap().next().is_none(),
         "nothing half-written stays"

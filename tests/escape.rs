@@ -21,8 +21,16 @@ fn lines(text: &str) -> Vec<(String, String)> {
 
 type Test = fn(&Bench<'_>);
 
-const EVERYBODY: &[(&str, Test)] =
-    &[("calls", calls), ("levels", levels), ("layers", layers), ("others", others), ("host", host)];
+const EVERYBODY: &[(&str, Test)] = &[
+    ("calls", calls),
+    ("levels", levels),
+    ("locks", locks),
+    ("layers", layers),
+    ("others", others),
+    ("host", host),
+    ("disk", disk),
+    ("processes", processes),
+];
 
 #[test]
 fn nothing_escapes_from_roots_instances() {
@@ -71,6 +79,45 @@ fn levels(bench: &Bench<'_>) {
     let script = "echo x >/made; echo x >/tmp/made && echo x >/workspace/made && echo x >/run/made";
     bench.script("high", script).success().says("Read-only file system");
     bench.script("s", "echo x >/made").success();
+}
+
+/// Landlock at `high`: what mounts would let through is refused, for visitors, too.
+fn locks(bench: &Bench<'_>) {
+    bench.detach(&["--name", "one", "high"]);
+    let may = "echo x >/dev/null && echo x >/tmp/a && echo x >/workspace/a && echo x >/dev/shm/a && busybox ls / >/dev/null";
+    let may_not = "echo 0 >/proc/self/oom_score_adj";
+    bench.exec("one", may).success();
+    bench.exec("one", may_not).fails(1, &["Permission denied"]);
+    bench.script("high", may).success();
+    bench.script("high", may_not).fails(1, &["Permission denied"]);
+    bench.script("s", may_not).success();
+    bench.sbx(&["rm", "-f", "one"]).success();
+}
+
+/// A disk that is filled is the instance's own share of it.
+fn disk(bench: &Bench<'_>) {
+    let fill = "busybox dd if=/dev/zero of=/tmp/big bs=1M count=64 2>&1; busybox du -m /tmp/big; busybox rm /tmp/big; echo again >/tmp/small && busybox cat /srv/below";
+    let outcome = bench.script("small", fill).success();
+    assert!(outcome.stdout.contains("No space left"), "{}", outcome.stdout);
+    assert!(outcome.stdout.ends_with("below\n"), "{}", outcome.stdout);
+    let many = "at=0; while [ $at -lt 20000 ] && true >/tmp/$at; do at=$((at+1)); done 2>/dev/null; echo $at";
+    let made: u32 = bench.script("small", many).answer().parse().unwrap();
+    assert!(made < 20_000, "empty files are limited, too: {made}");
+    bench.sbx(&["run", "vast"]).fails(1, &["limit disk=", "bytes of memory", "--no-limits"]);
+    bench.sbx(&["run", "--no-limits", "vast", "--", "true"]).success();
+}
+
+/// A fork bomb goes off inside, with limits that are declared and with those that are not.
+fn processes(bench: &Bench<'_>) {
+    let bomb = |most: u32| {
+        format!(
+            "at=0; while [ $at -lt {most} ]; do busybox sleep 60 >/dev/null 2>&1 & at=$((at+1)); done; echo all"
+        )
+    };
+    let outcome = bench.script("few", &bomb(60));
+    outcome.says("can't fork");
+    bench.script("few", &format!("{}; exit 0", bomb(20))).success();
+    assert_eq!(bench.script("s", "exit 0").code, Some(0), "others are not hindered");
 }
 
 /// What is written to an image's files is seen by no other instance, nor in the store.

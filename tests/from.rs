@@ -372,7 +372,7 @@ fn bases_stand_below_everything_and_alone() {
 }
 
 #[test]
-fn packages_need_a_base_that_has_some() {
+fn packages_need_a_base_that_has_some_and_is_merged() {
     let (_server, reference) = serve(&image());
     let repo = Repo::new().add(Deb::new("git", "1"));
     repo.publish();
@@ -383,6 +383,18 @@ fn packages_need_a_base_that_has_some() {
     );
     let project = Project::from_repo(&repo).file("sandboxes.kdl", &text);
     project.sbx(&["lock"]).fails(1, &["has no packages of Debian's", "/var/lib/dpkg/status"]);
+    let status = "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\n";
+    let split = [
+        Member::dir("bin/"),
+        Member::file("bin/sh", ""),
+        Member::dir("usr/"),
+        Member::file("var/lib/dpkg/status", status),
+    ];
+    let (_server, old) = serve(&Image::new().layer(&split));
+    project.write("sandboxes.kdl", &text.replace(&reference, &old));
+    let said =
+        ["/bin is a directory of its own", "Debian's own images are merged from release 12 on"];
+    project.sbx(&["lock"]).fails(1, &said);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 
 /// Modules of the library, top to bottom; each imports from below its own row only, or from its own.
 const ROWS: &[&[&str]] = &[
-    &["launch", "registry", "report", "vendor"],
+    &["contract", "launch", "registry", "report", "ship", "vendor"],
     &["build", "image"],
     &["plan"],
     &["lock"],

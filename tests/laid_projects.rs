@@ -29,9 +29,12 @@ fn integrity(registry: &Registry, name: &str, version: &str) -> String {
 
 /// The body of a small document.
 fn get_text(url: &str) -> String {
+    String::from_utf8(get(url)).unwrap()
+}
+
+fn get(url: &str) -> Vec<u8> {
     let client = sbx::fetch::Client::new(sbx::fetch::ClientConfig::default());
-    let document = client.get("a document", &[url.parse().unwrap()], 1 << 20).unwrap();
-    String::from_utf8(document.bytes).unwrap()
+    client.get("a document", &[url.parse().unwrap()], 1 << 20).unwrap().bytes
 }
 
 /// A project with a workspace that asks for `left`.
@@ -160,6 +163,47 @@ fn the_lock_of_an_archives_project_is_read_out_of_it() {
     fs::write(project.dir.path().join("t.tgz"), bytes).unwrap();
     project.build();
     check(&root(&project.unpack()).join("srv/app"));
+}
+
+#[test]
+fn a_tarball_in_a_laid_project_is_taken_out_of_its_source() {
+    let registry = registry();
+    let packed = get(registry.server.url("/@s/assets/-/assets-2.0.0.tgz").as_str());
+    let manifest = json!({"name": "top", "version": "1.0.0",
+        "dependencies": {"@s/assets": "file:vendor/a.tgz"}});
+    let lock = json!({"name": "top", "version": "1.0.0", "lockfileVersion": 3, "packages": {
+        "": manifest,
+        "node_modules/@s/assets": {"version": "2.0.0", "resolved": "file:vendor/a.tgz",
+            "integrity": integrity(&registry, "@s/assets", "2.0.0")},
+    }});
+    let repository = Repository::new();
+    fs::create_dir_all(repository.path().join("app/vendor")).unwrap();
+    fs::write(repository.path().join("app/vendor/a.tgz"), packed).unwrap();
+    let files = [("app/package.json", manifest), ("app/package-lock.json", lock)];
+    let files = files.map(|(path, value)| (path.to_owned(), value.to_string()));
+    commit(&repository, &files);
+    let recipes = format!(
+        "git {:?} rev=\"main\" into=\"/srv/app\" strip=1 {{ exclude \"/vendor\"; }}; npm;",
+        repository.url()
+    );
+    // what is not taken of the source, the project does not have
+    self::project(&registry, &recipes)
+        .sbx(&["lock"])
+        .fails(1, &["`vendor/a.tgz`", "which the source of the project does not have"]);
+    let recipes = recipes.replace(" { exclude \"/vendor\"; }", "");
+    let project = project(&registry, &recipes);
+    let image = project.build();
+    let check = |project: &Project| {
+        let unpacked = project.unpack();
+        let laid = root(&unpacked).join("srv/app/node_modules/@s/assets/css/a.css");
+        assert_eq!(fs::read_to_string(laid).unwrap(), "a {}\n");
+    };
+    check(&project);
+    assert!(project.read("sbx.lock").contains("/app/vendor/a.tgz"), "{}", project.read("sbx.lock"));
+    // the lock alone says where it is
+    fs::remove_dir_all(project.cache()).unwrap();
+    assert_eq!(project.sbx(&["build", "s", "--locked"]).success().answer(), image);
+    check(&project);
 }
 
 #[test]

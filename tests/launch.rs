@@ -333,7 +333,6 @@ pub fn bad_input(bench: &Bench<'_>) {
         "echo $SBX_TEST_SECRET",
     ]);
     assert_eq!(passed.success().answer(), "x");
-    bench.sbx(&["run", "out"]).fails(1, &["egress"]);
     bench.sbx(&["run", "-p", "80:80:80:80", "s"]).fails(2, &["is no port"]);
     bench.sbx(&["run", "-it", "s"]).fails(1, &["no terminal"]);
     bench.sbx(&["exec", "absent", "true"]).fails(1, &["no instance `absent`", "sbx ps"]);

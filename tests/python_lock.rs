@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use crate::support::git::Repository;
 use crate::support::project::{Outcome, Project, root};
 use crate::support::pypi::{Form, Index, Package};
 use crate::support::trixie::{declared, over_python, patiently};
@@ -300,4 +301,41 @@ fn a_project_of_the_layer_is_installed_where_it_lies() {
         .fails(1, &["no `editable` has an extra `less`"]);
     refused("venv \"/v\" { editable \"/srv/app\"; }", PROJECT)
         .fails(1, &["no `files` lays /srv/app before", "lay the project by `files`"]);
+}
+
+#[test]
+fn requirements_are_read_out_of_what_the_layer_lays() {
+    let mut index = Index::start(Form::Json);
+    for name in ["one", "two"] {
+        index.add(Package::new(name, "1.0"));
+        index.add(Package::new(name, "2.0"));
+    }
+    let repository = Repository::new();
+    repository.commit(&[
+        ("app/requirements.txt", "-r more/two.in\none==1.0\n"),
+        ("app/more/two.in", "two<2\n"),
+        ("app/large.bin", "x"),
+    ]);
+    let nodes = format!(
+        "git {:?} rev=\"main\" into=\"/srv\"\nvenv \"/opt/venv\" requirements=\"/srv/app/requirements.txt\"",
+        repository.url()
+    );
+    let project = at(&index, &nodes)
+        .var("GIT_CONFIG_COUNT", "1")
+        .var("GIT_CONFIG_KEY_0", "safe.directory")
+        .var("GIT_CONFIG_VALUE_0", "*");
+    locked(&project).success();
+    assert_eq!(wheels(&project), ["one 1.0", "two 1.0"]);
+    project.build();
+    // a branch that moves takes what was read of it along
+    repository.commit(&[("app/requirements.txt", "one==2.0\n")]);
+    let name = repository.path().file_name().unwrap().to_str().unwrap();
+    project.sbx(&["lock", "--update", name]).success();
+    assert_eq!(wheels(&project), ["one 2.0"]);
+    project.sbx(&["build", "s", "--locked"]).success();
+    let text = project.read("sandboxes.kdl");
+    project.write("sandboxes.kdl", &text.replace("/srv/app/req", "/opt/app/req"));
+    project.sbx(&["check"]).fails(1, &["no recipe before lays /opt/app/requirements.txt"]);
+    project.write("sandboxes.kdl", &text.replace("requirements.txt", "absent.txt"));
+    project.sbx(&["lock"]).fails(1, &["/app/absent.txt` does not exist"]);
 }

@@ -135,7 +135,7 @@ fn the_surroundings_are_the_same_everywhere() {
          PATH=/opt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
          PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_INDEX_URL=http://127.0.0.1:4873/-/simple/ PIP_NO_CACHE_DIR=1 PIP_RETRIES=0 PWD=/srv \
          PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 SHELL=/bin/sh SOURCE_DATE_EPOCH=1735689600 \
-         TERM=dumb TZ=UTC USER=root UV_CACHE_DIR=/tmp/uv UV_DEFAULT_INDEX=http://127.0.0.1:4873/-/simple/ UV_HTTP_RETRIES=0 \
+         TERM=dumb TZ=UTC USER=root UV_CACHE_DIR=/tmp/uv UV_DEFAULT_INDEX=http://127.0.0.1:4873/-/simple/ UV_HTTP_RETRIES=0 UV_THREADPOOL_SIZE=1 \
          npm_config_audit=false npm_config_cache=/tmp/npm npm_config_fetch_retries=0 \
          npm_config_fund=false npm_config_manage_package_manager_versions=false npm_config_registry=http://127.0.0.1:4873/ \
          npm_config_replace_registry_host=always npm_config_update_notifier=false \
@@ -186,12 +186,18 @@ fn a_failure_shows_the_last_lines_and_where_the_rest_is() {
         .sbx(&["build", "s"])
         .fails(1, &["exit 7` ended with exit code 7:\n", "  100\n  lost\n", "--shell-on-failure"]);
     assert!(!outcome.stderr.contains("\n  70\n"), "only the last lines");
-    let log = outcome.stderr.split("the whole output is in ").nth(1).unwrap();
+    let log = outcome.stderr.split("the output is in ").nth(1).unwrap();
     let log = fs::read_to_string(log.split_whitespace().next().unwrap()).unwrap();
     assert!(
         log.starts_with("1\n2\n") && log.ends_with("\u{1b}[2Jlost\n"),
         "the log is as it was said"
     );
+    let project = self::project("run \"seq 3000000; exit 7\"");
+    let outcome = project.sbx(&["build", "s"]).fails(1, &["  3000000\n"]);
+    let log = outcome.stderr.split("the output is in ").nth(1).unwrap();
+    let log = fs::read_to_string(log.split_whitespace().next().unwrap()).unwrap();
+    assert!(log.starts_with("1\n2\n") && log.ends_with("\n3000000\n") && log.len() < 9 << 20);
+    assert!(log.contains("\nsbx: ") && log.contains(" bytes) are left out here\n"));
     build("run \"sleep 60\" timeout=1").fails(1, &["ended with a timeout"]);
     build("run \"true\" cwd=\"/nowhere\"").fails(1, &["change to `/nowhere`"]);
 }

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::register::{AGENTSCOPE, drive, mend};
 use crate::support::docker::{Container, Engine};
 use crate::support::project::Project;
-use crate::support::python::environment;
+use crate::support::python::kept_environment;
 use crate::support::tool;
 use crate::support::trixie::patiently;
 use crate::support::user::User;
@@ -20,9 +21,6 @@ const TYPES: [&str; 5] = ["base", "browser", "custom_sandbox", "filesystem", "gu
 
 /// The hosts that MCP servers ask, each answered by the stand-in.
 const HOSTS: [&str; 3] = ["api.tavily.com", "restapi.amap.com", "antv-studio.alipay.com"];
-
-/// The one whose tests are of this release of AgentScope's.
-const AGENTSCOPE: &str = "agentscope-runtime==1.1.6.post2";
 
 /// From `docker run` to the app's first answer.
 const HEALTHY: Duration = Duration::from_secs(10);
@@ -40,6 +38,8 @@ fn quick() -> bool {
 /// What this project declares, with everything that it needs at hand and nothing built.
 fn fetched() -> Project {
     let project = Project::new();
+    let state = project.dir.path().join("state");
+    let project = project.var("SBX_STATE", state.to_str().unwrap());
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let there = project.dir.path();
     for name in ["sandboxes.kdl", "sbx.lock", "layers"] {
@@ -73,6 +73,7 @@ fn the_types_honour_the_contract_and_are_the_same_whoever_builds_them_and_where(
     let images = build(&project);
     assert_eq!(images.len(), TYPES.len());
     honours_the_contract_without_a_network(&project);
+    passes_its_own_test(&project);
     project.sbx(&["clean", "--all"]).success();
     is_the_same_for_another_user(&project, &store, &images);
 }
@@ -142,9 +143,9 @@ fn honours_the_contract_without_a_network(project: &Project) {
         fs::create_dir_all(&dir).unwrap();
         dir
     };
-    let python = environment(&dir("python"), &[AGENTSCOPE]);
+    let python = kept_environment("agentscope", &[AGENTSCOPE]);
     certificate(home.path());
-    let engine = Engine::start(&dir("docker"));
+    let engine = Engine::start_with_ports(&dir("docker"));
     engine.load(&project.cache(), "custom_sandbox");
     let hosts = HOSTS.map(|host| format!("{host}:127.0.0.1"));
     let workspace = format!("{}:/workspace", dir("workspace").display());
@@ -181,6 +182,36 @@ fn honours_the_contract_without_a_network(project: &Project) {
     assert_eq!(found[2], "/agentscope_runtime/venv/bin/python3");
     drop(container);
     without_keys(&engine);
+    agentscope_starts_it(project, &engine, &dir("manager"));
+}
+
+/// As a registered type, by AgentScope's own manager and server.
+fn agentscope_starts_it(project: &Project, engine: &Engine, dir: &Path) {
+    let arguments = ["register", "custom_sandbox", "--json", "--agentscope", "sandbox_types.py"];
+    let outcome = project.run(&arguments).env("DOCKER_HOST", engine.host()).outcome().success();
+    let answer: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    mend(engine, &mut project.command(&[]), &answer);
+    let module = project.dir.path().join("sandbox_types.py");
+    let check = "'42' in str(sandbox.run_ipython_cell('print(6 * 7)')) and 'markdownify' in sandbox.list_tools()";
+    drive(engine, dir, &module, "custom_sandbox", check);
+}
+
+/// By sbx itself, without an engine: what needs no network and no key passes.
+fn passes_its_own_test(project: &Project) {
+    let outcome = project.sbx(&["test", "custom_sandbox", "--json"]).success();
+    let answer: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let of = |verdict: &str| -> Vec<&str> {
+        let checks = answer["checks"].as_array().unwrap().iter();
+        let servers =
+            checks.filter(|check| check["group"] == "server" && check["verdict"] == verdict);
+        servers.map(|check| check["name"].as_str().unwrap()).collect()
+    };
+    assert_eq!(
+        of("passed"),
+        ["playwright", "filesystem", "word-document", "markdownify"],
+        "{answer}"
+    );
+    assert_eq!(of("left-out"), ["tavily-websearch", "amap-maps", "chart"], "{answer}");
 }
 
 /// A server without its key is left out, and said to be; the rest is there.

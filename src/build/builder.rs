@@ -301,7 +301,6 @@ impl Builder<'_> {
         if path.is_dir() {
             return Ok(path);
         }
-        let listing = self.listing(record)?;
         let draft = self.store.tree_draft()?;
         if record.packed.is_some() {
             self.unpack_base(record, draft.path())?;
@@ -309,6 +308,7 @@ impl Builder<'_> {
             draft.commit(&inner, &path)?;
             return Ok(path);
         }
+        let listing = self.listing(record)?;
         let blob = self.store.blob_path(&record.diff_id);
         unpack(&blob, &listing, draft.path(), self.id_map != IdMap::Identity)?;
         let inner = draft.path().to_owned();

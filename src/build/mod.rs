@@ -14,6 +14,7 @@ mod extraction;
 pub mod files;
 pub mod listing;
 pub mod local;
+mod log;
 pub mod npm;
 mod pack;
 mod packages;

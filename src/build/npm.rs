@@ -18,7 +18,7 @@ use crate::blame::Blame;
 use crate::digest::Integrity;
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::lock::{NpmPart, NpmPin};
-use crate::npm::{Bringer, Command, Item, ItemKind, Tarball, TarballError, commands};
+use crate::npm::{Bringer, Command, Item, ItemKind, TarballError, commands};
 use crate::path::{LayerPath, PathError};
 use crate::plan::NpmWork;
 
@@ -136,7 +136,7 @@ fn all_commands(work: &NpmWork) -> Vec<Command> {
 impl Laying<'_> {
     fn put_tarball(&self, pins: &[(u32, &NpmPin)], blob: &Path) -> Result<(), Raised> {
         let Some((_, first)) = pins.first() else { return Ok(()) };
-        let tarball = Tarball::open(blob, &first.integrity)?;
+        let tarball = first.open(blob)?;
         for (origin, pin) in pins {
             let place = self.root.join(pin.place.as_bytes()).map_err(Raised::Path)?;
             tarball.visit(|item, body| self.put(*origin, &place, &item, body))?;

@@ -14,7 +14,12 @@ impl Builder<'_> {
         let wanted = self.wanted(plan)?;
         for step in plan.aside.iter().chain(&plan.steps) {
             if wanted.contains(&step.key) {
-                missing.extend(step.work.sources().into_iter().filter(|one| !places.has(one)));
+                let lacks: Vec<_> =
+                    step.work.sources().into_iter().filter(|one| !places.has(one)).collect();
+                if !lacks.is_empty() {
+                    missing.extend(step.work.outer().into_iter().filter(|one| !places.has(one)));
+                }
+                missing.extend(lacks);
             }
         }
         missing.sort_by_key(Source::integrity);

@@ -158,5 +158,6 @@ fn program(arguments: &ExecArguments, own: Program) -> Program {
         cwd: arguments.workdir.clone().unwrap_or(own.cwd),
         user: arguments.user.clone().unwrap_or(own.user),
         terminal: arguments.tty,
+        writable: own.writable,
     }
 }

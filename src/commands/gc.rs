@@ -45,6 +45,7 @@ pub fn run(global: &Global, arguments: &GcArguments, ui: &Ui) -> Outcome {
     workspace.register(&workspace.read_lock()?)?;
     if !arguments.dry_run {
         store.forget_projects(GONE)?;
+        store.forget_pulled(GONE)?;
     }
     let now = workspace.now.as_second();
     let loose = match i64::from(arguments.keep) {

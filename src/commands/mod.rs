@@ -1,5 +1,6 @@
 //! The verbs, and the arguments they share.
 
+mod attest;
 mod build;
 mod check;
 mod clean;
@@ -9,16 +10,22 @@ mod doctor;
 mod exec;
 mod fetch;
 mod gc;
+mod image;
 mod init;
 mod instances;
 mod launchers;
+mod load;
 mod lock;
 mod pipes;
 mod provenance;
+mod pull;
+mod push;
+mod register;
 mod run;
 mod save;
 mod sbom;
 mod show;
+mod test;
 mod vendor;
 
 use std::path::Path;
@@ -50,6 +57,10 @@ enum Verb {
     Run(run::RunArguments),
     /// Run a program in an instance
     Exec(exec::ExecArguments),
+    /// Hold a sandbox to what its callers rely on
+    Test(test::TestArguments),
+    /// Make built sandboxes known outside of their project, and to AgentScope
+    Register(register::RegisterArguments),
     /// List instances
     Ps(instances::PsArguments),
     /// Show what an instance said
@@ -78,6 +89,12 @@ enum Verb {
     Doctor(doctor::DoctorArguments),
     /// Show a sandbox's configuration, layers and sizes
     Show(show::ShowArguments),
+    /// Bring an image to a registry
+    Push(push::PushArguments),
+    /// Bring an image in from a registry
+    Pull(pull::PullArguments),
+    /// Bring an image into docker or podman
+    Load(load::LoadArguments),
     /// Write an image into a file: an archive that other tools load, or its file system
     Save(save::SaveArguments),
     /// Remove from the store what nobody needs
@@ -103,6 +120,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Build(arguments) => build::run(&global, &arguments, &ui),
         Verb::Run(arguments) => run::run(&global, &arguments, &ui),
         Verb::Exec(arguments) => exec::run(&arguments, &ui),
+        Verb::Test(arguments) => test::run(&global, &arguments, &ui),
+        Verb::Register(arguments) => register::run(&global, &arguments, &ui),
         Verb::Ps(arguments) => instances::ps(&arguments, &ui),
         Verb::Logs(arguments) => instances::logs(&arguments, &ui),
         Verb::Cp(arguments) => cp::run(&arguments, &ui),
@@ -117,6 +136,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Init(arguments) => init::run(&global, &arguments, &ui),
         Verb::Doctor(arguments) => doctor::run(&global, &arguments, &ui),
         Verb::Show(arguments) => show::run(&global, &arguments, &ui),
+        Verb::Push(arguments) => push::run(&global, &arguments, &ui),
+        Verb::Pull(arguments) => pull::run(&global, &arguments, &ui),
+        Verb::Load(arguments) => load::run(&global, &arguments, &ui),
         Verb::Save(arguments) => save::run(&global, &arguments, &ui),
         Verb::Gc(arguments) => gc::run(&global, &arguments, &ui),
         Verb::Clean(arguments) => clean::run(&global, &arguments, &ui),

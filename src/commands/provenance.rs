@@ -51,7 +51,8 @@ pub fn seal(path: &Path, statement: &[u8]) -> Outcome<Vec<u8>> {
     Ok(Envelope::sign(&read_key(path)?, PAYLOAD_TYPE, statement).to_bytes())
 }
 
-fn read_key(path: &Path) -> Outcome<PrivateKey> {
+/// The private key of a file.
+pub fn read_key(path: &Path) -> Outcome<PrivateKey> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::input(format!("key {}: {error}", path.display())))?;
     PrivateKey::parse(&text, key_password().as_deref()).map_err(|error| {

@@ -7,24 +7,30 @@ use clap::Args;
 use serde::Serialize;
 
 use sbx::build::run::OnFailure;
-use sbx::decl::Ready;
+use sbx::decl::{PortDecl, Ready, Sandbox};
 use sbx::digest::Digest;
 use sbx::image::save::Saved;
 use sbx::launch::docker::Engine;
 use sbx::launch::{
-    Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, Request, Spec,
-    State, VariableOption, VolumeOption, start,
+    Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, PrivateOption,
+    Request, Spec, State, VariableOption, VolumeOption, start,
 };
-use sbx::plan::Plan;
-use sbx::store::ImageRecord;
+use sbx::name::SandboxName;
+use sbx::oci::document::Config;
+use sbx::plan::{ImageSpec, Plan};
+use sbx::platform::Platform;
+use sbx::reference::Reference;
+use sbx::store::{ImageRecord, Key, Store};
 
 use super::Global;
 use super::build::{
     Built, Manner, builder, current_map, ensure_lock, obtain, plan_target, run_in_namespace,
 };
+use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
 use super::launchers::{LauncherArguments, LauncherName, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
+use super::register::at_home;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace, now_seconds, random_hex, state_path, variable};
@@ -54,6 +60,9 @@ pub struct RunArguments {
     /// Run it without the limits that are declared
     #[arg(long)]
     no_limits: bool,
+    /// Let a host of `egress` be this machine or in its own networks
+    #[arg(long, value_name = "HOST:PORT")]
+    allow_private: Vec<PrivateOption>,
     /// Let the program read what is typed or piped in
     #[arg(long, short)]
     interactive: bool,
@@ -63,7 +72,7 @@ pub struct RunArguments {
     /// Fail where the lock would have to change, and read no index
     #[arg(long)]
     locked: bool,
-    /// The sandbox
+    /// The sandbox, or the reference of an image that was pulled
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
     /// A program to run in place of the sandbox's own
@@ -87,7 +96,8 @@ struct Answer {
 pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let begun = Instant::now();
     arguments.launcher.check()?;
-    let workspace = Workspace::open(global)?;
+    let home = at_home(global, &arguments.sandbox)?;
+    let workspace = Workspace::open(&home.global)?;
     if arguments.launcher.print {
         return print(&workspace, arguments, ui);
     }
@@ -95,15 +105,17 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     if !rustix::process::geteuid().is_root() {
         return run_in_namespace(&workspace.jail.program);
     }
-    let target = workspace.target(&arguments.sandbox, None)?;
-    let Some(Built { plan, record, .. }) = build(&workspace, target, arguments, ui)? else {
-        return Err(Failure::world("the build needs a user namespace"));
-    };
-    let spec = spec(target, &plan, record.image, arguments, &variable)?;
+    let prepared = prepare(&workspace, arguments, ui)?;
+    let spec = &prepared.spec;
+    warn_of_private(spec, ui);
+    if home.image.is_some_and(|image| image != spec.image) {
+        let again = format!("run `sbx register {0}` in its project", spec.sandbox);
+        ui.say(&format!("note: `{}` is another image than was registered: {again}", spec.sandbox));
+    }
     let builder = builder(&workspace, ui, current_map()?, OnFailure::End);
     let (trees, engine_image) = match &launcher {
-        Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, target, &record, ui)?),
-        _ => (builder.image_trees(&record)?, String::new()),
+        Launcher::Docker(engine) => (Vec::new(), bring(&workspace, engine, &prepared, ui)?),
+        _ => (builder.image_trees(&prepared.record)?, String::new()),
     };
     let id = random_hex(16)?;
     let name = match &arguments.name {
@@ -115,12 +127,12 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
         program: &workspace.jail.program,
         state: &state,
         launcher,
-        spec: &spec,
+        spec,
         trees,
         name,
         id,
         detached: arguments.detach,
-        image: HeldImage { store: workspace.store.root().to_owned(), key: plan.key },
+        image: HeldImage { store: workspace.store.root().to_owned(), key: prepared.key },
         engine_image,
         now: now_seconds(),
     };
@@ -143,40 +155,100 @@ fn build(
     obtain(workspace, target, &lock, manner, ui)
 }
 
+/// What is to be started.
+struct Prepared {
+    spec: Spec,
+    record: ImageRecord,
+    /// What the image's plan is known by.
+    key: Key,
+    platform: Platform,
+    /// What engines call the image.
+    reference: String,
+}
+
+fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<Prepared> {
+    if let Some(reference) = as_reference(&arguments.sandbox) {
+        return prepare_pulled(workspace, arguments, &reference?);
+    }
+    let target = workspace.target(&arguments.sandbox, None)?;
+    let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
+        return Err(Failure::world("the build needs a user namespace"));
+    };
+    let spec = spec(workspace, target, (&plan, record.image), arguments, &variable)?;
+    let reference = workspace.project.reference_of(target.sandbox);
+    Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
+}
+
+/// An image that was pulled runs as its config says.
+fn prepare_pulled(
+    workspace: &Workspace,
+    arguments: &RunArguments,
+    reference: &Reference,
+) -> Outcome<Prepared> {
+    let found = find_pulled(workspace, reference, None)?;
+    let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
+    let settings = config.and_then(|config| config.settings());
+    let settings =
+        settings.map_err(|error| Failure::world(format!("image `{reference}`: {error}")))?;
+    let image = ImageSpec::of_image(found.platform, &settings);
+    let ports = image.ports.iter().filter(|port| port.protocol == "tcp");
+    let ports = ports.map(|port| PortDecl { number: port.number, udp: false }).collect();
+    let name = reference.repository().rsplit('/').next().unwrap_or_default();
+    let name = name.parse::<SandboxName>();
+    let name = name.map_err(|error| Failure::input(error.to_string()))?;
+    let sandbox = Sandbox::of_image(name, ports);
+    let token = random_hex(16)?;
+    let image = (&image, found.record.image);
+    let request = request(arguments, arguments.env.clone());
+    let spec = Spec::new(&sandbox, image, &request, &variable, || token)?;
+    let reference = reference.to_string();
+    Ok(Prepared {
+        spec,
+        key: Store::pulled_key(&reference, found.platform),
+        record: found.record,
+        platform: found.platform,
+        reference,
+    })
+}
+
 fn spec(
+    workspace: &Workspace,
     target: Target<'_>,
-    plan: &Plan,
-    image: Digest,
+    (plan, image): (&Plan, Digest),
     arguments: &RunArguments,
     host: &dyn Fn(&str) -> Option<String>,
 ) -> Outcome<Spec> {
-    let request = Request {
+    let token = random_hex(16)?;
+    let request = request(arguments, with_keys(workspace, target, &arguments.env));
+    Ok(Spec::new(target.sandbox, (&plan.spec, image), &request, host, || token)?)
+}
+
+fn request(arguments: &RunArguments, env: Vec<VariableOption>) -> Request {
+    Request {
         publish: arguments.publish.clone(),
-        env: arguments.env.clone(),
+        env,
         volumes: arguments.volume.clone(),
         timeout: arguments.timeout.map(|seconds| Duration::from_secs(seconds.into())),
         command: arguments.command.clone(),
         terminal: arguments.tty,
         no_limits: arguments.no_limits,
-    };
-    let token = random_hex(16)?;
-    Ok(Spec::new(target.sandbox, (&plan.spec, image), &request, host, || token)?)
+        private: arguments.allow_private.iter().map(|option| option.0.clone()).collect(),
+    }
+}
+
+fn warn_of_private(spec: &Spec, ui: &Ui) {
+    for host in &spec.private {
+        let sandbox = &spec.sandbox;
+        ui.say(&format!(
+            "warning: `{sandbox}` may reach `{host}` on this machine and in its own networks"
+        ));
+    }
 }
 
 /// Brings an image to docker's engine, if it is not there.
-fn bring(
-    workspace: &Workspace,
-    engine: &Engine,
-    target: Target<'_>,
-    record: &ImageRecord,
-    ui: &Ui,
-) -> Outcome<String> {
-    let saved = Saved {
-        store: &workspace.store,
-        record,
-        platform: target.platform,
-        reference: &workspace.project.reference_of(target.sandbox),
-    };
+fn bring(workspace: &Workspace, engine: &Engine, prepared: &Prepared, ui: &Ui) -> Outcome<String> {
+    let Prepared { record, platform, reference, .. } = prepared;
+    let saved = Saved { store: &workspace.store, record, platform: *platform, reference };
     let bringing = || ui.say(&format!("bringing {} to docker's engine", record.image));
     Ok(engine.bring(&saved, bringing)?)
 }
@@ -208,9 +280,29 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let absent = |name: &str| variable(name).or(Some(String::new()));
     let host: &dyn Fn(&str) -> Option<String> =
         if for_cluster && !launcher.with_secrets { &absent } else { &variable };
-    let spec = spec(target, &plan, digest, arguments, host)?;
+    let spec = spec(workspace, target, (&plan, digest), arguments, host)?;
     let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
     launcher.write(&spec, name, image, ui)
+}
+
+/// What is asked for, and the keys of MCP servers that this machine has: a server without its key is
+/// left out at its start.
+fn with_keys(
+    workspace: &Workspace,
+    target: Target<'_>,
+    asked: &[VariableOption],
+) -> Vec<VariableOption> {
+    let mut env = asked.to_vec();
+    for var in workspace.project.host_vars(target.sandbox, target.platform) {
+        let declared = target.sandbox.env_from_host.iter().any(|known| known.name == var.name);
+        if !declared
+            && !env.iter().any(|option| option.name == var.name)
+            && let Some(value) = variable(&var.name)
+        {
+            env.push(VariableOption { name: var.name, value });
+        }
+    }
+    env
 }
 
 fn answer(launch: &Launch<'_>, attached: &Attached, begun: Instant) -> Answer {

@@ -11,17 +11,18 @@ use sbx::digest::Digest;
 use sbx::fsx::IoAt;
 use sbx::image::save::{ArchiveKind, DiskKind, Mkfs, SaveError, Saved, copy_out};
 use sbx::platform::Platform;
+use sbx::reference::Reference;
 
 use super::Global;
-use super::build::plan_target;
 use super::clean::enter_namespace;
+use super::image::find_image;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Workspace, search_path};
 
 #[derive(Args)]
 pub struct SaveArguments {
-    /// Name of a sandbox that is built
+    /// Name of a sandbox that is built, or a reference that was pulled
     name: String,
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::OciArchive)]
@@ -29,6 +30,9 @@ pub struct SaveArguments {
     /// Where to: a file, or `-` for stdout
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// What the archive calls the image (default: the declared reference)
+    #[arg(long, value_name = "NAME:TAG")]
+    reference: Option<Reference>,
     /// Of this platform (default: this machine's)
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
@@ -58,23 +62,13 @@ struct Answer {
 
 pub fn run(global: &Global, arguments: &SaveArguments, ui: &Ui) -> Outcome {
     let workspace = Workspace::open(global)?;
-    let platforms: Vec<Platform> = arguments.platform.into_iter().collect();
-    let targets = workspace.targets(std::slice::from_ref(&arguments.name), false, &platforms)?;
-    let [target] = targets.as_slice() else {
-        let message = format!("`{}` means more than one image", arguments.name);
-        return Err(Failure::input(message).with_help("name one sandbox, and say `--platform`"));
-    };
-    let plan = plan_target(&workspace, *target, &workspace.read_lock()?)?;
-    let name = &target.sandbox.name;
-    let record = workspace.store.use_image(&plan.key)?.ok_or_else(|| {
-        Failure::input(format!("`{name}` is not built as it is declared now"))
-            .with_help(format!("run `sbx build {name}`"))
-    })?;
+    let found = find_image(&workspace, &arguments.name, arguments.platform)?;
+    let reference = arguments.reference.as_ref().map(Reference::to_string);
     let saved = Saved {
         store: &workspace.store,
-        record: &record,
-        platform: target.platform,
-        reference: &workspace.project.reference_of(target.sandbox),
+        record: &found.record,
+        platform: found.platform,
+        reference: reference.as_deref().unwrap_or(&found.reference),
     };
     let archive = match arguments.format {
         Format::OciArchive => ArchiveKind::Oci,

@@ -271,6 +271,7 @@ impl Recipe {
     pub fn laid(&self) -> Option<&LaidProject> {
         match self {
             Recipe::Npm(npm) => npm.laid.as_ref(),
+            Recipe::Venv(venv) => venv.laid.as_ref(),
             _ => None,
         }
     }

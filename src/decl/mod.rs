@@ -45,7 +45,7 @@ pub use git_url::{GitUrl, Reach, redact};
 pub use init::{InitFile, init_files};
 pub use layer::{Layer, Owner, Recipe};
 pub use layer_files::LayerFiles;
-pub use mcp::{KeyVar, Mcp, Server, Start};
+pub use mcp::{KeyVar, Mcp, Server, Start, ToolCall};
 pub use mirror::{Ask, MirrorPlace, MirrorPlaceError, SourceMirror};
 pub use nodejs::NodeJs;
 pub use npm::{Kind, LaidProject, Npm};

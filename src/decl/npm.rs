@@ -22,6 +22,9 @@ pub struct Npm {
     pub omit: Vec<Kind>,
     /// Packages whose install scripts run.
     pub scripts: Vec<String>,
+    /// Packages from git that are laid as they are, though they would be built to be packed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unprepared: Vec<String>,
     /// The newest day whose releases are seen; goes before the project's.
     pub as_of: Option<String>,
     /// Files that it reads where they are there; its `package.json` must be.
@@ -112,6 +115,7 @@ impl Npm {
             into: LayerPath::root(),
             omit: node.find_parsed_property("omit").into_iter().collect(),
             scripts: node.find_text_property("scripts").into_iter().collect(),
+            unprepared: node.find_text_property("unprepared").into_iter().collect(),
             as_of: super::as_of::read_day(node),
             files: Vec::new(),
             at: node.at(),
@@ -131,8 +135,12 @@ impl Npm {
                     let names = child.texts("names of packages").into_iter();
                     npm.scripts.extend(names.map(|(name, _)| name));
                 }
+                "unprepared" => {
+                    let names = child.texts("names of packages").into_iter();
+                    npm.unprepared.extend(names.map(|(name, _)| name));
+                }
                 _ => {
-                    child.unknown("`npm`", &["at", "omit", "scripts"]);
+                    child.unknown("`npm`", &["at", "omit", "scripts", "unprepared"]);
                     continue;
                 }
             }

@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::as_of::read_day;
 use super::editable::{Editable, Laid};
 use super::fault::{Fault, Location};
-use super::layer::checked;
+use super::layer::{Recipe, checked};
 use super::node::Node;
+use super::npm::LaidProject;
 use crate::path::LayerPath;
 
 /// What an environment is to hold.
@@ -17,7 +18,8 @@ pub struct Venv {
     pub prefix: LayerPath,
     /// Requirements that stand in the declaration.
     pub packages: Vec<String>,
-    /// Files of requirements, below the project.
+    /// Files of requirements, below the project, or by their place in the image where an earlier recipe
+    /// of the layer lays them.
     pub requirements: Vec<String>,
     pub constraints: Vec<String>,
     /// A `pyproject.toml`, whose dependencies are meant.
@@ -29,6 +31,9 @@ pub struct Venv {
     /// Projects of the layer's own, which stay where they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub editables: Vec<Editable>,
+    /// The recipe whose source has the files that are named by their place in the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub laid: Option<LaidProject>,
     /// `3.13`; `None` for the one Python below.
     pub python: Option<String>,
     /// The newest day whose releases are seen; goes before the project's.
@@ -58,6 +63,7 @@ impl Venv {
             extras: Vec::new(),
             groups: Vec::new(),
             editables: Vec::new(),
+            laid: None,
             python: None,
             as_of: None,
             bytecode: true,
@@ -97,8 +103,33 @@ impl Venv {
         for child in node.children() {
             venv.read_child(&child, laid);
         }
+        venv.find_laid(node, laid);
         venv.check(node);
         Some(venv)
+    }
+
+    /// Files that are named by their place in the image are of one source that is laid before.
+    fn find_laid(&mut self, node: &Node<'_>, laid: Option<Laid<'_>>) {
+        let before = laid.map(|laid| laid.before).unwrap_or_default();
+        let named: Vec<String> =
+            self.named().filter(|path| path.starts_with('/')).map(str::to_owned).collect();
+        for path in named {
+            let Some(full) = checked(node, &path) else { continue };
+            let holds =
+                |recipe: &Recipe| recipe.take().is_some_and(|take| full.starts_with(&take.into));
+            let known = self.laid.as_ref().map(|laid| laid.recipe);
+            match before.iter().rposition(holds) {
+                None => {
+                    let fault = Fault::new(&node.at(), format!("no recipe before lays {path}"));
+                    let help = "lay it by `git`, `archive` or `files from=` before, or name a file below the project";
+                    node.sink.push(fault.help(help));
+                }
+                Some(recipe) if known.is_some_and(|known| known != recipe) => {
+                    node.fault("files of two sources cannot be read for one environment");
+                }
+                Some(recipe) => self.laid = Some(LaidProject { recipe, dir: String::new() }),
+            }
+        }
     }
 
     fn read_child(&mut self, child: &Node<'_>, laid: Option<Laid<'_>>) {
@@ -149,8 +180,7 @@ impl Venv {
             }
         }
         for path in self.reads() {
-            let leaves = path.starts_with('/') || path.split('/').any(|part| part == "..");
-            if leaves {
+            if path.split('/').any(|part| part == "..") {
                 node.fault(format!("`{path}` leaves the project"));
             }
         }
@@ -162,9 +192,14 @@ impl Venv {
         }
     }
 
+    /// Files that it reads, wherever they are.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        let files = self.requirements.iter().chain(&self.constraints);
+        files.chain(&self.pyproject).chain(&self.lock).map(String::as_str)
+    }
+
     /// Files of the project that it reads.
     pub fn reads(&self) -> Vec<&str> {
-        let files = self.requirements.iter().chain(&self.constraints);
-        files.chain(&self.pyproject).chain(&self.lock).map(String::as_str).collect()
+        self.named().filter(|path| !path.starts_with('/')).collect()
     }
 }

@@ -1,9 +1,10 @@
 //! Sandboxes: an image's layers and how it is launched.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::fault::{Fault, Location};
+use super::fault::{Fault, Location, SourceFile};
 use super::layer::{Layer, read_env};
 use super::node::Node;
 use super::units::{is_variable, parse_size};
@@ -38,6 +39,34 @@ pub struct Sandbox {
     pub at: Location,
 }
 
+impl Sandbox {
+    /// One that nobody declared: an image of others, with what its config says of ports.
+    pub fn of_image(name: SandboxName, ports: Vec<PortDecl>) -> Self {
+        let file = SourceFile { path: PathBuf::new(), text: String::new() };
+        Sandbox {
+            name,
+            description: None,
+            layers: Vec::new(),
+            env: Vec::new(),
+            env_from_host: Vec::new(),
+            workdir: None,
+            user: None,
+            command: Vec::new(),
+            entrypoint: Vec::new(),
+            ports,
+            labels: BTreeMap::new(),
+            stop_signal: None,
+            timeout: None,
+            security_level: SecurityLevel::default(),
+            limits: Limits::default(),
+            ready: None,
+            egress: Egress::default(),
+            reference: None,
+            at: Location { file: Arc::new(file), span: 0..0 },
+        }
+    }
+}
+
 /// A variable taken from the host at launch; its value never enters the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostVar {
@@ -68,6 +97,8 @@ pub struct Limits {
     pub milli_cpus: Option<u32>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Bytes of what it writes to its own files.
+    pub disk: Option<u64>,
 }
 
 /// When an instance counts as started.
@@ -227,6 +258,7 @@ impl Limits {
             memory: above.memory.or(self.memory),
             milli_cpus: above.milli_cpus.or(self.milli_cpus),
             pids: above.pids.or(self.pids),
+            disk: above.disk.or(self.disk),
         }
     }
 }
@@ -318,13 +350,14 @@ fn read_level(node: &Node<'_>) -> Option<SecurityLevel> {
 }
 
 fn read_limits(node: &Node<'_>) -> Limits {
-    let memory = node.find_text_property("memory").and_then(|text| {
+    let size = |name| {
+        let text = node.find_text_property(name)?;
         let bytes = parse_size(&text).filter(|bytes| *bytes > 0);
         if bytes.is_none() {
             node.fault(format!("`{text}` is no size: write `512MiB` or `2GiB`"));
         }
         bytes
-    });
+    };
     let milli_cpus = node.find_value_property("cpus").and_then(|value| {
         let cpus = value.as_float().or_else(|| value.as_integer().map(|number| number as f64));
         let cpus = cpus.filter(|cpus| (0.001..=4096.0).contains(cpus));
@@ -336,7 +369,7 @@ fn read_limits(node: &Node<'_>) -> Limits {
     let pids = node
         .find_integer_property("pids", 1..=4_194_304)
         .and_then(|number| u32::try_from(number).ok());
-    Limits { memory, milli_cpus, pids }
+    Limits { memory: size("memory"), milli_cpus, pids, disk: size("disk") }
 }
 
 fn read_ready(node: &Node<'_>) -> Option<Ready> {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::JoinHandle;
 use url::Url;
 
 use super::by_digest::{self, add_urls};
-use super::connect::connect;
+use super::connect::{Line, Lines, Trust};
 use super::error::FetchError;
 use super::npmrc::Credentials;
 use super::progress::Progress;
@@ -39,6 +40,11 @@ pub struct ClientConfig {
     pub proxies: ProxyConfig,
     /// How one is known at addresses, where a request says nothing of it.
     pub credentials: Credentials,
+    /// Directories of certificates by host, as docker has them (`HOST[:PORT]/ca.crt`, `client.cert`,
+    /// `client.key`).
+    pub host_certificates: Vec<PathBuf>,
+    /// A local server that is spoken to in place of every host.
+    pub socket: Option<PathBuf>,
     /// Where sources may lie under their digests. Directories are absolute.
     pub mirrors: Vec<SourceMirror>,
 }
@@ -55,6 +61,8 @@ impl Default for ClientConfig {
             certificates: Vec::new(),
             proxies: ProxyConfig::default(),
             credentials: Credentials::default(),
+            host_certificates: Vec::new(),
+            socket: None,
             mirrors: Vec::new(),
         }
     }
@@ -120,7 +128,7 @@ pub struct Client {
 pub(super) struct Engine {
     /// Taken only when the engine goes.
     runtime: Option<Runtime>,
-    pub(super) http: reqwest::Client,
+    lines: Lines,
     pub(super) names: Names,
     pub(super) unreachable: Unreachable,
     slots: Semaphore,
@@ -140,7 +148,16 @@ impl Client {
         self.config.stall_timeout
     }
 
-    fn engine(&self) -> Result<&Engine, FetchError> {
+    pub(super) fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    /// Whether this machine has certificates for a host (`HOST[:PORT]`): then it speaks TLS.
+    pub fn has_certificates(&self, host: &str) -> bool {
+        Trust::find(&self.config, host).is_some()
+    }
+
+    pub(super) fn engine(&self) -> Result<&Engine, FetchError> {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);
         }
@@ -305,18 +322,49 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|error| FetchError::Setup(error.to_string()))?;
-        let names = Names::default();
-        Ok(Engine {
-            http: connect(config, &names)?,
+        let engine = Engine {
+            lines: Lines::default(),
             runtime: Some(runtime),
-            names,
+            names: Names::default(),
             unreachable: Unreachable::default(),
             slots: Semaphore::new(config.parallel.max(1)),
-        })
+        };
+        // certificates that cannot be read are told of before anything is asked
+        engine.lines.usual(config, &engine.names, Line::Asking)?;
+        Ok(engine)
     }
 
-    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.as_ref().expect("an engine has its runtime until it goes").block_on(work)
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("an engine has its runtime until it goes")
+    }
+
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime().block_on(work)
+    }
+
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.runtime().spawn(work)
+    }
+
+    /// What asks a host.
+    pub(super) fn http(
+        &self,
+        config: &ClientConfig,
+        url: &Url,
+    ) -> Result<reqwest::Client, FetchError> {
+        self.lines.get(config, &self.names, url, Line::Asking)
+    }
+
+    /// What sends to a host.
+    pub(super) fn sender(
+        &self,
+        config: &ClientConfig,
+        url: &Url,
+    ) -> Result<reqwest::Client, FetchError> {
+        self.lines.get(config, &self.names, url, Line::Sending)
     }
 
     /// Waits for one of the few transfers that may run at a time.

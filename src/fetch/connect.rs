@@ -1,8 +1,11 @@
 //! The HTTP client: certificates, proxies, redirects, time limits.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use reqwest::{Certificate, redirect};
+use reqwest::{Certificate, Identity, redirect};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -15,26 +18,138 @@ use super::resolver::Names;
 /// Most redirects that are followed for one request.
 const REDIRECTS: usize = 5;
 
-/// Builds the client that all requests go through.
-pub(super) fn connect(config: &ClientConfig, names: &Names) -> Result<reqwest::Client, FetchError> {
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Line {
+    /// Redirects are followed, and silence has a limit.
+    Asking,
+    /// Nothing is followed; whoever sends looks after the time.
+    Sending,
+}
+
+/// The clients of an engine, by who is trusted. Most hosts share one.
+#[derive(Default)]
+pub(super) struct Lines(Mutex<BTreeMap<(Option<PathBuf>, Line), reqwest::Client>>);
+
+impl Lines {
+    pub(super) fn get(
+        &self,
+        config: &ClientConfig,
+        names: &Names,
+        url: &Url,
+        line: Line,
+    ) -> Result<reqwest::Client, FetchError> {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = format!("{}{port}", url.host_str().unwrap_or_default());
+        self.find(config, names, Trust::find(config, &host), line)
+    }
+
+    /// For hosts of which nothing in particular is known.
+    pub(super) fn usual(
+        &self,
+        config: &ClientConfig,
+        names: &Names,
+        line: Line,
+    ) -> Result<reqwest::Client, FetchError> {
+        self.find(config, names, None, line)
+    }
+
+    fn find(
+        &self,
+        config: &ClientConfig,
+        names: &Names,
+        trust: Option<Trust>,
+        line: Line,
+    ) -> Result<reqwest::Client, FetchError> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (trust.as_ref().map(|trust| trust.dir.clone()), line);
+        if let Some(known) = lines.get(&key) {
+            return Ok(known.clone());
+        }
+        let client = connect(config, names, trust.as_ref(), line)?;
+        lines.insert(key, client.clone());
+        Ok(client)
+    }
+}
+
+/// A directory of certificates for one host.
+pub(super) struct Trust {
+    dir: PathBuf,
+}
+
+impl Trust {
+    pub(super) fn find(config: &ClientConfig, host: &str) -> Option<Self> {
+        let mut dirs = config.host_certificates.iter().map(|dir| dir.join(host));
+        dirs.find(|dir| dir.is_dir()).map(|dir| Trust { dir })
+    }
+
+    /// Authorities, and who one is oneself.
+    fn read(&self) -> Result<(Vec<Certificate>, Option<Identity>), FetchError> {
+        let (mut roots, mut identity) = (Vec::new(), None);
+        let fail = |path: &Path, reason: String| FetchError::Certificates {
+            path: path.to_owned(),
+            reason,
+        };
+        let entries = std::fs::read_dir(&self.dir);
+        let entries = entries.map_err(|error| fail(&self.dir, error.to_string()))?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            match path.extension().and_then(OsStr::to_str) {
+                Some("crt") => roots.extend(read_certificates(&path)?),
+                Some("cert") => {
+                    let read = |path: &Path| {
+                        std::fs::read(path).map_err(|error| fail(path, error.to_string()))
+                    };
+                    let mut pem = read(&path.with_extension("key"))?;
+                    pem.push(b'\n');
+                    pem.extend(read(&path)?);
+                    let own = Identity::from_pem(&pem);
+                    let own = own.map_err(|error| fail(&path, super::retry::innermost(&error)))?;
+                    identity = Some(own);
+                }
+                _ => {}
+            }
+        }
+        Ok((roots, identity))
+    }
+}
+
+/// Builds a client.
+fn connect(
+    config: &ClientConfig,
+    names: &Names,
+    trust: Option<&Trust>,
+    line: Line,
+) -> Result<reqwest::Client, FetchError> {
     // somebody may have chosen a provider before; then that one serves
     rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
     let mut roots = Vec::new();
     for path in &config.certificates {
         roots.extend(read_certificates(path)?);
     }
+    let (own_roots, identity) = trust.map(Trust::read).transpose()?.unwrap_or_default();
+    roots.extend(own_roots);
     let builder = || {
-        let builder = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder()
             .user_agent(concat!("sbx/", env!("CARGO_PKG_VERSION")))
             .http1_only()
-            .redirect(policy())
             // a mirror is not told where else its client has been
             .referer(false)
             .dns_resolver(names.clone())
             .pool_max_idle_per_host(config.parallel)
-            .connect_timeout(config.connect_timeout)
-            .read_timeout(config.stall_timeout);
-        config.proxies.apply(builder)
+            .connect_timeout(config.connect_timeout);
+        builder = match line {
+            Line::Asking => builder.redirect(policy()).read_timeout(config.stall_timeout),
+            Line::Sending => builder.redirect(redirect::Policy::none()),
+        };
+        if let Some(identity) = &identity {
+            builder = builder.identity(identity.clone());
+        }
+        match &config.socket {
+            Some(socket) => Ok(builder.no_proxy().unix_socket(socket.clone())),
+            None => config.proxies.apply(builder),
+        }
     };
     let setup = |error: reqwest::Error| FetchError::Setup(super::retry::innermost(&error));
     let platform = builder().map_err(setup)?.tls_certs_merge(roots.clone()).build();

@@ -32,6 +32,8 @@ pub enum FetchError {
     Unreachable { label: String, url: String, reason: String, tries: Tries },
     #[error("{label}: {url} shows a certificate that is not trusted: {reason}")]
     Untrusted { label: String, url: String, reason: String },
+    #[error("{label}: {url} does not take this machine for whom it lets in: {reason}")]
+    Unknown { label: String, url: String, reason: String },
     #[error("{label}: {url} broke off: {reason}{tries}")]
     Broken { label: String, url: String, reason: String, tries: Tries },
     #[error("{label}: {url} redirects {reason}")]
@@ -100,6 +102,9 @@ impl FetchError {
             ),
             FetchError::Untrusted { .. } => Some(
                 "if the authority is your own, name its certificate in `SSL_CERT_FILE` or by `certificates` in `settings.kdl`",
+            ),
+            FetchError::Unknown { .. } => Some(
+                "put `client.cert` and `client.key` into `containers/certs.d/HOST[:PORT]/` of your configuration folder",
             ),
             FetchError::Digest { .. } | FetchError::Size { .. } => Some(
                 "the mirror or a proxy on the way is at fault (a mirror in `settings.kdl` or `SBX_MIRROR_…` goes around it), or a file of the project that says the digest is",

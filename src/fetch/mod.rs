@@ -24,6 +24,7 @@ mod progress;
 mod proxy;
 mod resolver;
 mod retry;
+mod send;
 mod settings;
 mod transfer;
 
@@ -37,4 +38,5 @@ pub use npmrc::{
 };
 pub use progress::{NoProgress, Progress};
 pub use proxy::{ProxyConfig, ProxyError};
+pub use send::{Answer, Letter, Method, Refusal};
 pub use settings::{Settings, parse_cap};

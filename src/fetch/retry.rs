@@ -115,7 +115,7 @@ fn prefer(old: FetchError, new: FetchError) -> FetchError {
 
 /// Doubles with each try, with up to half as much again by chance, so that clients that failed
 /// together do not come back together.
-fn pause(config: &ClientConfig, attempt: u32) -> Duration {
+pub(super) fn pause(config: &ClientConfig, attempt: u32) -> Duration {
     let base = config.pause.saturating_mul(1 << attempt.min(8)).min(LONGEST_PAUSE);
     let chance = RandomState::new().hash_one(attempt) % 256;
     base + base.mul_f64(chance as f64 / 512.0)
@@ -179,6 +179,9 @@ pub(super) fn judge_network(
     if let Some(reason) = certificate_fault(error) {
         return Verdict::Next(FetchError::Untrusted { label, url, reason });
     }
+    if let Some(reason) = client_fault(error) {
+        return Verdict::Next(FetchError::Unknown { label, url, reason });
+    }
     if error.is_connect() {
         let reason = match error.is_timeout() {
             true => format!("no connection within {:?}", config.connect_timeout),
@@ -207,15 +210,42 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// What TLS holds against a certificate, however deep the error lies.
+/// What TLS holds against a server's certificate.
 fn certificate_fault(error: &(dyn Error + 'static)) -> Option<String> {
-    if let Some(rustls::Error::InvalidCertificate(fault)) = error.downcast_ref() {
-        return Some(fault.to_string());
+    find_tls(error, |error| match error {
+        rustls::Error::InvalidCertificate(fault) => Some(fault.to_string()),
+        _ => None,
+    })
+}
+
+/// What a server holds against a client's certificate, or the lack of one.
+fn client_fault(error: &(dyn Error + 'static)) -> Option<String> {
+    use rustls::AlertDescription as Alert;
+    find_tls(error, |error| match error {
+        rustls::Error::AlertReceived(
+            alert @ (Alert::AccessDenied
+            | Alert::BadCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRequired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA),
+        ) => Some(format!("{alert:?}")),
+        _ => None,
+    })
+}
+
+/// Looks for something that TLS says, however deep it lies.
+fn find_tls(
+    error: &(dyn Error + 'static),
+    find: fn(&rustls::Error) -> Option<String>,
+) -> Option<String> {
+    if let Some(found) = error.downcast_ref().and_then(find) {
+        return Some(found);
     }
     // an I/O error does not show what it wraps as its source
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     let wrapped = wrapped.map(|inner| inner as &(dyn Error + 'static));
-    wrapped.or(error.source()).and_then(certificate_fault)
+    wrapped.or(error.source()).and_then(|inner| find_tls(inner, find))
 }
 
 #[cfg(test)]

@@ -138,8 +138,8 @@ impl Transfer<'_> {
 
     /// Asks for what the part lacks.
     async fn ask(&self, part: &mut Part) -> Result<Response, Verdict> {
-        let mut request =
-            self.engine.http.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
+        let http = self.engine.http(self.config, self.url).map_err(Verdict::Stop)?;
+        let mut request = http.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
         let said = self.headers.authorization.as_deref();
         if let Some(value) = said.or_else(|| self.config.credentials.find(self.url)) {
             request = request.header(AUTHORIZATION, sensitive(value));
@@ -207,7 +207,7 @@ fn again(verdict: Verdict) -> Verdict {
 }
 
 /// A value that no message shows; what no header may have is sent as nothing.
-fn sensitive(value: &str) -> HeaderValue {
+pub(super) fn sensitive(value: &str) -> HeaderValue {
     let mut value = HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
@@ -241,11 +241,12 @@ async fn try_get(
     limit: u64,
 ) -> Result<Document, Verdict> {
     let network = |error: reqwest::Error| judge_network(config, label, url, &error);
+    let http = engine.http(config, url).map_err(Verdict::Stop)?;
     let asked = match &headers.form {
-        None => engine.http.get(url.clone()),
+        None => http.get(url.clone()),
         Some(form) => {
             let kind = "application/x-www-form-urlencoded";
-            engine.http.post(url.clone()).header(CONTENT_TYPE, kind).body(form.clone())
+            http.post(url.clone()).header(CONTENT_TYPE, kind).body(form.clone())
         }
     };
     let mut request = asked.header(ACCEPT_ENCODING, "identity");

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use self::remote::{Remote, Wanted};
 use self::tar::Gathering;
-use crate::decl::{Git, Picks, Take};
+use crate::decl::{Git, GitUrl, Picks, Take};
 use crate::digest::Digest;
 use crate::store::Store;
 
@@ -54,25 +54,48 @@ impl Workshop<'_> {
     /// Fetches the commit that a declaration means, or the one that it is locked to, and has its
     /// archive in the store.
     pub fn make(&self, git: &Git, locked: Option<&ObjectId>) -> Result<GitTree, GitError> {
-        let scratch = self.store.tree_draft()?;
         let wanted = Wanted {
             rev: &git.rev,
             locked,
             depth: git.history.as_ref().map_or(Some(1), |history| history.depth),
             partial: !git.take.is_whole() && !git.submodules,
         };
-        let remote = Remote::open(scratch.path(), "0", &git.url, self)?;
-        let commit = remote.fetch(&wanted)?;
-        let mut gathering = Gathering::new(remote, self, scratch.path())?;
-        gathering.take(&commit, git.submodules)?;
         let Take { strip, subdirectory, include, exclude, .. } = &git.take;
-        gathering.pick(&Picks::new(*strip, subdirectory, include, exclude)?);
-        if wanted.partial {
-            gathering.complete()?;
-        }
-        if let Some(wanted) = &git.history {
-            gathering.add_history(&commit, wanted)?;
-        }
+        let picks = Picks::new(*strip, subdirectory, include, exclude)?;
+        self.archive(&git.url, &wanted, git.submodules, |gathering, commit| {
+            gathering.pick(&picks);
+            if wanted.partial {
+                gathering.complete()?;
+            }
+            git.history.as_ref().map_or(Ok(()), |history| gathering.add_history(commit, history))
+        })
+    }
+
+    /// Fetches a commit by its name and has the archive of its whole tree in the store.
+    pub fn make_commit(
+        &self,
+        url: &GitUrl,
+        commit: &ObjectId,
+        submodules: bool,
+    ) -> Result<GitTree, GitError> {
+        let rev = commit.to_string();
+        let wanted = Wanted { rev: &rev, locked: Some(commit), depth: Some(1), partial: false };
+        self.archive(url, &wanted, submodules, |_, _| Ok(()))
+    }
+
+    fn archive(
+        &self,
+        url: &GitUrl,
+        wanted: &Wanted<'_>,
+        submodules: bool,
+        change: impl FnOnce(&mut Gathering<'_>, &ObjectId) -> Result<(), GitError>,
+    ) -> Result<GitTree, GitError> {
+        let scratch = self.store.tree_draft()?;
+        let remote = Remote::open(scratch.path(), "0", url, self)?;
+        let commit = remote.fetch(wanted)?;
+        let mut gathering = Gathering::new(remote, self, scratch.path())?;
+        gathering.take(&commit, submodules)?;
+        change(&mut gathering, &commit)?;
         let mut draft = self.store.draft()?;
         gathering.write(&mut draft)?;
         let (digest, size) = draft.commit()?;

@@ -10,12 +10,12 @@ use crate::entry::EPOCH;
 use crate::plan::ImageSpec;
 use crate::store::{LayerRecord, Packed};
 
+use super::deflate::Form;
 use super::twin::Twin;
 
-const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const MEDIA_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A layer of an image, with what its history tells.
 #[derive(Clone, Debug)]
@@ -156,10 +156,11 @@ fn as_stored(record: &LayerRecord) -> Option<Descriptor<'_>> {
     Some(Descriptor { media_type, digest: *digest, size: *size })
 }
 
-/// The manifest that registries get: layers as their gzip twins, but for those of a base.
+/// The manifest that registries get: layers as their twins, but for those of a base.
 pub(super) fn compressed_manifest(
     spec: &ImageSpec,
     layers: &[(&LayerRecord, Option<Twin>)],
+    form: Form,
     image: Digest,
     image_size: u64,
 ) -> Vec<u8> {
@@ -167,7 +168,7 @@ pub(super) fn compressed_manifest(
     for (record, twin) in layers {
         let twin = twin.as_ref().map(|twin| {
             let Twin { digest, size } = *twin;
-            Descriptor { media_type: MEDIA_GZIP, digest, size }
+            Descriptor { media_type: form.media_type(), digest, size }
         });
         descriptors.extend(twin.or_else(|| as_stored(record)));
     }

@@ -5,21 +5,34 @@
 //! time, operating system 255. Every reader must accept several members, and those of registries and
 //! engines do. A member costs 18 bytes and a fresh window, together less than half a percent.
 //!
+//! zstd (RFC 8878) likewise, in frames of four mebibytes, with the window that its level has for such a
+//! frame.
+//!
 //! One stream with a shared window (pigz) compresses no better in the same time; one libdeflate
 //! member per layer would need the whole layer in memory.
 
+use std::fmt;
 use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
 
 use libdeflater::{CompressionLvl, Compressor};
 use rayon::prelude::*;
 
 use crate::blame::Blame;
+use crate::oci::Packing;
 
-/// Bytes of input in each member. Part of the format: another number gives other digests.
+/// Bytes of input in each member, and in each frame of zstd. Part of the format: other numbers give other
+/// digests.
 const MEMBER: usize = 1 << 20;
+const FRAME: usize = 4 << 20;
 
 /// Members that each thread gets at a time.
 const MEMBERS_PER_THREAD: usize = 2;
+/// Bytes of input that are held at a time: half of what there is in memory.
+const MOST: usize = 32 << 20;
+
+/// What measured best where compressing and sending share a machine.
+const DEFAULT_LEVEL: u8 = 3;
 
 /// Why a twin was not made.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +41,8 @@ pub enum DeflateError {
     Read(io::Error),
     #[error("the compressed layer cannot be written: {0}")]
     Write(io::Error),
+    #[error("zstd refuses: {0}")]
+    Zstd(io::Error),
     #[error("a member of {0} bytes does not fit the bound that was computed for it")]
     Bound(usize),
 }
@@ -36,32 +51,129 @@ impl DeflateError {
     pub fn blame(&self) -> Blame {
         match self {
             DeflateError::Read(_) | DeflateError::Write(_) => Blame::World,
-            DeflateError::Bound(_) => Blame::Bug,
+            DeflateError::Bound(_) | DeflateError::Zstd(_) => Blame::Bug,
         }
     }
 }
 
-/// How hard to try, 1 to 12 of libdeflate's.
+/// How layers are compressed for registries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Level(u8);
+pub enum Compression {
+    /// What every registry and engine takes.
+    Gzip,
+    /// Smaller and faster; docker before 23 refuses it.
+    Zstd,
+}
 
-impl Default for Level {
-    /// 6: what the others' default is, so that sizes compare.
+impl Compression {
+    /// Levels that there are: libdeflate's, zstd's.
+    fn levels(self) -> RangeInclusive<u8> {
+        match self {
+            Compression::Gzip => 1..=12,
+            Compression::Zstd => 1..=19,
+        }
+    }
+
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Compression::Gzip => Packing::Gzip.media_type(),
+            Compression::Zstd => Packing::Zstd.media_type(),
+        }
+    }
+}
+
+/// A compression and how hard to try. The digest of a twin depends on both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Form {
+    compression: Compression,
+    level: u8,
+}
+
+/// A level that a compression does not have.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("level {level} is none of {compression}, which has {} to {}", levels.start(), levels.end())]
+pub struct LevelError {
+    level: u8,
+    compression: Compression,
+    levels: RangeInclusive<u8>,
+}
+
+impl Default for Form {
     fn default() -> Self {
-        Level(6)
+        Form { compression: Compression::Gzip, level: DEFAULT_LEVEL }
     }
 }
 
-impl Level {
-    fn compressor(self) -> Compressor {
-        let level = CompressionLvl::new(i32::from(self.0));
-        Compressor::new(level.expect("libdeflate has this level"))
+impl Form {
+    pub fn new(compression: Compression, level: Option<u8>) -> Result<Self, LevelError> {
+        let level = level.unwrap_or(DEFAULT_LEVEL);
+        let levels = compression.levels();
+        match levels.contains(&level) {
+            true => Ok(Form { compression, level }),
+            false => Err(LevelError { level, compression, levels }),
+        }
+    }
+
+    pub fn media_type(self) -> &'static str {
+        self.compression.media_type()
+    }
+
+    /// Bytes of input that are compressed by themselves.
+    fn member(self) -> usize {
+        match self.compression {
+            Compression::Gzip => MEMBER,
+            Compression::Zstd => FRAME,
+        }
+    }
+
+    fn compressor(self) -> Result<Press, DeflateError> {
+        match self.compression {
+            Compression::Gzip => {
+                let level = CompressionLvl::new(i32::from(self.level));
+                Ok(Press::Gzip(Compressor::new(level.expect("a form has a level that there is"))))
+            }
+            Compression::Zstd => zstd::bulk::Compressor::new(i32::from(self.level))
+                .map(Press::Zstd)
+                .map_err(DeflateError::Zstd),
+        }
     }
 }
 
-impl std::fmt::Display for Level {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        })
+    }
+}
+
+/// `gzip-3`.
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.compression, self.level)
+    }
+}
+
+/// What compresses, one a thread.
+enum Press {
+    Gzip(Compressor),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Press {
+    fn member(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<(), DeflateError> {
+        match self {
+            Press::Gzip(compressor) => {
+                output.resize(compressor.gzip_compress_bound(input.len()), 0);
+                let written = compressor.gzip_compress(input, output);
+                output.truncate(written.map_err(|_| DeflateError::Bound(input.len()))?);
+            }
+            Press::Zstd(compressor) => {
+                *output = compressor.compress(input).map_err(DeflateError::Zstd)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -72,23 +184,27 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(members: usize) -> Self {
-        Batch { input: Vec::with_capacity(members * MEMBER), output: Vec::new() }
+    fn new(size: usize) -> Self {
+        Batch { input: Vec::with_capacity(size), output: Vec::new() }
     }
 
     /// Reads until the batch is full or the input ends.
-    fn fill(&mut self, members: usize, input: &mut dyn Read) -> Result<(), DeflateError> {
+    fn fill(&mut self, size: usize, input: &mut dyn Read) -> Result<(), DeflateError> {
         self.input.clear();
-        let most = (members * MEMBER) as u64;
-        input.take(most).read_to_end(&mut self.input).map(drop).map_err(DeflateError::Read)
+        input.take(size as u64).read_to_end(&mut self.input).map(drop).map_err(DeflateError::Read)
     }
 
-    fn compress(&mut self, level: Level) -> Result<(), DeflateError> {
-        let members = self.input.len().div_ceil(MEMBER);
+    fn compress(&mut self, form: Form) -> Result<(), DeflateError> {
+        let members = self.input.len().div_ceil(form.member());
         self.output.resize_with(members, Vec::new);
-        self.output.par_iter_mut().zip(self.input.par_chunks(MEMBER)).try_for_each_init(
-            || level.compressor(),
-            |compressor, (output, input)| compress_member(compressor, input, output),
+        let parts = self.output.par_iter_mut().zip(self.input.par_chunks(form.member()));
+        parts.try_for_each_init(
+            || form.compressor(),
+            |press, (output, input)| match press {
+                Ok(press) => press.member(input, output),
+                // why there is none, the next one says as well
+                Err(_) => form.compressor().and_then(|mut press| press.member(input, output)),
+            },
         )
     }
 
@@ -107,23 +223,24 @@ impl Batch {
 pub fn deflate(
     input: &mut (dyn Read + Send),
     output: &mut (dyn Write + Send),
-    level: Level,
+    form: Form,
 ) -> Result<u64, DeflateError> {
-    let members = rayon::current_num_threads() * MEMBERS_PER_THREAD;
-    let (mut current, mut next) = (Batch::new(members), Batch::new(members));
-    current.fill(members, input)?;
+    let members = (rayon::current_num_threads() * MEMBERS_PER_THREAD).min(MOST / form.member());
+    let size = members * form.member();
+    let (mut current, mut next) = (Batch::new(size), Batch::new(size));
+    current.fill(size, input)?;
     if current.input.is_empty() {
-        return write_empty(output, level);
+        return write_empty(output, form);
     }
     let mut total = 0;
     while !current.input.is_empty() {
         // the last batch is written and the next one read while this one is compressed
         let (compressed, moved) = rayon::join(
-            || current.compress(level),
+            || current.compress(form),
             || {
                 let written = next.write(output)?;
                 next.output.clear();
-                next.fill(members, input)?;
+                next.fill(size, input)?;
                 Ok(written)
             },
         );
@@ -135,23 +252,11 @@ pub fn deflate(
 }
 
 /// Nothing is one member too: an empty file is no gzip.
-fn write_empty(output: &mut dyn Write, level: Level) -> Result<u64, DeflateError> {
+fn write_empty(output: &mut dyn Write, form: Form) -> Result<u64, DeflateError> {
     let mut member = Vec::new();
-    compress_member(&mut level.compressor(), b"", &mut member)?;
+    form.compressor()?.member(b"", &mut member)?;
     output.write_all(&member).map_err(DeflateError::Write)?;
     Ok(member.len() as u64)
-}
-
-fn compress_member(
-    compressor: &mut Compressor,
-    input: &[u8],
-    output: &mut Vec<u8>,
-) -> Result<(), DeflateError> {
-    output.resize(compressor.gzip_compress_bound(input.len()), 0);
-    let written =
-        compressor.gzip_compress(input, output).map_err(|_| DeflateError::Bound(input.len()))?;
-    output.truncate(written);
-    Ok(())
 }
 
 #[cfg(test)]
@@ -171,9 +276,13 @@ mod tests {
     }
 
     fn compress(bytes: &[u8], threads: usize) -> Vec<u8> {
+        compress_as(bytes, threads, Form::new(Compression::Gzip, Some(6)).unwrap())
+    }
+
+    fn compress_as(bytes: &[u8], threads: usize, form: Form) -> Vec<u8> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut output = Vec::new();
-        let written = pool.install(|| deflate(&mut &bytes[..], &mut output, Level::default()));
+        let written = pool.install(|| deflate(&mut &bytes[..], &mut output, form));
         assert_eq!(written.unwrap(), output.len() as u64);
         output
     }
@@ -200,6 +309,17 @@ mod tests {
     }
 
     #[test]
+    fn zstd_is_as_sure() {
+        let form = Form::new(Compression::Zstd, None).unwrap();
+        let bytes = sample(2 * FRAME + 7);
+        let one = compress_as(&bytes, 1, form);
+        assert_eq!(zstd::decode_all(&one[..]).unwrap(), bytes);
+        assert_eq!(compress_as(&bytes, 5, form), one);
+        let refused = Form::new(Compression::Gzip, Some(13)).unwrap_err().to_string();
+        assert_eq!(refused, "level 13 is none of gzip, which has 1 to 12");
+    }
+
+    #[test]
     fn members_say_nothing_of_when_and_where() {
         let bytes = compress(&sample(MEMBER + 1), 2);
         assert_eq!(bytes[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
@@ -222,7 +342,7 @@ mod tests {
                 Ok(())
             }
         }
-        let result = deflate(&mut &sample(MEMBER)[..], &mut Full, Level::default());
+        let result = deflate(&mut &sample(MEMBER)[..], &mut Full, Form::default());
         assert!(matches!(result, Err(DeflateError::Write(_))));
     }
 }

@@ -9,10 +9,10 @@ mod deflate;
 pub mod save;
 mod twin;
 
-pub use config::ImageLayer;
-pub use twin::{Twin, gzip_twin};
+pub use config::{ImageLayer, MEDIA_CONFIG, MEDIA_MANIFEST};
+pub use deflate::{Compression, Form, LevelError};
+pub use twin::{Growth, Twin, find_twin, has_bytes, make_twin, obtain_twin};
 
-use self::deflate::Level;
 use crate::blame::Blame;
 use crate::digest::Digest;
 use crate::fsx::PathIo;
@@ -67,12 +67,25 @@ pub fn write_compressed(
     image: Digest,
     layers: &[LayerRecord],
 ) -> Result<Digest, ImageError> {
+    let form = Form::default();
     let twin = |layer: &'_ LayerRecord| match layer.packed {
         Some(_) => Ok(None),
-        None => gzip_twin(store, &layer.diff_id, Level::default()).map(Some),
+        None => obtain_twin(store, &layer.diff_id, form).map(Some),
     };
-    let twins: Vec<(&LayerRecord, Option<Twin>)> =
-        layers.iter().map(|layer| Ok((layer, twin(layer)?))).collect::<Result<_, ImageError>>()?;
+    let twins: Vec<Option<Twin>> = layers.iter().map(twin).collect::<Result<_, ImageError>>()?;
+    Ok(store.put_blob(&compressed_manifest(store, spec, image, layers, &twins, form))?)
+}
+
+/// The manifest that registries get, out of all twins of an image's own layers.
+pub fn compressed_manifest(
+    store: &Store,
+    spec: &ImageSpec,
+    image: Digest,
+    layers: &[LayerRecord],
+    twins: &[Option<Twin>],
+    form: Form,
+) -> Vec<u8> {
     let size = store.find_blob(&image).unwrap_or_default();
-    Ok(store.put_blob(&config::compressed_manifest(spec, &twins, image, size))?)
+    let layers: Vec<_> = layers.iter().zip(twins.iter().copied()).collect();
+    config::compressed_manifest(spec, &layers, form, image, size)
 }

@@ -17,6 +17,7 @@ mod child;
 mod filter;
 pub mod instance;
 mod mounts;
+mod netlink;
 mod network;
 mod overlay;
 mod passing;

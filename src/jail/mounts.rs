@@ -130,15 +130,22 @@ pub(super) fn mount_proc(root: &Path) -> Setup<()> {
     make_dir(&proc)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("proc", &proc, "proc", flags, c"").step("mount /proc")?;
+    let null = root.join("dev/null");
+    // one file system that is empty does for all directories
+    let mut empty: Option<PathBuf> = None;
     for name in MASKED {
         let path = proc.join(name);
-        match fs::symlink_metadata(&path) {
-            Err(_) => {}
-            Ok(meta) if meta.is_dir() => {
-                mount_tmpfs(&path, "mode=0755,size=4k", MountFlags::RDONLY)?
+        let over = match (fs::symlink_metadata(&path), &empty) {
+            (Err(_), _) => continue,
+            (Ok(meta), None) if meta.is_dir() => {
+                mount_tmpfs(&path, "mode=0755,size=4k", MountFlags::RDONLY)?;
+                empty = Some(path);
+                continue;
             }
-            Ok(_) => bind(&root.join("dev/null"), &path, false)?,
-        }
+            (Ok(meta), Some(empty)) if meta.is_dir() => empty,
+            (Ok(_), _) => &null,
+        };
+        rustix::mount::mount_bind(over, &path).step(format!("mask `{}`", path.display()))?;
     }
     for name in READ_ONLY {
         let path = proc.join(name);

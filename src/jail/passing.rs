@@ -71,6 +71,27 @@ pub fn send(over: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<
     sendmsg(over, &[IoSlice::new(b"s")], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
 }
 
+/// Any number of them.
+pub(super) fn send_all(over: BorrowedFd<'_>, fds: &[OwnedFd]) -> rustix::io::Result<()> {
+    fds.chunks(MOST).try_for_each(|some| {
+        let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
+        send(over, &some)
+    })
+}
+
+/// So many that [`send_all`] sent; fewer where the sender ended.
+pub(super) fn receive_all(over: BorrowedFd<'_>, count: usize) -> rustix::io::Result<Vec<OwnedFd>> {
+    let mut fds = Vec::with_capacity(count);
+    while fds.len() < count {
+        let some = receive(over)?;
+        if some.is_empty() {
+            return Err(rustix::io::Errno::PIPE);
+        }
+        fds.extend(some);
+    }
+    Ok(fds)
+}
+
 /// What the child handed out; nothing where it ended before.
 pub fn receive(over: BorrowedFd<'_>) -> rustix::io::Result<Vec<OwnedFd>> {
     let mut byte = [0];

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::egress::{PROXY_PORT, Policy};
 use super::error::LaunchError;
 use super::keeper::{HeldImage, Message, Order, kill_signal};
 use super::launcher::Launcher;
@@ -17,7 +18,7 @@ use super::state::{Claim, InstanceName, Record, State, discard};
 use crate::decl::Ready;
 use crate::fsx::IoAt;
 use crate::jail::cgroup::{Cgroup, Quota};
-use crate::jail::instance::{Cell, Ids, Volume};
+use crate::jail::instance::{Cell, Gate, Ids, NEAR, Program, Volume};
 use crate::jail::{Ended, Held, IdMap, receive, seal, send};
 
 /// An instance that is to be started.
@@ -67,7 +68,8 @@ pub type Outcome = Result<Ended, LaunchError>;
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
     launch.launcher.refuse(spec)?;
-    let quota = check_limits(spec)?;
+    let map = IdMap::current().at("read", "/proc/self/uid_map")?;
+    let quota = check_limits(spec, map)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };
     let cgroup = match launch.launcher {
@@ -161,9 +163,9 @@ impl Attached {
 }
 
 /// Limits above the machine are no limits.
-fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
-    let quota = spec.quota();
-    let Quota { memory, milli_cpus, .. } = quota;
+fn check_limits(spec: &Spec, map: IdMap) -> Result<Quota, LaunchError> {
+    let Quota { memory, milli_cpus, pids } = spec.quota();
+    let disk = spec.limits.disk;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if let Some(milli) = milli_cpus.filter(|milli| *milli as usize > processors * 1000) {
         return Err(LaunchError::AboveMachine {
@@ -173,13 +175,18 @@ fn check_limits(spec: &Spec) -> Result<Quota, LaunchError> {
     }
     let info = rustix::system::sysinfo();
     let total = (info.totalram as u64).saturating_mul(info.mem_unit.into());
-    if let Some(bytes) = memory.filter(|bytes| *bytes > total) {
-        return Err(LaunchError::AboveMachine {
-            what: format!("limit memory={bytes}"),
-            have: format!("{total} bytes"),
-        });
+    // what is written is in memory, too, where that is limited
+    for (name, bytes) in [("memory", memory), ("disk", disk)] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > total) {
+            return Err(LaunchError::AboveMachine {
+                what: format!("limit {name}={bytes}"),
+                have: format!("{total} bytes of memory"),
+            });
+        }
     }
-    Ok(quota)
+    // an ordinary user's instances count by their user instead
+    let pids = pids.filter(|_| map == IdMap::Identity);
+    Ok(Quota { memory, milli_cpus, pids })
 }
 
 /// Sources must be there, and be what they seem.
@@ -207,13 +214,7 @@ fn order(
 ) -> Result<Order, LaunchError> {
     let spec = launch.spec;
     let data = claim.dir.join("data");
-    for path in [
-        data.clone(),
-        data.join("upper"),
-        data.join("work"),
-        data.join("root"),
-        data.join("lowers"),
-    ] {
+    for path in [data.clone(), data.join("upper"), data.join("work"), data.join("shelf")] {
         std::fs::create_dir(&path).at("create", &path)?;
     }
     let ids = match IdMap::current().at("read", "/proc/self/uid_map")? {
@@ -225,7 +226,10 @@ fn order(
         }
         IdMap::Subordinate { .. } => Ids::Shared,
     };
-    let program = spec.program();
+    // others lead out in a way of their own, or not at all
+    let own = launch.launcher == Launcher::Embedded;
+    let egress = Policy::new(&spec.egress, &spec.private).filter(|_| own);
+    let program = Program { env: environment(spec, egress.as_ref()), ..spec.program() };
     let tightness = spec.tightness();
     let record = Record {
         id: launch.id.clone(),
@@ -254,9 +258,12 @@ fn order(
         dir: data,
         ids,
         volumes,
+        gate: egress.as_ref().map(|policy| Gate { ports: policy.ports().into_iter().collect() }),
         tightness,
         shared_memory: spec.shared_memory,
         writable: spec.writable(),
+        disk: spec.limits.disk,
+        processes: spec.pids.filter(|_| ids == Ids::Shared),
         cgroup,
         program,
     };
@@ -267,10 +274,29 @@ fn order(
         dir: claim.dir.clone(),
         ready: probe(spec),
         timeout: spec.timeout,
+        egress,
         detached: launch.detached,
         image: launch.image.clone(),
         stop_signal: spec.stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM),
     })
+}
+
+/// With the relay as the proxy, where names are allowed that nobody has written down.
+fn environment(spec: &Spec, egress: Option<&Policy>) -> Vec<(String, String)> {
+    let mut env = spec.env.clone();
+    if !egress.is_some_and(Policy::is_open) {
+        return env;
+    }
+    let proxy = format!("http://{NEAR}:{PROXY_PORT}");
+    let own = "localhost,127.0.0.1,::1".to_owned();
+    for (name, value) in [("HTTP_PROXY", &proxy), ("HTTPS_PROXY", &proxy), ("NO_PROXY", &own)] {
+        // what the sandbox sets stays, in either spelling
+        if spec.env.iter().all(|(known, _)| !known.eq_ignore_ascii_case(name)) {
+            env.push((name.to_owned(), value.clone()));
+            env.push((name.to_lowercase(), value.clone()));
+        }
+    }
+    env
 }
 
 fn probe(spec: &Spec) -> Option<Probe> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::blame::Blame;
 use crate::fsx::PathIo;
 use crate::jail::cgroup::CgroupError;
+use crate::jail::instance::{CABLE, UNLOCKED};
 use crate::jail::{Ended, SetupFault};
 
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,10 @@ pub enum LaunchError {
     Limits { sandbox: String, source: CgroupError },
     #[error("launcher `{launcher}` cannot honour {what} of sandbox `{sandbox}`")]
     Refused { launcher: &'static str, what: String, sandbox: String },
+    #[error("sandbox `{0}` declares `egress`, and nothing leads out at `security-level \"high\"`")]
+    EgressAtHigh(String),
+    #[error("`{host}` is not among the `egress` of sandbox `{sandbox}`")]
+    NotDeclared { host: String, sandbox: String },
     #[error(
         "launcher `kubernetes` cannot honour `limits pids={count}`: nodes limit that, no Pod does"
     )]
@@ -79,6 +84,8 @@ impl LaunchError {
             | LaunchError::NoCommand(_)
             | LaunchError::Volume { .. }
             | LaunchError::AboveMachine { .. }
+            | LaunchError::EgressAtHigh(_)
+            | LaunchError::NotDeclared { .. }
             | LaunchError::Refused { .. }
             | LaunchError::Pids { .. }
             | LaunchError::NotRoot(_)
@@ -133,6 +140,12 @@ impl LaunchError {
             LaunchError::Limits { .. } => {
                 "run it as root, or pass `--no-limits` to run without them".to_owned()
             }
+            LaunchError::EgressAtHigh(_) => {
+                "leave `egress` out, or choose `security-level \"medium\"`".to_owned()
+            }
+            LaunchError::NotDeclared { host, .. } => {
+                format!("declare `egress \"{host}\"`, or leave `--allow-private` out")
+            }
             LaunchError::Setup(fault) => return mend(fault).map(str::to_owned),
             LaunchError::Pids { .. } => {
                 "set `podPidsLimit` of the nodes, and pass `--waive pids`".to_owned()
@@ -160,11 +173,17 @@ impl LaunchError {
 /// What mends a step of the set-up.
 fn mend(fault: &SetupFault) -> Option<&'static str> {
     let step = fault.step.as_str();
+    if step == UNLOCKED {
+        return Some("it takes Linux 6.2 with Landlock: choose `security-level \"medium\"`");
+    }
     match fault.errno? {
         libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS if step.starts_with("map the owners") => {
             Some(
                 "it takes Linux 5.19 and a file system that can show other owners: put it on ext4, xfs or btrfs, such as with `--cache DIR`",
             )
+        }
+        libc::EOPNOTSUPP if step == CABLE => {
+            Some("`egress` takes network devices of kind veth: run `modprobe veth` as root")
         }
         libc::EINVAL if step == "mount the overlay" => {
             Some("name a directory on another file system with `SBX_STATE`")

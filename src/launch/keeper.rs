@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use super::egress::{Policy, Sink, guard};
 use super::launcher::Launcher;
 use super::probe::{self, Probe};
 use super::relay::{self, Door};
@@ -35,6 +36,8 @@ pub(super) struct Order {
     pub dir: PathBuf,
     pub ready: Option<Probe>,
     pub timeout: Duration,
+    /// Where it may connect to, if anywhere.
+    pub egress: Option<Policy>,
     pub detached: bool,
     pub image: HeldImage,
     /// What `stop` sends to the program.
@@ -80,6 +83,9 @@ pub(super) enum Message {
 
 /// A log is cut in two at this size: one half is kept beside the one that is written.
 const LOG_SIZE: u64 = 32 << 20;
+
+/// What refusals may take of the log of an instance that has a terminal.
+const LOG_OF_REFUSALS: usize = 1 << 20;
 
 /// Asks a keeper to kill its instance.
 pub(super) fn kill_signal() -> i32 {
@@ -140,7 +146,8 @@ struct Watch {
     /// Of a first process of our own; others say nothing, and their end is seen.
     report: Option<BufReader<std::io::PipeReader>>,
     log: Option<(std::io::PipeReader, File, u64)>,
-    relay: Option<Pid>,
+    /// Between its network and this machine's.
+    relays: Vec<Pid>,
     /// Asks whether the instance is ready, until then.
     prober: Option<(Pid, Instant)>,
 }
@@ -212,8 +219,12 @@ impl Keeper {
     fn begin(&mut self, ends: Ends, doors: Vec<Door>) -> Result<Watch, SetupFault> {
         let (stdio, log) =
             self.connect(ends.stdio).map_err(|error| fault("open the log", &error))?;
+        let sink = self.open_sink(&stdio).map_err(|error| fault("open the log", &error))?;
         let (report, tell) = std::io::pipe().map_err(|error| fault("open a pipe", &error))?;
-        let wires = Wires { stdio, report: tell.into(), seat: ends.seat };
+        let (near, far) =
+            UnixStream::pair().map_err(|error| fault("open a pair of sockets", &error))?;
+        let gate = self.order.cell.gate.as_ref().map(|_| far.into());
+        let wires = Wires { stdio, report: tell.into(), seat: ends.seat, gate };
         let launcher = &self.order.record.launcher;
         let started = launcher.start(&self.order, &wires)?;
         drop(wires);
@@ -228,13 +239,40 @@ impl Keeper {
         self.order.record.first = Some(started.first.as_raw_nonzero().get().cast_unsigned());
         let written = self.order.record.write(&self.order.dir);
         written.map_err(|error| fault("write the record", &error))?;
-        let relay = match doors.is_empty() {
-            true => None,
-            false => Some(spawn(|| relay::serve(doors, started.handle.as_fd()))?),
-        };
+        let mut relays = Vec::new();
+        if !doors.is_empty() {
+            relays.push(spawn(|| relay::serve(doors, started.handle.as_fd()))?);
+        }
+        if let Some(sink) = sink {
+            relays.push(self.send_guard(&near, sink)?);
+        }
         self.say(&Message::Started { ports: self.order.record.ports.clone() });
         let prober = self.send_prober(&started)?;
-        Ok(Watch { started, report, log, relay, prober })
+        Ok(Watch { started, report, log, relays, prober })
+    }
+
+    /// Where refusals to connect are written down: among what the program says, unless somebody sits
+    /// before that.
+    fn open_sink(&self, [_, _, errors]: &[OwnedFd; 3]) -> std::io::Result<Option<Sink>> {
+        Ok(match (&self.order.egress, self.order.cell.program.terminal) {
+            (None, _) => None,
+            (Some(_), false) => Some(Sink { file: errors.try_clone()?.into(), most: None }),
+            (Some(_), true) => {
+                let log = self.order.dir.join("log");
+                let file = File::options().append(true).create(true).open(log)?;
+                Some(Sink { file, most: Some(LOG_OF_REFUSALS) })
+            }
+        })
+    }
+
+    fn send_guard(&self, gate: &UnixStream, sink: Sink) -> Result<Pid, SetupFault> {
+        let Order { cell, egress, .. } = &self.order;
+        let (Some(policy), Some(sockets)) = (egress, &cell.gate) else {
+            return Err(fault("serve the way out", &std::io::ErrorKind::NotFound.into()));
+        };
+        let sockets = sockets.receive(gate.as_fd())?;
+        let own = std::process::id();
+        spawn(|| guard(policy.clone(), sockets, sink, own))
     }
 
     fn send_prober(&self, started: &Started) -> Result<Option<(Pid, Instant)>, SetupFault> {
@@ -307,8 +345,8 @@ impl Keeper {
             PollFd::new(signals, PollFlags::IN),
             PollFd::from_borrowed_fd(report, PollFlags::IN),
         ];
-        // a caller who left is noticed again and again, so it is looked for only where it matters; that
-        // it says nothing more is no news
+        // a caller who left is told of without being asked for, again and again: so it is looked for only
+        // where that matters; that it says no more was told long ago
         match &watch.log {
             Some((reader, _, _)) => polled.push(PollFd::new(reader, PollFlags::IN)),
             None if self.order.detached => {}
@@ -372,7 +410,7 @@ impl Keeper {
     /// The first process ended, or is about to: so does all else.
     fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
         let prober = watch.prober.take().map(|(pid, _)| pid);
-        for pid in [watch.relay.take(), prober].into_iter().flatten() {
+        for pid in watch.relays.drain(..).chain(prober) {
             kill(pid, libc::SIGKILL);
         }
         if let Some(log) = watch.log.as_mut() {

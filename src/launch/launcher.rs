@@ -45,8 +45,11 @@ impl Launcher {
         if let Some(port) = spec.udp_ports.first() {
             return Err(refused(&format!("port {port}/udp")));
         }
+        if spec.limits.disk.is_some() && *self != Launcher::Embedded {
+            return Err(refused("`limits disk=`"));
+        }
         match (self, &spec.egress) {
-            (_, Egress::None) => {}
+            (Launcher::Embedded, _) | (_, Egress::None) => {}
             (Launcher::Docker(_), Egress::Any) if spec.security_level != SecurityLevel::High => {}
             _ => return Err(refused("`egress`")),
         }

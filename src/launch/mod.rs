@@ -7,12 +7,12 @@
 //! killed, and all mounts are in namespaces that end with the instance.
 //!
 //! Published ports are listened on by a *relay*, which lives in the instance's network namespace
-//! and connects there. It is the only way between the two networks, so what lets an instance out
-//! belongs there too.
+//! and connects there. Another one lets an instance out where [`egress`] says so.
 
 mod client;
 mod copy;
 pub mod docker;
+pub mod egress;
 mod error;
 mod keeper;
 pub mod kubernetes;
@@ -29,7 +29,7 @@ pub use client::{Attached, Connections, Launch, Outcome, start};
 pub use error::LaunchError;
 pub use keeper::HeldImage;
 pub use launcher::Launcher;
-pub use options::{OptionError, PortOption, VariableOption, VolumeOption};
+pub use options::{OptionError, PortOption, PrivateOption, VariableOption, VolumeOption};
 pub use spec::{Publish, Request, Spec};
 pub use state::{Instance, InstanceName, Record, State, Status};
 

@@ -3,15 +3,31 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::egress::Wish;
+
 /// An option that is not one.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum OptionError {
     #[error("`{0}` is no port: write `HOST:INSTANCE`, `0:INSTANCE` for any, or `INSTANCE`")]
     Port(String),
+    #[error("`{0}` is no host with a port: write `api.example.org:443`")]
+    Private(String),
     #[error("`{0}` is no variable: write `NAME=value`")]
     Variable(String),
     #[error("`{0}` is no mount: write `SOURCE:/DESTINATION` or `SOURCE:/DESTINATION:ro`")]
     Volume(String),
+}
+
+/// `HOST:PORT` of `egress`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateOption(pub Wish);
+
+impl FromStr for PrivateOption {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        text.parse().map(PrivateOption).map_err(|()| OptionError::Private(text.to_owned()))
+    }
 }
 
 /// `HOST:INSTANCE`.

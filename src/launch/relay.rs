@@ -1,12 +1,9 @@
-//! The relay: the one way between an instance's network and this machine's.
+//! The relay: the one way into an instance's network from this machine's.
 //!
 //! A socket belongs to the network namespace that it was made in. The keeper listens on this
 //! machine's 127.0.0.1; the relay, which holds those sockets, has moved into the instance's
 //! namespace, so what it connects to is in there. It has no right left anywhere, and nothing in the
 //! instance can see it: it is in another process namespace.
-//!
-//! What lets an instance *out* belongs here as well: sockets made inside before the move, connections
-//! made by a process that stayed outside.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::BorrowedFd;
@@ -55,7 +52,7 @@ pub(super) fn serve(doors: Vec<Door>, first: BorrowedFd<'_>) -> Setup<()> {
 }
 
 /// Two descriptors a connection.
-fn raise_file_limit() {
+pub(super) fn raise_file_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap_or_default();

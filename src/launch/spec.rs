@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::egress::{Policy, Wish};
 use super::error::LaunchError;
 use super::options::{PortOption, VariableOption, VolumeOption};
 use crate::decl::{Egress, Limits, Ready, Sandbox, SecurityLevel};
@@ -14,6 +15,8 @@ use crate::plan::ImageSpec;
 const TIMEOUT: u64 = 60;
 /// Docker's size of /dev/shm.
 const SHARED_MEMORY: u64 = 64 << 20;
+/// Processes and threads where nothing is declared: no program needs so many, and a fork bomb wants more.
+const PIDS: u32 = 4096;
 /// What AgentScope's launchers set, and its images expect.
 const TOKEN: &str = "SECRET_TOKEN";
 const PROXY_TIMEOUT: &str = "NGINX_TIMEOUT";
@@ -29,6 +32,8 @@ pub struct Request {
     pub command: Vec<String>,
     pub terminal: bool,
     pub no_limits: bool,
+    /// Hosts of `egress` that may be this machine or in its networks.
+    pub private: Vec<Wish>,
 }
 
 /// A port of the instance and where it is reached.
@@ -55,12 +60,17 @@ pub struct Spec {
     pub ports: Vec<Publish>,
     pub udp_ports: Vec<u16>,
     pub volumes: Vec<VolumeOption>,
+    /// As declared.
     pub limits: Limits,
+    /// Processes and threads: as declared, or a number that no program needs.
+    pub pids: Option<u32>,
     pub security_level: SecurityLevel,
     pub shared_memory: u64,
     pub ready: Option<Ready>,
     pub timeout: Duration,
     pub egress: Egress,
+    /// Hosts of `egress` that may be this machine or in its networks.
+    pub private: Vec<Wish>,
     pub stop_signal: Option<String>,
     pub terminal: bool,
 }
@@ -94,6 +104,7 @@ impl Spec {
             secrets.push(TOKEN.to_owned());
         }
         let limits = if request.no_limits { Limits::default() } else { sandbox.limits };
+        let pids = limits.pids.or((!request.no_limits).then_some(PIDS));
         let workdir = if config.workdir.is_empty() { "/" } else { &config.workdir };
         Ok(Spec {
             sandbox: name,
@@ -108,11 +119,13 @@ impl Spec {
             udp_ports: udp_ports(sandbox, request),
             volumes: request.volumes.clone(),
             limits,
+            pids,
             security_level: sandbox.security_level,
             shared_memory: SHARED_MEMORY,
             ready: sandbox.ready.clone().filter(|_| request.command.is_empty()),
             timeout,
             egress: sandbox.egress.clone(),
+            private: private(sandbox, request)?,
             stop_signal: config.stop_signal.clone(),
             terminal: request.terminal,
         })
@@ -132,8 +145,8 @@ impl Spec {
     }
 
     pub(super) fn quota(&self) -> Quota {
-        let Limits { memory, milli_cpus, pids } = self.limits;
-        Quota { memory, milli_cpus, pids }
+        let Limits { memory, milli_cpus, .. } = self.limits;
+        Quota { memory, milli_cpus, pids: self.pids }
     }
 
     pub(super) fn program(&self) -> Program {
@@ -143,7 +156,14 @@ impl Spec {
             cwd: self.workdir.clone(),
             user: self.user.clone(),
             terminal: self.terminal,
+            writable: self.places(),
         }
+    }
+
+    /// All places that a tightly confined instance may write to.
+    fn places(&self) -> Vec<String> {
+        let volumes = self.volumes.iter().filter(|volume| !volume.read_only);
+        self.gaps().into_iter().chain(volumes.map(|volume| volume.to.clone())).collect()
     }
 
     /// Where a tightly confined instance works.
@@ -158,6 +178,22 @@ impl Spec {
     /// Where anything may be written, besides.
     pub(super) fn gaps(&self) -> Vec<String> {
         ["/tmp".to_owned(), "/run".to_owned()].into_iter().chain(self.writable()).collect()
+    }
+}
+
+/// What may be private must be declared; where security is highest, nothing leads out.
+fn private(sandbox: &Sandbox, request: &Request) -> Result<Vec<Wish>, LaunchError> {
+    let policy = Policy::new(&sandbox.egress, &[]);
+    if policy.is_some() && sandbox.security_level == SecurityLevel::High {
+        return Err(LaunchError::EgressAtHigh(sandbox.name.to_string()));
+    }
+    let declared = |wish: &&Wish| policy.as_ref().is_some_and(|policy| policy.covers(wish));
+    match request.private.iter().find(|wish| !declared(wish)) {
+        None => Ok(request.private.clone()),
+        Some(wish) => Err(LaunchError::NotDeclared {
+            host: wish.to_string(),
+            sandbox: sandbox.name.to_string(),
+        }),
     }
 }
 

@@ -54,16 +54,16 @@ pub enum LockFault {
     Empty,
     #[error("line {line}: `{place}` {reason}")]
     Entry { line: usize, place: String, reason: String },
-    #[error(
-        "line {line}: `{place}` comes from git (`{from}`), which needs a `git` recipe: declare it there and depend on it by `file:`"
-    )]
-    Git { line: usize, place: String, from: String },
+    #[error("line {line}: `{place}` comes from git (`{from}`), which {reason}")]
+    Git { line: usize, place: String, from: String, reason: String },
     #[error("line {line}: `{place}` is for {wants} only, and is not optional")]
     Platform { line: usize, place: String, wants: String },
     #[error("`{name}`: {} asks for {}, the lock was made for {}", at, said(manifest), said(lock))]
     Disagree { at: String, name: String, manifest: Option<String>, lock: Option<String> },
     #[error("`scripts` names `{name}`, which {reason}")]
     Script { name: String, reason: String },
+    #[error("`unprepared` names `{name}`, which is no package from git")]
+    Unprepared { name: String },
 }
 
 fn said(spec: &Option<String>) -> String {
@@ -83,6 +83,10 @@ impl LockFault {
             LockFault::Disagree { .. } | LockFault::Empty | LockFault::Json { .. } => {
                 Some("bring it up to date: `npm install --package-lock-only`".to_owned())
             }
+            LockFault::Git { .. } => Some(
+                "keys and credential helpers are git's own configuration: write its plain address, and bring the lock up to date"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

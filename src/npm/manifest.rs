@@ -36,6 +36,9 @@ pub struct Manifest {
     pub gypfile: Value,
     /// A list, or an object with `packages`.
     pub workspaces: Value,
+    /// A list of names, or `true`; either spelling.
+    pub bundle_dependencies: Value,
+    pub bundled_dependencies: Value,
     /// `pnpm@9.15.9`, maybe with a digest behind it.
     pub package_manager: Value,
     /// What pnpm is told.
@@ -73,6 +76,15 @@ impl Manifest {
         };
         let all = self.dependencies.iter().filter(required);
         all.map(|(name, spec)| (name.clone(), spec.clone())).collect()
+    }
+
+    /// Whether it has dependencies in its own tarball.
+    pub fn bundles(&self) -> bool {
+        let some = |list: &Value| match list {
+            Value::Array(names) => !names.is_empty(),
+            list => *list == Value::Bool(true) && !self.dependencies.is_empty(),
+        };
+        some(&self.bundle_dependencies) || some(&self.bundled_dependencies)
     }
 
     /// Whether a peer may be missing.

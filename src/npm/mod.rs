@@ -4,10 +4,14 @@
 //! keeps, which commands are linked. Resolving is left to the real, pinned npm; nothing here asks a
 //! registry, and nothing runs a package's own code.
 
+mod checkout;
 mod commands;
+mod git_spec;
 mod lock;
 mod manifest;
 mod name;
+mod packlist;
+mod pattern;
 mod pnpm_dir;
 mod pnpm_lock;
 mod pnpm_set;
@@ -18,9 +22,11 @@ mod unpacked;
 mod workspaces;
 
 pub use commands::{Bringer, Command, commands, order};
+pub use git_spec::GitSpec;
 pub use lock::{LockFault, Locked, PackageLock, link_targets};
 pub use manifest::{Bins, Manifest, ManifestError, Specs, bins};
 pub use name::{PackageName, PackageNameError};
+pub use pattern::PatternFault;
 pub use pnpm_dir::pnpm_dir;
 pub use pnpm_lock::{PnpmFault, PnpmForm, PnpmLock, pnpm_files};
 pub use pnpm_set::PnpmOne;

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
+use super::checkout::Checkout;
+use super::manifest::ManifestError;
+use super::pattern::PatternFault;
 use crate::blame::Blame;
 use crate::digest::{Integrity, IntegrityHasher};
 use crate::fsx::{IoAt, PathIo};
@@ -42,6 +45,12 @@ pub enum TarballError {
     CaseTwins { one: String, two: String },
     #[error("`{path}` {reason}")]
     Path { path: String, reason: &'static str },
+    #[error("the commit has no `package.json`")]
+    NoManifest,
+    #[error("the commit's `package.json` {0}")]
+    Manifest(#[from] ManifestError),
+    #[error("what npm would pack of the commit cannot be told: {0}")]
+    Pattern(#[from] PatternFault),
 }
 
 impl TarballError {
@@ -82,6 +91,8 @@ enum Bytes {
     Tar(Vec<u8>),
     /// The file as it is, to be streamed.
     File(PathBuf, Integrity),
+    /// The tree of a commit, of which some is packed.
+    Tree(Checkout),
 }
 
 impl Tarball {
@@ -108,6 +119,12 @@ impl Tarball {
         Ok(Tarball { bytes, limits })
     }
 
+    /// Opens the tree of a commit, of which there is what npm would pack of it.
+    pub fn open_tree(path: &Path, expected: &Integrity) -> Result<Self, TarballError> {
+        let bytes = Bytes::Tree(Checkout::open(path, expected)?);
+        Ok(Tarball { bytes, limits: Limits::bytes(FLOOR) })
+    }
+
     /// Gives everything that is kept, in the archive's order, with its bytes. May be asked again.
     pub fn visit<E: From<TarballError>>(
         &self,
@@ -120,6 +137,7 @@ impl Tarball {
                 Ok(())
             }
             Bytes::File(path, expected) => stream(path, expected, self.limits, &mut visit),
+            Bytes::Tree(tree) => tree.visit(&mut visit),
         }
     }
 }
@@ -128,7 +146,7 @@ fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])
 }
 
-fn check(hasher: IntegrityHasher, expected: &Integrity) -> Result<(), TarballError> {
+pub(super) fn check(hasher: IntegrityHasher, expected: &Integrity) -> Result<(), TarballError> {
     match hasher.finish() {
         found if found == *expected => Ok(()),
         found => Err(TarballError::Corrupt { expected: *expected, found }),
@@ -158,7 +176,7 @@ fn stream<E: From<TarballError>>(
     let mut first = [0; 2];
     let packed = file.read_exact(&mut first).is_ok() && is_gzip(&first);
     let file = File::open(path).at("open", path).map_err(TarballError::from)?;
-    let hashed = Hashed { inner: file, hasher: expected.hasher() };
+    let hashed = Hashed::new(file, expected);
     let input = BufReader::with_capacity(PIECE, hashed);
     let (visited, input) = match packed {
         true => {
@@ -181,9 +199,15 @@ fn stream<E: From<TarballError>>(
 }
 
 /// Hashes what is read.
-struct Hashed {
+pub(super) struct Hashed {
     inner: File,
-    hasher: IntegrityHasher,
+    pub(super) hasher: IntegrityHasher,
+}
+
+impl Hashed {
+    pub(super) fn new(inner: File, like: &Integrity) -> Self {
+        Hashed { inner, hasher: like.hasher() }
+    }
 }
 
 impl Read for Hashed {
@@ -221,7 +245,7 @@ fn visit_tar<R: Read, E: From<TarballError>>(
 
 /// What has been kept of an archive so far.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     /// Places of `.npmignore` files.
     ignores: BTreeSet<LayerPath>,
     /// By their lower-case form; directories that files imply included.
@@ -239,8 +263,18 @@ impl Kept {
         let whole = LayerPath::parse_member(&member.path).map_err(|error| refuse(error.1))?;
         let first = whole.as_bytes().iter().position(|byte| *byte == b'/');
         let Some(first) = first else { return Ok(None) };
-        let mut path = LayerPath::parse_member(&whole.as_bytes()[first + 1..])
+        let path = LayerPath::parse_member(&whole.as_bytes()[first + 1..])
             .map_err(|error| refuse(error.1))?;
+        self.keep(path, kind, member.mode)
+    }
+
+    /// A file or directory below the package's own, if it is kept.
+    pub(super) fn keep(
+        &mut self,
+        mut path: LayerPath,
+        kind: ItemKind,
+        mode: u32,
+    ) -> Result<Option<Item>, TarballError> {
         if matches!(kind, ItemKind::File(_)) && !self.keep_ignore(&mut path)? {
             return Ok(None);
         }
@@ -248,7 +282,7 @@ impl Kept {
         let mode = match kind {
             ItemKind::Dir => 0o755,
             // whoever may read it may read it everywhere; what says whose it is goes
-            ItemKind::File(_) => ((member.mode | 0o666) & !0o022 | 0o600) & 0o777,
+            ItemKind::File(_) => ((mode | 0o666) & !0o022 | 0o600) & 0o777,
         };
         Ok(Some(Item { path, kind, mode }))
     }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use url::Url;
 
+use super::git_spec::{GitSpec, shown};
 use super::lock::{LockFault, Locked, PackageLock};
 use super::manifest::{Bins, bins};
 use super::name::PackageName;
@@ -33,6 +34,8 @@ pub enum Origin {
     Address(Url),
     /// A file, relative to the project's directory.
     File(String),
+    /// A commit, of which it is what npm would pack.
+    Git(GitSpec),
 }
 
 /// A package of a tree.
@@ -41,7 +44,7 @@ pub struct Placed {
     pub place: String,
     pub name: PackageName,
     pub version: String,
-    /// `None` where the lock does not say it, and a registry has to.
+    /// `None` where the lock does not say it, and a registry or a repository has to.
     pub integrity: Option<Integrity>,
     pub origin: Origin,
     pub bins: Bins,
@@ -190,6 +193,8 @@ impl PackageLock {
             return Err(self.fault(place, "has no version"));
         }
         let integrity = match &locked.integrity {
+            // of a tarball that npm once made of it, if it has one
+            _ if matches!(origin, Origin::Git(_)) => None,
             None if matches!(origin, Origin::Registry(_)) => None,
             None => {
                 let reason = "has no `integrity`, so nothing says which bytes it is";
@@ -221,8 +226,9 @@ impl PackageLock {
         let url = url.filter(|url| ["http", "https"].contains(&url.scheme()));
         let Some(mut url) = url else {
             let (line, place) = (self.line(place), place.to_owned());
-            let from = resolved.to_owned();
-            return Err(LockFault::Git { line, place, from });
+            let from = shown(resolved);
+            let fault = |reason| LockFault::Git { line, place, from, reason };
+            return resolved.parse().map(Origin::Git).map_err(fault);
         };
         url.set_fragment(None);
         if addresses.contains(resolved.split('#').next().unwrap_or_default()) {

@@ -27,6 +27,12 @@ pub enum OciError {
     Tag { image: String, found: Vec<String> },
     #[error("image `{image}`: {registry} is no address of a registry")]
     Address { image: String, registry: String },
+    #[error("image `{image}`: {registry} has no such repository, and makes none")]
+    NoRepository { image: String, registry: String },
+    #[error("image `{image}`: {registry} {what}")]
+    Session { image: String, registry: String, what: &'static str },
+    #[error("image `{image}`: {blob} cannot be read: {reason}")]
+    Source { image: String, blob: String, reason: String },
     #[error("image `{image}`: {source}")]
     Peek { image: String, source: PeekError },
     #[error(transparent)]
@@ -52,6 +58,7 @@ impl OciError {
                 ..
             }
             | OciError::Missing { .. }
+            | OciError::NoRepository { .. }
             | OciError::Tag { .. }
             | OciError::Address { .. } => Blame::Input,
             OciError::Credential(error) => error.blame(),

@@ -2,8 +2,8 @@
 //!
 //! Own code over `fetch`, some hundred lines: `oci-client` brings an HTTP client of its own, which
 //! knows nothing of this program's certificates, mirrors, proxies, retries and `--offline`, and
-//! `docker_credential` waits for helpers without an end. What is here reads; what writes to registries
-//! stands on the same references, credentials and tokens.
+//! `docker_credential` waits for helpers without an end. What reads and what writes stand on the same
+//! references, credentials and tokens; what an image is, the modules above know.
 
 pub mod credentials;
 pub mod document;
@@ -11,10 +11,16 @@ mod error;
 mod layout;
 mod packing;
 pub mod peek;
+mod referrers;
 mod registry;
 mod source;
+mod token;
+mod upload;
 
 pub use credentials::Keychain;
 pub use error::OciError;
 pub use packing::{Packing, Unpacked};
-pub use source::{Image, ImageLayer, Origin};
+pub use referrers::Referrer;
+pub use registry::{Access, Registry};
+pub use source::{Image, ImageLayer, Origin, Whole};
+pub use upload::{Mounted, Supplied, Supply, Written};

@@ -1,43 +1,55 @@
-//! A repository at a registry (OCI distribution-spec 1.1, pull).
+//! A repository at a registry (OCI distribution-spec 1.1); what is read of it.
+//! `upload` writes, `token` says who one is.
 //!
 //! Nothing is asked ahead: the first request goes without a token, and what the registry then demands
 //! is answered once for all further ones. A token goes to the registry it was made for and to no host
-//! that it redirects to. Plain http is spoken with loopback, and where a mirror is named so.
+//! that it redirects to. Plain http is spoken with loopback (but for hosts that this machine has
+//! certificates for), where a mirror is named so, and where one is told to.
 
 use std::sync::{Mutex, PoisonError};
 
-use serde::Deserialize;
 use url::Url;
 
 use super::credentials::{Credential, Keychain};
 use super::document::accepted;
 use super::error::OciError;
+use super::token::credential_of;
 use crate::digest::Digest;
 use crate::fetch::{Client, Document, FetchError, Headers, MirrorMap, defaults};
 use crate::reference::Reference;
 
 /// Largest manifest or index that is read; registries take no larger ones.
 const LARGEST_MANIFEST: u64 = 4 << 20;
-/// Largest answer of whoever gives tokens.
-const LARGEST_TOKEN: u64 = 1 << 20;
+
+/// What is to be done with a repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    #[default]
+    Read,
+    Write {
+        /// Repositories of the same registry that blobs may be mounted from.
+        mounts: Vec<String>,
+    },
+}
 
 /// A repository, and who one is there.
-pub(super) struct Registry<'a> {
-    client: &'a Client,
-    keychain: &'a Keychain,
+pub struct Registry<'a> {
+    pub(super) client: &'a Client,
+    pub(super) keychain: &'a Keychain,
     /// As people call it.
-    host: String,
+    pub(super) host: String,
     /// `https://HOST/v2/REPOSITORY/`.
-    base: Url,
-    repository: String,
+    pub(super) base: Url,
+    pub(super) repository: String,
+    pub(super) access: Access,
     /// Out of a mirror's address.
-    credential: Option<Credential>,
+    pub(super) credential: Option<Credential>,
     authorization: Mutex<Option<String>>,
-    image: String,
+    pub(super) image: String,
 }
 
 impl<'a> Registry<'a> {
-    pub(super) fn new(
+    pub fn new(
         client: &'a Client,
         keychain: &'a Keychain,
         mirrors: &MirrorMap,
@@ -48,7 +60,9 @@ impl<'a> Registry<'a> {
         let named = reference.registry().filter(|host| !docker(host));
         let (host, public) = match named {
             None => (defaults::DOCKER_NAMES[0], defaults::DOCKER.to_owned()),
-            Some(host) if is_loopback(host) => (host, format!("http://{host}/")),
+            Some(host) if is_loopback(host) && !client.has_certificates(host) => {
+                (host, format!("http://{host}/"))
+            }
             Some(host) => (host, format!("https://{host}/")),
         };
         let failed = || OciError::Address { image: image.clone(), registry: host.to_owned() };
@@ -71,15 +85,42 @@ impl<'a> Registry<'a> {
             host,
             base: url,
             repository,
+            access: Access::Read,
             credential,
             authorization,
             image,
         })
     }
 
+    /// Likewise, to be written to.
+    pub fn with_access(self, access: Access) -> Self {
+        Registry { access, ..self }
+    }
+
+    /// Likewise, over plain http: whoever says so answers for what goes over it.
+    pub fn with_plain_http(mut self) -> Self {
+        // every address that is made here can have either scheme
+        self.base.set_scheme("http").unwrap_or_default();
+        self
+    }
+
+    /// As people call the registry.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// As the registry calls it.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
     /// A manifest or an index, by tag or digest; its bytes are not judged yet.
-    pub(super) fn manifest(&self, version: &str) -> Result<Document, OciError> {
-        let url = self.url("manifests", version);
+    pub fn manifest(&self, version: &str) -> Result<Document, OciError> {
+        self.manifest_at("manifests", version)
+    }
+
+    pub(super) fn manifest_at(&self, kind: &str, version: &str) -> Result<Document, OciError> {
+        let url = self.url(kind, version);
         let accept = Some(accepted());
         self.ask(|authorization| {
             let headers = Headers { accept: accept.clone(), authorization, form: None };
@@ -89,12 +130,7 @@ impl<'a> Registry<'a> {
     }
 
     /// A small blob, whose bytes are not judged yet.
-    pub(super) fn blob(
-        &self,
-        label: &str,
-        digest: &Digest,
-        limit: u64,
-    ) -> Result<Vec<u8>, OciError> {
+    pub fn blob(&self, label: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>, OciError> {
         let url = self.blob_url(digest);
         let document = self.ask(|authorization| {
             let headers = Headers { authorization, ..Headers::default() };
@@ -107,7 +143,7 @@ impl<'a> Registry<'a> {
         self.url("blobs", &digest.to_string())
     }
 
-    fn url(&self, kind: &str, version: &str) -> Url {
+    pub(super) fn url(&self, kind: &str, version: &str) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{kind}/{version}", self.base.path()));
         url
@@ -118,18 +154,28 @@ impl<'a> Registry<'a> {
         &self,
         request: impl Fn(Option<String>) -> Result<T, FetchError>,
     ) -> Result<T, OciError> {
-        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let challenge = match request(known) {
+        let challenge = match request(self.known()) {
             Err(FetchError::Unauthorized { challenge, .. }) => challenge,
             result => return result.map_err(|error| self.judge(error)),
         };
-        let authorization = self.authorize(&challenge)?;
-        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(authorization.clone());
+        let authorization = self.renew(&challenge)?;
         request(Some(authorization)).map_err(|error| self.judge(error))
     }
 
-    fn judge(&self, error: FetchError) -> OciError {
+    /// Answers a challenge, for this request and those to come.
+    pub(super) fn renew(&self, challenge: &str) -> Result<String, OciError> {
+        let authorization = self.authorize(challenge)?;
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(authorization.clone());
+        Ok(authorization)
+    }
+
+    /// What is shown of who one is.
+    pub(super) fn known(&self) -> Option<String> {
+        self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn judge(&self, error: FetchError) -> OciError {
         let (image, registry) = (self.image.clone(), self.host.clone());
         match error {
             FetchError::Unauthorized { .. } | FetchError::Status { status: 401 | 403, .. } => {
@@ -140,102 +186,10 @@ impl<'a> Registry<'a> {
         }
     }
 
-    fn denied(&self) -> OciError {
+    pub(super) fn denied(&self) -> OciError {
         let known = self.find_credential().is_ok_and(|found| found.is_some());
         let who = if known { "this user" } else { "strangers" };
         OciError::Denied { image: self.image.clone(), registry: self.host.clone(), who }
-    }
-
-    fn find_credential(&self) -> Result<Option<Credential>, OciError> {
-        if self.credential.is_some() {
-            return Ok(self.credential.clone());
-        }
-        let docker = [defaults::DOCKER_LOGIN, defaults::DOCKER_NAMES[1], defaults::DOCKER_NAMES[0]];
-        // who is reached through a mirror is known by the mirror's name
-        let port = self.base.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let reached = format!("{}{port}", self.base.host_str().unwrap_or_default());
-        let names: Vec<&str> = match self.host == defaults::DOCKER_NAMES[0] {
-            true if defaults::DOCKER.contains(&reached) => docker.to_vec(),
-            _ => vec![&reached],
-        };
-        Ok(self.keychain.find(&names)?)
-    }
-
-    /// The value of an `Authorization` header that a challenge asks for.
-    fn authorize(&self, challenge: &str) -> Result<String, OciError> {
-        let odd = || OciError::Challenge {
-            image: self.image.clone(),
-            registry: self.host.clone(),
-            challenge: challenge.chars().take(80).collect(),
-        };
-        let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
-        let credential = self.find_credential()?;
-        if scheme.eq_ignore_ascii_case("basic") {
-            let basic = credential.and_then(|credential| credential.basic());
-            return basic.ok_or_else(|| self.denied());
-        }
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(odd());
-        }
-        let find = |name: &str| find_parameter(parameters, name);
-        let realm = find("realm").and_then(|realm| Url::parse(&realm).ok()).ok_or_else(odd)?;
-        // a password goes over plain http only where the registry itself is reached so
-        let secure = realm.scheme() == "https" || realm.scheme() == self.base.scheme();
-        if !secure {
-            return Err(odd());
-        }
-        let own = format!("repository:{}:pull", self.repository);
-        let scope = find("scope").unwrap_or(own);
-        let service = find("service").unwrap_or_default();
-        let token = self.token(realm, &service, &scope, credential.as_ref())?;
-        Ok(format!("Bearer {}", token.ok_or_else(odd)?))
-    }
-
-    fn token(
-        &self,
-        mut realm: Url,
-        service: &str,
-        scope: &str,
-        credential: Option<&Credential>,
-    ) -> Result<Option<String>, OciError> {
-        let mut headers = Headers::default();
-        match credential {
-            Some(Credential::Identity { token }) => {
-                let fields = [
-                    ("grant_type", "refresh_token"),
-                    ("service", service),
-                    ("client_id", "sbx"),
-                    ("scope", scope),
-                    ("refresh_token", token),
-                ];
-                let mut form = url::form_urlencoded::Serializer::new(String::new());
-                headers.form = Some(form.extend_pairs(fields).finish());
-            }
-            known => {
-                let fields = [("service", service), ("scope", scope)];
-                let given = fields.into_iter().filter(|(_, value)| !value.is_empty());
-                realm.query_pairs_mut().extend_pairs(given);
-                headers.authorization = known.and_then(Credential::basic);
-            }
-        }
-        let label = format!("token for `{}`", self.image);
-        let answer =
-            self.client.get_with(&label, &[realm], &headers, LARGEST_TOKEN).map_err(|error| {
-                match error {
-                    error if error.is_gone() => error.into(),
-                    error => self.judge(error),
-                }
-            })?;
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        let answer: Option<Answer> = serde_json::from_slice(&answer.bytes).ok();
-        let token = answer.and_then(|answer| answer.token.or(answer.access_token));
-        let plain =
-            |token: &String| !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic());
-        Ok(token.filter(plain))
     }
 }
 
@@ -249,47 +203,9 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-fn credential_of(url: &Url) -> Option<Credential> {
-    let decoded = |text: &str| {
-        let pair = format!("x={}", text.replace('+', "%2B"));
-        url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned())
-    };
-    let user = decoded(url.username()).filter(|user| !user.is_empty())?;
-    let password = decoded(url.password().unwrap_or_default())?;
-    Some(Credential::Password { user, password })
-}
-
-/// A parameter of a challenge: `realm="…",service="…"` (RFC 9110, 11.2).
-fn find_parameter(parameters: &str, name: &str) -> Option<String> {
-    let mut rest = parameters;
-    loop {
-        let (key, after) = rest.split_once('=')?;
-        let key = key.trim_start_matches([',', ' ']).trim();
-        let (value, next) = match after.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"')?,
-            None => after.split_once(',').unwrap_or((after, "")),
-        };
-        if key.eq_ignore_ascii_case(name) {
-            return Some(value.trim().to_owned());
-        }
-        rest = next;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parameters_of_a_challenge_may_hold_commas_and_come_in_any_order() {
-        let text =
-            r#"realm="https://auth.example.org/token",service=a, scope="repository:a:pull,push""#;
-        let find = |name: &str| find_parameter(text, name);
-        assert_eq!(find("realm").as_deref(), Some("https://auth.example.org/token"));
-        assert_eq!(find("service").as_deref(), Some("a"));
-        assert_eq!(find("Scope").as_deref(), Some("repository:a:pull,push"));
-        assert_eq!(find("error"), None);
-    }
 
     #[test]
     fn plain_http_is_for_loopback() {

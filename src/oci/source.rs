@@ -14,6 +14,7 @@ use crate::digest::{Digest, Integrity};
 use crate::fetch::{Client, FetchError, Headers, MirrorMap, Progress, Want};
 use crate::fsx::IoAt;
 use crate::platform::Platform;
+use crate::reference::Reference;
 use crate::store::Store;
 
 /// Largest config that is read.
@@ -32,6 +33,16 @@ pub struct Image {
     /// Bottom first.
     pub layers: Vec<ImageLayer>,
     pub settings: Vec<Setting>,
+}
+
+/// An image with its documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// What the name means: the manifest, or an index above it.
+    pub root: Digest,
+    pub image: Image,
+    pub manifest: Vec<u8>,
+    pub config: Vec<u8>,
 }
 
 /// A layer as it is stored.
@@ -54,7 +65,7 @@ pub struct Origin<'a> {
 }
 
 enum Place<'a> {
-    Registry(Registry<'a>),
+    Registry(Box<Registry<'a>>),
     Layout(Layout),
 }
 
@@ -70,7 +81,7 @@ impl<'a> Origin<'a> {
         let (place, version) = match source {
             ImageSource::Registry(reference) => {
                 let registry = Registry::new(client, keychain, mirrors, reference)?;
-                (Place::Registry(registry), reference.version())
+                (Place::Registry(Box::new(registry)), reference.version())
             }
             ImageSource::Layout { dir, tag } => {
                 let dir = root.join(dir);
@@ -80,10 +91,34 @@ impl<'a> Origin<'a> {
         Ok(Origin { place, client, image, version })
     }
 
+    /// An image of a registry that is open.
+    pub fn of_registry(registry: Registry<'a>, client: &'a Client, reference: &Reference) -> Self {
+        Origin {
+            place: Place::Registry(Box::new(registry)),
+            client,
+            image: reference.to_string(),
+            version: reference.version(),
+        }
+    }
+
+    /// The registry, where it is of one.
+    pub fn registry(&self) -> Option<&Registry<'a>> {
+        match &self.place {
+            Place::Registry(registry) => Some(registry),
+            Place::Layout(_) => None,
+        }
+    }
+
     /// Looks the image of a platform up, and holds all its documents against each other.
     pub fn resolve(&self, platform: Platform) -> Result<Image, OciError> {
+        self.resolve_whole(platform).map(|whole| whole.image)
+    }
+
+    /// Likewise, with the documents. What the name means is asked once: all else goes by digests.
+    pub fn resolve_whole(&self, platform: Platform) -> Result<Whole, OciError> {
         let bad = |source| OciError::Document { image: self.image.clone(), source };
-        let (mut digest, mut document, mut size) = self.root()?;
+        let (mut digest, mut document, mut bytes) = self.root()?;
+        let root = digest;
         let mut depth = 0;
         let manifest = loop {
             let entries = match document {
@@ -97,11 +132,12 @@ impl<'a> Origin<'a> {
             };
             depth += 1;
             let meant = pick(&entries, platform).map_err(bad)?;
-            (digest, size) = (meant.digest, meant.size);
-            document = self.inner(meant)?;
+            digest = meant.digest;
+            (document, bytes) = self.inner(meant)?;
         };
         let packings = manifest.packings().map_err(bad)?;
-        let config = Config::parse(&self.config(&manifest.config)?).map_err(bad)?;
+        let config_bytes = self.config(&manifest.config)?;
+        let config = Config::parse(&config_bytes).map_err(bad)?;
         let diff_ids = config.diff_ids(&manifest, platform).map_err(bad)?;
         let layers = manifest.layers.iter().zip(packings).zip(diff_ids);
         let layers = layers.map(|((layer, packing), diff_id)| ImageLayer {
@@ -110,18 +146,19 @@ impl<'a> Origin<'a> {
             packing,
             diff_id: *diff_id,
         });
-        Ok(Image {
+        let image = Image {
             manifest: digest,
-            manifest_size: size,
+            manifest_size: bytes.len() as u64,
             config: manifest.config.digest,
             config_size: manifest.config.size,
             layers: layers.collect(),
             settings: config.settings().map_err(bad)?,
-        })
+        };
+        Ok(Whole { root, image, manifest: bytes, config: config_bytes })
     }
 
     /// The document that the name leads to.
-    fn root(&self) -> Result<(Digest, Document, u64), OciError> {
+    fn root(&self) -> Result<(Digest, Document, Vec<u8>), OciError> {
         let (bytes, served, named) = match &self.place {
             Place::Layout(layout) => {
                 let digest = layout.find()?;
@@ -136,11 +173,11 @@ impl<'a> Origin<'a> {
         if let Some(expected) = named.filter(|named| *named != found) {
             return Err(self.other_bytes("the manifest", expected, found));
         }
-        Ok((found, self.parse(&bytes, served.as_deref())?, bytes.len() as u64))
+        Ok((found, self.parse(&bytes, served.as_deref())?, bytes))
     }
 
     /// A document that another one names.
-    fn inner(&self, meant: &Descriptor) -> Result<Document, OciError> {
+    fn inner(&self, meant: &Descriptor) -> Result<(Document, Vec<u8>), OciError> {
         let (bytes, served) = match &self.place {
             Place::Layout(layout) => (layout.blob(&meant.digest)?, None),
             Place::Registry(registry) => {
@@ -150,7 +187,7 @@ impl<'a> Origin<'a> {
         };
         self.check("the manifest", meant, &bytes)?;
         let served = served.or_else(|| Some(meant.media_type.clone()));
-        self.parse(&bytes, served.as_deref())
+        Ok((self.parse(&bytes, served.as_deref())?, bytes))
     }
 
     fn config(&self, config: &Descriptor) -> Result<Vec<u8>, OciError> {

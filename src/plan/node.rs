@@ -40,7 +40,8 @@ impl<'a> Planner<'a> {
         });
         let links = links.collect();
         let packages = managers.into_iter().cloned().collect();
-        let work = NpmWork { root, packages, parts: Vec::new(), is_global: true };
+        let (parts, outer) = (Vec::new(), Vec::new());
+        let work = NpmWork { root, packages, parts, outer, is_global: true };
         self.rest.push(Self::tree_step(layer, work));
         Ok(links)
     }

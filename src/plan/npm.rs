@@ -19,6 +19,9 @@ const EVENTS: [&str; 3] = ["preinstall", "install", "postinstall"];
 /// Where Debian's npm keeps its own packages.
 const DEBIAN_MODULES: &str = "/usr/share/nodejs";
 
+/// Version of what is packed of a commit.
+const PACKED: &str = "packed 1";
+
 /// A tree of packages.
 #[derive(Clone, Debug)]
 pub struct NpmWork {
@@ -26,6 +29,8 @@ pub struct NpmWork {
     pub root: LayerPath,
     pub packages: Vec<NpmPin>,
     pub parts: Vec<NpmPart>,
+    /// Sources that tarballs of packages lie in.
+    pub outer: Vec<Pin>,
     /// Installed globally: commands can be executed, and have no links in a `.bin`.
     pub is_global: bool,
 }
@@ -62,8 +67,20 @@ impl<'a> Planner<'a> {
         let pins = lock.answer(&request).ok_or_else(not_locked)?;
         match self.add_pnpm(layer, at, npm, pins)? {
             true => Ok(()),
-            false => self.add_tree(layer, at, &npm.into, pins),
+            false => self.add_tree(layer, at, &npm.into, pins, self.outer(layer, npm, pins)),
         }
+    }
+
+    /// The source that the project is in, where packages of it lie there, too.
+    fn outer(&self, layer: &Layer, npm: &Npm, pins: &[Pin]) -> Vec<Pin> {
+        let super::Given { project, platform, lock, local, .. } = self.given;
+        let is_inner = |pin: &Pin| pin.npm().is_some_and(|pin| pin.laid_in().is_some());
+        let Some(laid) = npm.laid.as_ref().filter(|_| pins.iter().any(is_inner)) else {
+            return Vec::new();
+        };
+        let request = recipe_request(project, layer, laid.recipe, platform, local);
+        let answer = request.and_then(|request| lock.answer(&request)).unwrap_or_default();
+        answer.iter().filter(|pin| pin.source().is_some()).cloned().collect()
     }
 
     /// The step of a tree without scripts.
@@ -73,9 +90,16 @@ impl<'a> Planner<'a> {
         let packages = packages.collect::<Vec<_>>();
         let identity =
             (root.to_string(), packages, &work.parts, work.is_global.then_some("global"));
+        // what is packed of a commit may change with what packs it
+        let packed = work.packages.iter().filter(|pin| pin.is_git()).map(|pin| &pin.place);
+        let packed = packed.collect::<Vec<_>>();
+        let key = match packed.is_empty() {
+            true => key_of("npm", &identity),
+            false => key_of("npm", &(&identity, PACKED, packed)),
+        };
         Step {
             layer: layer.name.clone(),
-            key: key_of("npm", &identity),
+            key,
             title: format!("npm {root}: {} packages", work.packages.len()),
             below: Vec::new(),
             work: Work::Npm(work),
@@ -89,11 +113,13 @@ impl<'a> Planner<'a> {
         at: usize,
         root: &LayerPath,
         pins: &[Pin],
+        outer: Vec<Pin>,
     ) -> Result<(), PlanError> {
         let mut work = NpmWork {
             root: root.clone(),
             packages: Vec::new(),
             parts: Vec::new(),
+            outer,
             is_global: false,
         };
         let scripts: Vec<Script<'_>> = pins.iter().filter_map(Script::of).collect();

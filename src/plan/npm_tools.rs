@@ -19,7 +19,7 @@ impl<'a> Planner<'a> {
         let not_locked = || PlanError::NotLocked { layer: layer.name.clone(), platform };
         let request = recipe_request(project, layer, at, platform, local).ok_or_else(not_locked)?;
         let pins = lock.answer(&request).ok_or_else(not_locked)?;
-        self.add_tree(layer, at, &tools.into, pins)?;
+        self.add_tree(layer, at, &tools.into, pins, Vec::new())?;
         let Some(bin) = &tools.bin else { return Ok(Vec::new()) };
         let commands = tools.packages.iter().flat_map(|spec| commands(pins, spec));
         let link = |(name, _): &(Box<str>, Box<str>)| {

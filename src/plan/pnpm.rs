@@ -80,9 +80,6 @@ impl<'a> Planner<'a> {
         // whether development dependencies come is for `omit` to say
         env.retain(|(name, _)| name != "NODE_ENV");
         env.extend(headers(&layers));
-        // pnpm takes workspaces in the order in which it has read their settings, and hoists by it: with
-        // several threads that read, one build in ten hoists another version
-        env.push(("UV_THREADPOOL_SIZE".to_owned(), "1".to_owned()));
         let mut command = format!("node {PNPM}/{program} {WORDS}");
         for (kind, word) in [(Kind::Dev, " --prod"), (Kind::Optional, " --no-optional")] {
             command += if npm.omit.contains(&kind) { word } else { "" };

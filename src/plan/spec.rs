@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::decl::{Layer, Sandbox};
 use crate::lock::base::LockedBase;
-use crate::oci::document::port;
+use crate::oci::document::{Setting, port};
 use crate::platform::Platform;
 
 /// The configuration of an image (OCI image-spec, config).
@@ -55,6 +55,42 @@ impl ImageSpec {
             labels: BTreeMap::new(),
             stop_signal: None,
             annotations: BTreeMap::new(),
+        }
+    }
+
+    /// Of an image of others, which stands for itself.
+    pub fn of_image(platform: Platform, settings: &[Setting]) -> Self {
+        let all = |name: &str| {
+            let named = settings.iter().filter(move |(known, _)| *known == name);
+            named.map(|(_, words)| words.clone()).collect::<Vec<Vec<String>>>()
+        };
+        let words = |name: &str| all(name).into_iter().next().unwrap_or_default();
+        let first = |name: &str| words(name).into_iter().next().unwrap_or_default();
+        let pairs = |name: &str| {
+            let pair = |words: Vec<String>| {
+                let mut words = words.into_iter();
+                Some((words.next()?, words.next().unwrap_or_default()))
+            };
+            all(name).into_iter().filter_map(pair).collect::<Vec<_>>()
+        };
+        let mut env = pairs("env");
+        if !env.iter().any(|(name, _)| name == "PATH") {
+            env.insert(0, ("PATH".to_owned(), PATH.to_owned()));
+        }
+        let ports = all("port").into_iter().flatten();
+        let ports = ports
+            .filter_map(|text| port(&text).map(|(number, protocol)| Port { number, protocol }));
+        ImageSpec {
+            env,
+            entrypoint: words("entrypoint"),
+            command: words("cmd"),
+            workdir: first("workdir"),
+            user: first("user"),
+            ports: ports.collect(),
+            volumes: all("volume").into_iter().flatten().collect(),
+            labels: pairs("label").into_iter().collect(),
+            stop_signal: Some(first("stop-signal")).filter(|signal| !signal.is_empty()),
+            ..ImageSpec::bare(platform)
         }
     }
 

@@ -84,6 +84,14 @@ impl Work {
         }
     }
 
+    /// Sources that others which it needs are taken out of.
+    pub fn outer(&self) -> Vec<Source<'_>> {
+        match self {
+            Work::Npm(work) => work.outer.iter().filter_map(Pin::source).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// What it needs of the store beside other layers.
     pub fn sources(&self) -> Vec<Source<'_>> {
         match self {

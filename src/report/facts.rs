@@ -18,7 +18,7 @@ use crate::debian::control::Stanza;
 use crate::digest::Integrity;
 use crate::fsx::{self, IoAt};
 use crate::lock::{DebPin, NpmPin, Source, WheelPin};
-use crate::npm::{Tarball, TarballError};
+use crate::npm::TarballError;
 use crate::python::Wheel;
 use crate::store::{Held, Store};
 use crate::tarball::MemberKind;
@@ -145,7 +145,7 @@ fn upstream_of(source: &str) -> String {
 
 fn read_tarball(path: PathBuf, pin: &NpmPin) -> Result<Facts, String> {
     let text = |error: TarballError| error.to_string();
-    let tarball = Tarball::open(&path, &pin.integrity).map_err(text)?;
+    let tarball = pin.open(&path).map_err(text)?;
     let mut facts = Facts::default();
     let visited = tarball.visit(|item, body| -> Result<(), TarballError> {
         let name = item.path.to_string();

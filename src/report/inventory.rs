@@ -130,7 +130,12 @@ impl Given<'_> {
                 });
                 Origin { url, ..Origin::default() }
             }
-            Source::BaseLayer(_) | Source::Npm(_) | Source::Wheel(_) => Origin::default(),
+            Source::Npm(pin) => {
+                let spec = pin.git().filter(|spec| spec.url().reach() != Reach::Local);
+                let url = spec.map(|spec| spec.to_string().replacen('#', "@", 1));
+                Origin { url, ..Origin::default() }
+            }
+            Source::BaseLayer(_) | Source::Wheel(_) => Origin::default(),
         }
     }
 
@@ -205,7 +210,9 @@ impl Inventory {
             for bundled in &facts.bundled {
                 let name = || ReportError::Name(bundled.name.clone());
                 add(Component {
-                    purl: purl::npm(&bundled.name, &bundled.version).map_err(|_| name())?,
+                    purl: purl::npm(&bundled.name, &bundled.version)
+                        .map_err(|_| name())?
+                        .to_string(),
                     name: bundled.name.clone(),
                     version: bundled.version.clone(),
                     licence: bundled.licence.clone(),

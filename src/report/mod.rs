@@ -19,7 +19,8 @@ pub use cyclonedx::cyclonedx;
 pub use inventory::{Component, Given, Inventory, ShippedLayer, Subject};
 pub use licence::Licence;
 pub use provenance::{
-    BUILD_TYPE, CYCLONEDX_PREDICATE, PAYLOAD_TYPE, SPDX_PREDICATE, attest, provenance,
+    BUILD_TYPE, CYCLONEDX_PREDICATE, PAYLOAD_TYPE, PROVENANCE_PREDICATE, SPDX_PREDICATE, attest,
+    provenance,
 };
 pub use spdx::spdx;
 

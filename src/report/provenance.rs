@@ -26,6 +26,8 @@ pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 
 /// What a bill of materials is as the predicate of a statement.
 pub const SPDX_PREDICATE: &str = "https://spdx.dev/Document";
+/// What provenance is.
+pub const PROVENANCE_PREDICATE: &str = "https://slsa.dev/provenance/v1";
 pub const CYCLONEDX_PREDICATE: &str = "https://cyclonedx.org/bom";
 
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
@@ -130,7 +132,7 @@ pub fn provenance(
     Ok(document(&Statement {
         kind: STATEMENT,
         subject: subjects(&subject, manifests),
-        predicate_type: "https://slsa.dev/provenance/v1",
+        predicate_type: PROVENANCE_PREDICATE,
         predicate: Predicate {
             build_definition: Definition {
                 build_type: BUILD_TYPE,

@@ -40,7 +40,12 @@ fn build(source: &Source<'_>, origin: &Origin) -> packageurl::Result<String> {
                 purl.add_qualifier("upstream", upstream.clone())?;
             }
         }
-        Source::Npm(pin) => return npm(&pin.name, &pin.version),
+        Source::Npm(pin) => {
+            purl = npm(&pin.name, &pin.version)?;
+            if let Some(url) = &origin.url {
+                purl.add_qualifier("vcs_url", url.clone())?;
+            }
+        }
         Source::Wheel(pin) => {
             purl = PackageUrl::new("pypi", pin.name.to_string())?;
             purl.with_version(pin.version.to_string())?;
@@ -89,7 +94,7 @@ pub(super) fn base_deb(
 }
 
 /// The package URL of a package of npm's, which may be bundled in another.
-pub(super) fn npm(name: &str, version: &str) -> packageurl::Result<String> {
+pub(super) fn npm(name: &str, version: &str) -> packageurl::Result<PackageUrl<'static>> {
     let (scope, base) = match name.split_once('/') {
         Some((scope, base)) => (Some(scope), base),
         None => (None, name),
@@ -99,7 +104,7 @@ pub(super) fn npm(name: &str, version: &str) -> packageurl::Result<String> {
         purl.with_namespace(scope.to_owned())?;
     }
     purl.with_version(version.to_owned())?;
-    Ok(purl.to_string())
+    Ok(purl)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub struct Request {
     /// Components of the path, decoded; a last empty one stands for a slash at the end.
     pub path: Vec<String>,
     pub accept: Option<String>,
+    pub authorization: Option<String>,
     /// Whether the connection ends with the answer.
     pub(super) last: bool,
 }
@@ -32,17 +33,25 @@ pub struct Response {
     pub status: u16,
     pub media_type: String,
     pub body: Body,
+    /// Further headers.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Response {
     pub fn ok(media_type: impl Into<String>, body: Body) -> Self {
-        Response { status: 200, media_type: media_type.into(), body }
+        Response { status: 200, media_type: media_type.into(), body, headers: Vec::new() }
     }
 
     /// A refusal, with its reason for whoever reads the program's own log.
     pub fn refusal(status: u16, reason: &str) -> Self {
         let body = Body::Bytes(format!("{reason}\n").into_bytes());
-        Response { status, media_type: "text/plain; charset=utf-8".to_owned(), body }
+        let media_type = "text/plain; charset=utf-8".to_owned();
+        Response { status, media_type, body, headers: Vec::new() }
+    }
+
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
     }
 }
 
@@ -93,6 +102,7 @@ pub(super) fn read_request(stream: &mut impl BufRead) -> Result<Request, Unreada
         method: method.to_owned(),
         path: path.ok_or(Unreadable::Wrong("the path is no text"))?,
         accept: None,
+        authorization: None,
         last: version != "HTTP/1.1",
     };
     loop {
@@ -104,6 +114,7 @@ pub(super) fn read_request(stream: &mut impl BufRead) -> Result<Request, Unreada
         let value = value.trim();
         match name.to_ascii_lowercase().as_str() {
             "accept" => request.accept = Some(value.to_owned()),
+            "authorization" => request.authorization = Some(value.to_owned()),
             "connection" if value.eq_ignore_ascii_case("close") => request.last = true,
             // a body is never read: what follows it cannot be told from it
             "content-length" if value != "0" => request.last = true,
@@ -146,6 +157,7 @@ pub(super) fn write_response(
     };
     let reason = match response.status {
         200 => "OK",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
@@ -155,9 +167,13 @@ pub(super) fn write_response(
         if request.is_none_or(|request| request.last) { "close" } else { "keep-alive" };
     write!(
         stream,
-        "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {length}\r\nConnection: {connection}\r\n\r\n",
+        "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {length}\r\nConnection: {connection}\r\n",
         response.status, response.media_type,
     )?;
+    for (name, value) in &response.headers {
+        write!(stream, "{name}: {value}\r\n")?;
+    }
+    write!(stream, "\r\n")?;
     if request.is_none_or(|request| request.method != "HEAD") {
         io::copy(&mut body, stream)?;
     }

@@ -97,8 +97,10 @@ impl Inventory {
             let (path, name) = (entry.path(), name_of(&entry));
             inventory.push(vec![path.clone()], measure(&path), Name::Tool(name), &entry);
         }
-        for entry in entries(&root.join("projects"))?.iter().chain(&entries(&root.join("locks"))?) {
-            inventory.fixed += entry.metadata().map_or(0, |meta| disk(&meta));
+        for dir in ["locks", "projects", "pushes"] {
+            let sizes = entries(&root.join(dir))?.into_iter();
+            let sizes = sizes.map(|entry| entry.metadata().map_or(0, |meta| disk(&meta)));
+            inventory.fixed += sizes.sum::<u64>();
         }
         Ok(inventory)
     }

@@ -20,6 +20,8 @@ const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const OWNER: &str = "dev.sbx.project";
+/// Whose an image is that was pulled; no project is called so.
+const PULLED: &str = "#pulled";
 
 pub(super) fn create(root: &Path) -> Result<(), PathIo> {
     let index = root.join("index.json");
@@ -102,19 +104,62 @@ impl Store {
         let mut index = parse_index(&path, &bytes)?;
         let manifests = index["manifests"].as_array_mut().expect("parse_index made it an array");
         let name = choose_name(manifests, claimant, sandbox);
-        let old = manifests.iter().position(|entry| ref_name(entry) == Some(&name));
+        self.list(manifests, &name, &claimant.owner(), images)?;
+        fsx::write_atomic(&path, index.to_string().as_bytes())?;
+        Ok(ImageRef(name))
+    }
+
+    /// Lists an image under the reference that it was pulled by.
+    pub(super) fn publish_pulled(
+        &self,
+        reference: &str,
+        image: &PublishedImage,
+    ) -> Result<(), StoreError> {
+        let path = self.root.join("index.json");
+        let _lock = self.lock("index")?;
+        let bytes = fs::read(&path).at("read", &path)?;
+        let mut index = parse_index(&path, &bytes)?;
+        let manifests = index["manifests"].as_array_mut().expect("parse_index made it an array");
+        self.list(manifests, reference, PULLED, std::slice::from_ref(image))?;
+        Ok(fsx::write_atomic(&path, index.to_string().as_bytes())?)
+    }
+
+    /// Takes those references of pulled images out that `is_old` says.
+    pub(super) fn withdraw_pulled(&self, is_old: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+        let path = self.root.join("index.json");
+        let _lock = self.lock("index")?;
+        let bytes = fs::read(&path).at("read", &path)?;
+        let mut index = parse_index(&path, &bytes)?;
+        let manifests = index["manifests"].as_array_mut().expect("parse_index made it an array");
+        let count = manifests.len();
+        let pulled = |entry: &Value| entry["annotations"][OWNER].as_str() == Some(PULLED);
+        manifests.retain(|entry| !(pulled(entry) && ref_name(entry).is_none_or(&is_old)));
+        if manifests.len() == count {
+            return Ok(());
+        }
+        Ok(fsx::write_atomic(&path, index.to_string().as_bytes())?)
+    }
+
+    /// Puts images of one name into the list, in order.
+    fn list(
+        &self,
+        manifests: &mut Vec<Value>,
+        name: &str,
+        owner: &str,
+        images: &[PublishedImage],
+    ) -> Result<(), StoreError> {
+        let old = manifests.iter().position(|entry| ref_name(entry) == Some(name));
         let nested = self.nest(old.map(|at| &manifests[at]), images)?;
         let entry = json!({
             "mediaType": MEDIA_INDEX, "digest": nested.0, "size": nested.1,
-            "annotations": {REF_NAME: name, OWNER: claimant.owner()},
+            "annotations": {REF_NAME: name, OWNER: owner},
         });
         match old {
             Some(at) => manifests[at] = entry,
             None => manifests.push(entry),
         }
         manifests.sort_by(|a, b| ref_name(a).cmp(&ref_name(b)));
-        fsx::write_atomic(&path, index.to_string().as_bytes())?;
-        Ok(ImageRef(name))
+        Ok(())
     }
 
     /// Takes every name of a project out of `index.json`.
@@ -150,6 +195,13 @@ impl Store {
         listed.then(|| ref_name(entry).map(|name| ImageRef(name.to_owned())))?
     }
 
+    /// What a manifest calls itself; one of others' may be of Docker's form.
+    pub fn media_type_of(&self, manifest: &Digest) -> String {
+        let bytes = self.read_blob(manifest).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        value["mediaType"].as_str().unwrap_or(MEDIA_MANIFEST).to_owned()
+    }
+
     fn read_nested(&self, entry: &Value) -> Option<Vec<Value>> {
         let digest: Digest = entry["digest"].as_str()?.parse().ok()?;
         let value: Value = serde_json::from_slice(&self.read_blob(&digest).ok()?).ok()?;
@@ -169,7 +221,8 @@ impl Store {
         });
         entries.extend(images.iter().map(|image| {
             json!({
-                "mediaType": MEDIA_MANIFEST, "digest": image.manifest, "size": image.size,
+                "mediaType": self.media_type_of(&image.manifest),
+                "digest": image.manifest, "size": image.size,
                 "platform": {"architecture": image.platform.architecture(), "os": "linux"},
             })
         }));

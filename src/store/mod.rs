@@ -12,6 +12,7 @@
 //! twins/HEX.FORMAT           a layer's compressed form, by its digest
 //! projects/HEX               who uses the store, and what their locks need
 //! facts/ALGORITHM-HEX        what a source says of itself, by its digest
+//! pushes/                    what was pushed where
 //! parts/HEX                  downloads under way, resumed by whoever comes next
 //! tmp/PID-N/                 a process's lease and its drafts, swept once it is gone
 //! locks/                     advisory locks
@@ -29,6 +30,8 @@ mod layout;
 mod lease;
 mod mark;
 mod project;
+mod pulled;
+mod push;
 mod record;
 mod room;
 mod stamp;
@@ -38,6 +41,7 @@ pub use draft::{Draft, TreeDraft};
 pub use inventory::Class;
 pub use layout::{Claimant, ImageRef, PublishedImage};
 pub use lease::{Held, Lease};
+pub use push::PushedImage;
 pub use record::{ImageRecord, Key, LayerRecord, Packed};
 pub use room::{Cap, Crowd, shown};
 pub use stamp::Stamp;
@@ -64,6 +68,7 @@ const DIRS: &[&str] = &[
     "logs",
     "parts",
     "projects",
+    "pushes",
     "sizes",
     "stats",
     "tmp",

@@ -13,6 +13,7 @@ pub struct Engine {
     daemon: Child,
     dir: PathBuf,
     host: String,
+    bridge: Option<String>,
 }
 
 /// A running container, removed in the end.
@@ -24,19 +25,35 @@ pub struct Container<'a> {
 impl Engine {
     /// Starts a daemon whose data is in a directory. It makes no bridge and no firewall rule.
     pub fn start(dir: &Path) -> Self {
+        Self::with_bridge(dir, None)
+    }
+
+    /// Likewise, with a bridge of its own, so that published ports are served on this machine.
+    pub fn start_with_ports(dir: &Path) -> Self {
+        let number = std::process::id();
+        let name = format!("sbxt{number}");
+        let net = [number / 256 % 256, number % 256].map(|part| part.to_string()).join(".");
+        tool("ip", &["link", "add", &name, "type", "bridge"]);
+        tool("ip", &["address", "add", &format!("10.{net}.1/24"), "dev", &name]);
+        tool("ip", &["link", "set", &name, "up"]);
+        Self::with_bridge(dir, Some(name))
+    }
+
+    fn with_bridge(dir: &Path, bridge: Option<String>) -> Self {
         let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
         let host = format!("unix://{}", path("docker.sock"));
         let log = File::create(dir.join("dockerd.log")).unwrap();
         let daemon = Command::new("/usr/sbin/dockerd")
             .args(["--host", &host, "--data-root", &path("data"), "--exec-root", &path("exec")])
-            .args(["--pidfile", &path("docker.pid"), "--bridge", "none"])
+            .args(["--pidfile", &path("docker.pid")])
+            .args(["--bridge", bridge.as_deref().unwrap_or("none")])
             .args(["--iptables=false", "--ip6tables=false"])
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
             .expect("dockerd must be installed (tests/run does it)");
-        let engine = Engine { daemon, dir: dir.to_owned(), host };
+        let engine = Engine { daemon, dir: dir.to_owned(), host, bridge };
         let start = Instant::now();
         while !engine.command(&["info"]).output().unwrap().status.success() {
             let said = || std::fs::read_to_string(dir.join("dockerd.log")).unwrap();
@@ -91,6 +108,9 @@ impl Drop for Engine {
                 .arg(self.dir.join(mount))
                 .stderr(Stdio::null())
                 .status();
+        }
+        if let Some(bridge) = &self.bridge {
+            let _ = Command::new("ip").args(["link", "delete", bridge]).status();
         }
     }
 }

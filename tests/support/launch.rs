@@ -26,8 +26,10 @@ sandbox "high" extends="s" { security-level "high"; }
 sandbox "low" extends="s" { security-level "low"; }
 sandbox "limited" extends="s" { limits memory="64MiB" cpus=1 pids=20; }
 sandbox "huge" extends="s" { limits cpus=4096; }
+sandbox "small" extends="s" { limits disk="8MiB"; }
+sandbox "vast" extends="s" { limits disk="900TiB"; }
+sandbox "few" extends="s" { limits pids=40; }
 sandbox "secret" extends="s" { env-from-host "SBX_TEST_SECRET"; }
-sandbox "out" extends="s" { egress "example.org:443"; }
 sandbox "web" {
     layers "box"
     port 80
@@ -50,7 +52,12 @@ pub struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     pub fn new(user: Option<&'a User>) -> Self {
-        let project = Project::new().file("sandboxes.kdl", SANDBOXES);
+        Self::declaring(user, "")
+    }
+
+    /// With more sandboxes than those of every bench.
+    pub fn declaring(user: Option<&'a User>, more: &str) -> Self {
+        let project = Project::new().file("sandboxes.kdl", &format!("{SANDBOXES}{more}"));
         let dir = project.dir.path();
         fs::copy("/bin/busybox", dir.join("busybox")).expect("tests/run installs busybox-static");
         let probe = dir.join("probe");
@@ -99,6 +106,16 @@ impl<'a> Bench<'a> {
 
     pub fn sbx(&self, arguments: &[&str]) -> Outcome {
         Outcome::new(self.command(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// With a mount namespace of its own, in which root has run this script.
+    pub fn sbx_with_mounts(&self, script: &str, arguments: &[&str]) -> Outcome {
+        let run = self.project.run(arguments).mounts(script);
+        let mut command = match self.user {
+            Some(user) => run.by(user).command(),
+            None => run.command(),
+        };
+        Outcome::new(command.stdin(Stdio::null()).output().unwrap())
     }
 
     /// Runs a shell script in a sandbox of that name.

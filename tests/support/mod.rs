@@ -3,6 +3,7 @@
 
 pub mod apt;
 pub mod deb;
+pub mod depot;
 pub mod docker;
 pub mod git;
 pub mod http;

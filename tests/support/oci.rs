@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,16 @@ impl Registry {
         fs::write(file.path(), line).unwrap();
         let path = file.keep().unwrap().1;
         Self::run(&format!("auth:\n  htpasswd:\n    realm: tests\n    path: {}\n", path.display()))
+    }
+
+    /// One that speaks TLS, and lets in whose certificate this authority made.
+    pub fn tls(own: &[PathBuf; 2], authority: &Path) -> Self {
+        let [cert, key] = own.each_ref().map(|path| path.display().to_string());
+        let clients = authority.display();
+        // the file's `http` is open where this goes on
+        Self::run(&format!(
+            "  tls:\n    certificate: {cert}\n    key: {key}\n    clientcas:\n      - {clients}\n"
+        ))
     }
 
     fn run(more: &str) -> Self {
@@ -157,4 +167,27 @@ impl Image {
 pub fn descriptor(media: &str, bytes: &[u8]) -> String {
     let (digest, size) = (Digest::of(bytes), bytes.len());
     format!(r#"{{"mediaType":"{media}","digest":"{digest}","size":{size}}}"#)
+}
+
+/// Holds a document against the image-spec's own schema, as Debian packages it.
+#[track_caller]
+pub fn check_schema(kind: &str, document: &str) {
+    let dir = "/usr/share/gocode/src/github.com/opencontainers/image-spec/schema";
+    assert!(
+        Path::new(dir).is_dir(),
+        "the image-spec's schemas must be installed (tests/run does it)"
+    );
+    let script = r#"
+import json, pathlib, sys
+from jsonschema import Draft4Validator, RefResolver
+root, kind, document = sys.argv[1:]
+schemas = {path.name: json.loads(path.read_text()) for path in pathlib.Path(root).glob("*.json")}
+places = ["", "descriptor/", "image/", "image/descriptor/", "image/index/", "image/manifest/"]
+store = {"https://opencontainers.org/schema/" + place + name: schema
+         for place in places for name, schema in schemas.items()}
+schema = schemas[kind + "-schema.json"]
+resolver = RefResolver.from_schema(schema, store=store)
+Draft4Validator(schema, resolver=resolver).validate(json.loads(document))
+"#;
+    tool("/usr/bin/python3", &["-c", script, dir, kind, document]);
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use self::secret::{Needles, Scan, SecretError};
 use super::capture::{CaptureError, capture};
 use super::listing::Listing;
+use super::log::Log;
 use super::room::{Room, Stay, Visit, VisitError, printable};
 use super::view::View;
 use crate::blame::Blame;
@@ -104,7 +105,7 @@ pub enum RunError {
     #[error(transparent)]
     Secret(#[from] SecretError),
     #[error(
-        "`{command}` ended with {reason}{}{}\nthe whole output is in {}",
+        "`{command}` ended with {reason}{}{}\nthe output is in {}",
         indented(tail), reached(asked), log.display()
     )]
     Failed {
@@ -215,11 +216,10 @@ impl RunJob<'_> {
         needles: &Needles,
         line: &mut dyn FnMut(&str),
     ) -> Result<(), RunError> {
-        let mut log = fs::File::create(self.log).at("create", self.log)?;
+        let mut log = Log::create(self.log)?;
         let mut hear = |text: &str| {
             let text = needles.hide(text);
-            // a log that cannot be written must not stop the command
-            writeln!(log, "{text}").unwrap_or_default();
+            log.add(&text);
             line(&printable(&text));
         };
         let stay = room.visit(visit, self.shelf, &mut hear).map_err(|error| self.explain(error))?;
@@ -364,6 +364,8 @@ pub(super) fn shelve(pin: &Pin, store: &Store) -> Option<Shelved> {
         | Pin::Laid(_)
         | Pin::NpmPart(_)
         | Pin::Python(_) => None,
+        // a tree of git's is no tarball
+        Pin::Npm(pin) if pin.is_git() => None,
         Pin::Npm(pin) => Some(Shelved {
             kind: Shelving::Npm,
             name: pin.name.to_string(),
@@ -400,6 +402,9 @@ const QUIET: &[(&str, &str)] = &[
     // wherever a lock says that a tarball is, it is on the shelf
     ("npm_config_replace_registry_host", "always"),
     ("npm_config_update_notifier", "false"),
+    // pnpm takes workspaces in the order in which it has read their settings, and hoists by it: with
+    // several threads that read, one build in ten hoists another version
+    ("UV_THREADPOOL_SIZE", "1"),
 ];
 
 /// Where Node's headers may be.

@@ -28,6 +28,7 @@ use self::script::ScriptPackage;
 use self::sources::AptSource;
 use super::capture::{CaptureError, capture};
 use super::listing::Listing;
+use super::log::Log;
 use super::view::View;
 use crate::blame::Blame;
 use crate::debian::archive::{Control, DebError};
@@ -53,7 +54,7 @@ pub enum SettleError {
     Trigger { package: String, source: TriggerError },
     #[error("packages `{one}` and `{two}` both ship {path}, and neither replaces the other")]
     Clash { one: String, two: String, path: String },
-    #[error("the maintainer scripts failed with {reason}:\n{tail}\nthe whole output is in {}", log.display())]
+    #[error("the maintainer scripts failed with {reason}:\n{tail}\nthe output is in {}", log.display())]
     Script { reason: String, tail: String, log: PathBuf },
     #[error("packages are left unfinished: {0}")]
     Unfinished(String),
@@ -166,13 +167,12 @@ fn run_scripts(
     below: &View,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), SettleError> {
-    let mut log = fs::File::create(job.log).at("create", job.log)?;
+    let mut log = Log::create(job.log)?;
     let mut run = |text: String| -> Result<(), SettleError> {
         let mount = job.scratch.join("mount");
         write_mount(&mount, &text, job)?;
         let mut line = |line: &str| {
-            // a log that cannot be written must not stop the scripts
-            writeln!(log, "{line}").unwrap_or_default();
+            log.add(line);
             if let Some(package) = line.strip_prefix("Setting up ") {
                 progress(package.trim_end_matches(" ..."));
             }

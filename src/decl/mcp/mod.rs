@@ -8,10 +8,13 @@
 
 mod import;
 mod launch;
+mod probe;
 mod read;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+pub use self::probe::ToolCall;
 
 use self::launch::requirement_name;
 use super::fault::{Fault, Location};
@@ -53,6 +56,9 @@ pub struct Server {
     /// The program in front of it, where it needs one.
     #[serde(serialize_with = "as_text")]
     pub wrapper: LayerPath,
+    /// What it is tried with.
+    #[serde(skip)]
+    pub probe: Option<ToolCall>,
     #[serde(skip)]
     pub at: Location,
 }
@@ -94,6 +100,7 @@ struct Draft {
     constraints: Vec<String>,
     as_of: Option<String>,
     venv: Option<Venv>,
+    probe: Option<ToolCall>,
     at: Location,
 }
 
@@ -129,6 +136,7 @@ impl Draft {
             constraints: Vec::new(),
             as_of: None,
             venv: None,
+            probe: None,
             at: at.clone(),
         }
     }
@@ -178,6 +186,7 @@ impl Draft {
             cwd: self.cwd,
             more: self.more,
             wrapper: wrapper.unwrap_or_default(),
+            probe: self.probe,
             at: self.at,
         })
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::import::import;
 use super::launch::{Launch, npm_spec, parse_launch, requirement};
-use super::{CONFIG, Draft, KeyVar, Mcp, Origin, Server, pypi_origin};
+use super::{CONFIG, Draft, KeyVar, Mcp, Origin, Server, ToolCall, pypi_origin};
 use crate::decl::as_of::read_day;
 use crate::decl::fault::{Fault, Location};
 use crate::decl::layer::{Recipe, checked, read_env};
@@ -15,7 +15,7 @@ use crate::decl::python::Venv;
 use crate::decl::units::is_variable;
 
 const CHILDREN: &[&str] =
-    &["arg", "constraints", "env", "env-from-host", "header", "packages", "venv"];
+    &["arg", "constraints", "env", "env-from-host", "header", "packages", "probe", "venv"];
 const SOURCES: &str = "`npm`, `pypi`, `command` and `url`";
 
 impl Mcp {
@@ -199,6 +199,7 @@ impl Draft {
                 self.constraints.extend(files.map(|(text, _)| text));
                 child.finish_leaf();
             }
+            "probe" => self.probe = ToolCall::read(child).or(self.probe.take()),
             "venv" => match self.venv {
                 Some(_) => child.fault("a server has one `venv`"),
                 None => self.venv = Venv::read_into(child, self.venv_dir(), None),

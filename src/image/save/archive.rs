@@ -16,7 +16,6 @@ use crate::path::LayerPath;
 use crate::tarball::Writer;
 
 const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 256 << 10;
@@ -33,7 +32,7 @@ pub(super) fn write_oci(saved: &Saved<'_>, out: &mut dyn Write) -> Result<(), Sa
         "schemaVersion": 2,
         "mediaType": MEDIA_INDEX,
         "manifests": [{
-            "mediaType": MEDIA_MANIFEST,
+            "mediaType": saved.store.media_type_of(&record.manifest),
             "digest": record.manifest,
             "size": record.manifest_size,
             "annotations": {
@@ -66,7 +65,7 @@ pub(super) fn write_docker(
     let record = saved.record;
     let (name, tag) = split(saved.reference);
     let layer = |digest: &Digest| format!("{}/layer.tar", digest.hex());
-    let layers = || tars.iter().map(|(digest, _)| digest);
+    let layers = || record.layers.iter().map(|layer| &layer.diff_id);
     let manifest = json!([{
         "Config": format!("{}.json", record.image.hex()),
         "RepoTags": [format!("{name}:{tag}")],
@@ -90,7 +89,7 @@ pub(super) fn write_docker(
 }
 
 /// A reference's name and tag; a tag that is not said is `latest`.
-fn split(reference: &str) -> (&str, &str) {
+pub(super) fn split(reference: &str) -> (&str, &str) {
     match reference.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, tag),
         _ => (reference, "latest"),

@@ -9,6 +9,7 @@ mod archive;
 mod disk;
 mod flat;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -97,11 +98,16 @@ struct Tars {
 }
 
 impl Saved<'_> {
+    /// The reference's name and tag.
+    pub fn split(&self) -> (&str, &str) {
+        archive::split(self.reference)
+    }
+
     /// Writes an archive.
     pub fn write(&self, kind: ArchiveKind, out: &mut dyn Write) -> Result<(), SaveError> {
         match kind {
             ArchiveKind::Oci => archive::write_oci(self, out),
-            ArchiveKind::Docker => archive::write_docker(self, &self.tars()?.layers, out),
+            ArchiveKind::Docker => self.write_docker(&BTreeSet::new(), out),
             ArchiveKind::Tar => {
                 let tars = self.tars()?;
                 flat::Flat::read(&tars.layers)?.write(out)
@@ -109,10 +115,28 @@ impl Saved<'_> {
         }
     }
 
+    /// Writes an archive for docker that leaves the tars of some layers out: for an engine that has
+    /// them.
+    pub fn write_docker(
+        &self,
+        without: &BTreeSet<Digest>,
+        out: &mut dyn Write,
+    ) -> Result<(), SaveError> {
+        let tars = self.tars_but(without)?;
+        archive::write_docker(self, &tars.layers, out)
+    }
+
     /// The layers as tars, bottom first. What a base's maker packed is unpacked aside.
     fn tars(&self) -> Result<Tars, SaveError> {
+        self.tars_but(&BTreeSet::new())
+    }
+
+    fn tars_but(&self, without: &BTreeSet<Digest>) -> Result<Tars, SaveError> {
         let mut tars = Tars { layers: Vec::new(), aside: None };
         for layer in &self.record.layers {
+            if without.contains(&layer.diff_id) {
+                continue;
+            }
             let path = self.store.blob_path(layer.blob());
             let Some(packed) = &layer.packed else {
                 tars.layers.push((layer.diff_id, path));

@@ -140,9 +140,14 @@ pub fn go_in(first: BorrowedFd<'_>, cgroup: &Cgroup) -> Setup<()> {
 
 /// Moves this process into the user and network namespaces only, and takes every right from it.
 pub fn go_into_network(first: BorrowedFd<'_>) -> Setup<()> {
-    use rustix::process::{Gid, Uid};
     let both = ThreadNameSpaceType::USER | ThreadNameSpaceType::NETWORK;
     move_into(first, both)?;
+    become_nobody()
+}
+
+/// Takes every right from this process, and ties it to its parent.
+pub fn become_nobody() -> Setup<()> {
+    use rustix::process::{Gid, Uid};
     let (user, group) = (Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY)));
     rustix::thread::set_thread_groups(&[]).step("leave all groups")?;
     rustix::thread::set_thread_res_gid(group, group, group).step("become nobody")?;

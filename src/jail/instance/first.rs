@@ -35,6 +35,9 @@ fn run(cell: &Cell, wires: &Wires, keeper: &impl AsFd) -> Setup<Ended> {
     rustix::system::setdomainname(b"(none)").step("set the domain name")?;
     network::raise_loopback()?;
     mounts::within(cell)?;
+    if let (Some(gate), Some(over)) = (&cell.gate, &wires.gate) {
+        gate.open(over.as_fd())?;
+    }
     let held = Held::all();
     let child = begin(cell, wires)?;
     let hidden = rustix::process::DumpableBehavior::NotDumpable;

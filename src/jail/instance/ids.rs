@@ -37,11 +37,11 @@ impl Ids {
     }
 
     /// A user namespace of these ids, without a process in it.
-    pub(super) fn namespace(self) -> Setup<OwnedFd> {
+    pub(super) fn namespace(self, processes: Option<u32>) -> Setup<OwnedFd> {
         match self {
-            Ids::Own { first } => namespace(&[(0, first, COUNT)]),
+            Ids::Own { first } => namespace(&[(0, first, COUNT)], processes),
             // a row must lie within one of the starter's own, which has its root apart
-            Ids::Shared => namespace(&[(0, 0, 1), (1, 1, COUNT - 1)]),
+            Ids::Shared => namespace(&[(0, 0, 1), (1, 1, COUNT - 1)], processes),
         }
     }
 
@@ -62,7 +62,8 @@ impl Ids {
         if (first..first + COUNT).contains(&owner) {
             return Ok(mount);
         }
-        let namespace = namespace(&[(owner, first, 1), (first + 1, first + 1, COUNT - 1)])?;
+        let rows = [(owner, first, 1), (first + 1, first + 1, COUNT - 1)];
+        let namespace = namespace(&rows, None)?;
         map(&mount, namespace.as_fd()).step(step())?;
         Ok(mount)
     }
@@ -103,12 +104,15 @@ pub(in super::super) fn change(mount: &OwnedFd, set: u64, namespace: u64) -> std
     }
 }
 
-/// Made by a child that lives as long as its maps take.
-fn namespace(rows: &[Row]) -> Setup<OwnedFd> {
+/// Made by a child that lives as long as its maps take. No more processes than so many can be in it:
+/// the limit that its maker has holds for all of them together, whoever they become in there (Linux
+/// 5.14; root's own has none).
+fn namespace(rows: &[Row], processes: Option<u32>) -> Setup<OwnedFd> {
     let (mut hear, tell) = std::io::pipe().step("open a pipe")?;
     let (wait, go) = std::io::pipe().step("open a pipe")?;
     let Some(pid) = fork()? else {
         drop((hear, go));
+        limit_processes(processes);
         hold_namespace(tell, wait);
     };
     drop((tell, wait));
@@ -133,6 +137,16 @@ fn namespace(rows: &[Row]) -> Setup<OwnedFd> {
     rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
         .step("wait for a child")?;
     opened
+}
+
+fn limit_processes(processes: Option<u32>) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Some(most) = processes.map(u64::from) else { return };
+    let own = getrlimit(Resource::Nproc);
+    let most = own.maximum.map_or(most, |maximum| maximum.min(most));
+    // it is no higher than before, which is always allowed
+    setrlimit(Resource::Nproc, Rlimit { current: Some(most), maximum: own.maximum })
+        .unwrap_or_default();
 }
 
 fn hold_namespace(mut tell: std::io::PipeWriter, mut wait: PipeReader) -> ! {

@@ -14,8 +14,10 @@
 
 mod enter;
 mod first;
+mod gate;
 mod identity;
 mod ids;
+mod landlock;
 mod mounts;
 mod outline;
 mod profile;
@@ -27,9 +29,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use super::program::open_files;
-pub use enter::{Entered, Visitor, enter, go_in, go_into_network, run_inside};
+pub use enter::{Entered, Visitor, become_nobody, enter, go_in, go_into_network, run_inside};
+pub use gate::{CABLE, Gate, GateSockets, NEAR};
 pub use identity::Identity;
 pub use ids::{COUNT, Ids};
+pub use landlock::UNLOCKED;
 pub use outline::{Laid, lay_root, masked_paths, read_only_paths};
 pub use profile::profile_document;
 pub use program::capability_names;
@@ -46,15 +50,21 @@ pub struct Cell {
     pub host_name: String,
     /// Trees of the layers, bottom first.
     pub lowers: Vec<PathBuf>,
-    /// Has the empty directories `upper`, `work`, `root` and `lowers`.
+    /// Has the empty directories `upper`, `work` and `shelf`.
     pub dir: PathBuf,
     pub ids: Ids,
     pub volumes: Vec<Volume>,
+    /// The way out, where there is one.
+    pub gate: Option<Gate>,
     pub tightness: Tightness,
     /// Size of /dev/shm in bytes.
     pub shared_memory: u64,
     /// Directories that stay writable where the root is not.
     pub writable: Vec<String>,
+    /// Bytes that may be written to its own files, which are in memory then.
+    pub disk: Option<u64>,
+    /// Processes and threads, where no control group counts them.
+    pub processes: Option<u32>,
     pub cgroup: Cgroup,
     pub program: Program,
 }
@@ -70,6 +80,8 @@ pub struct Program {
     pub user: String,
     /// Whether it gets a terminal of its own.
     pub terminal: bool,
+    /// Where it may write if it is confined most tightly.
+    pub writable: Vec<String>,
 }
 
 /// A directory or file of the host's in an instance.

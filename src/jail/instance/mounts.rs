@@ -13,7 +13,7 @@ use super::super::mounts::{
     inside, lay_devices, make_dir, make_read_only, mount_proc, mount_tmpfs, pivot,
 };
 use super::super::overlay;
-use super::{Cell, Ids, Tightness, Volume, ids};
+use super::{Cell, Ids, NEAR, Tightness, Volume, ids};
 
 /// Where a root that is read-only is writable all the same, in memory.
 const IN_MEMORY: &[(&str, &str)] = &[("tmp", "mode=1777,size=50%"), ("run", "mode=0755,size=10%")];
@@ -28,8 +28,16 @@ pub(super) fn outside(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).step("make mounts private")?;
     let dir = |name: &str| cell.dir.join(name);
-    let (upper, work, root) = (dir("upper"), dir("work"), dir("root"));
-    let lowers = show_trees(cell, namespace)?;
+    // where to mount on, in memory: making a file on a disk takes longer than a mount
+    let shelf = dir("shelf");
+    mount_tmpfs(&shelf, "mode=0700,size=1m", MountFlags::NOSUID | MountFlags::NODEV)?;
+    let root = shelf.join("root");
+    make_dir(&root)?;
+    let (upper, work) = match cell.disk {
+        None => (dir("upper"), dir("work")),
+        Some(bytes) => lay_out_in_memory(&shelf.join("memory"), bytes)?,
+    };
+    let lowers = show_trees(cell, &shelf, namespace)?;
     chown(&upper, Some(cell.ids.root()), Some(cell.ids.root())).step("give the root its owner")?;
     overlay::mount(&lowers, &upper, &work, &root)?;
     if cell.tightness == Tightness::High {
@@ -40,13 +48,22 @@ pub(super) fn outside(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<()> {
     rustix::process::chdir(&root).step("enter the root")
 }
 
+/// What is written, where it can be no more than so many bytes.
+fn lay_out_in_memory(point: &Path, bytes: u64) -> Setup<(PathBuf, PathBuf)> {
+    // files that hold nothing take memory, too
+    let options = format!("mode=0700,size={bytes},nr_inodes={}", (bytes / 1024).max(1024));
+    mount_tmpfs(point, &options, MountFlags::NOSUID | MountFlags::NODEV)?;
+    let (upper, work) = (point.join("upper"), point.join("work"));
+    make_dir(&upper)?;
+    make_dir(&work)?;
+    Ok((upper, work))
+}
+
 /// Overlays want their layers attached somewhere (before Linux 6.14).
-fn show_trees(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<Vec<PathBuf>> {
+fn show_trees(cell: &Cell, shelf: &Path, namespace: BorrowedFd<'_>) -> Setup<Vec<PathBuf>> {
     if cell.ids == Ids::Shared {
         return Ok(cell.lowers.clone());
     }
-    let shelf = cell.dir.join("lowers");
-    mount_tmpfs(&shelf, "mode=0700,size=1m", MountFlags::NOSUID | MountFlags::NODEV)?;
     let show = |(at, tree): (usize, &PathBuf)| {
         let mount = cell.ids.show_tree(tree, namespace)?;
         let place = shelf.join(at.to_string());
@@ -111,7 +128,7 @@ pub(super) fn within(cell: &Cell) -> Setup<()> {
     mount_proc(root)?;
     mount_sys(root)?;
     pivot(root)?;
-    lay_names(&cell.host_name)?;
+    lay_names(cell)?;
     make_dir(Path::new(&cell.program.cwd))?;
     match cell.tightness {
         Tightness::High => make_read_only(Path::new("/"), 0).step("make the root read-only"),
@@ -140,12 +157,17 @@ fn mount_sys(root: &Path) -> Setup<()> {
     Ok(())
 }
 
-/// Files that say what this host is called, and that there is no other.
-pub(super) fn lay_names(name: &str) -> Setup<()> {
+/// Files that say what this host is called, and who knows others, if anybody does.
+pub(super) fn lay_names(cell: &Cell) -> Setup<()> {
+    let name = &cell.host_name;
+    let server = match cell.gate {
+        Some(_) => format!("nameserver {NEAR}\noptions timeout:5 attempts:2\n"),
+        None => "options timeout:1 attempts:1\n".to_owned(),
+    };
     let texts = [
         ("/etc/hostname", format!("{name}\n")),
         ("/etc/hosts", format!("127.0.0.1 localhost {name}\n::1 localhost\n")),
-        ("/etc/resolv.conf", "options timeout:1 attempts:1\n".to_owned()),
+        ("/etc/resolv.conf", server),
     ];
     if !Path::new("/etc").is_dir() {
         return Ok(());

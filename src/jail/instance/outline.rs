@@ -29,7 +29,7 @@ pub struct Laid {
 
 /// Lays the root of an instance out in a new mount namespace of this process, which has one thread.
 pub fn lay_root(cell: &Cell) -> Setup<Laid> {
-    let namespace = cell.ids.namespace()?;
+    let namespace = cell.ids.namespace(cell.processes)?;
     mounts::outside(cell, namespace.as_fd())?;
     let identity = furnish(cell, &namespace)?;
     let copy = ids::detach(Path::new("."), OpenTreeFlags::AT_RECURSIVE)?;
@@ -62,7 +62,7 @@ fn furnish_within(cell: &Cell, namespace: &OwnedFd) -> Setup<Identity> {
         .step("enter the user namespace")?;
     ids::become_root()?;
     rustix::process::chroot(".").step("enter the root")?;
-    mounts::lay_names(&cell.host_name)?;
+    mounts::lay_names(cell)?;
     make_dir(Path::new(&cell.program.cwd))?;
     Identity::find(&cell.program.user, Path::new("/"))
 }

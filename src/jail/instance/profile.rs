@@ -2,7 +2,7 @@
 //! allows a container of its default capabilities. All others are answered with EPERM.
 //!
 //! Three calls depend on their arguments: clone without namespaces, personality with harmless values,
-//! socket of any family but the host's (AF_VSOCK). Newer calls, which a C library tries before it
+//! socket of any family but the host's (AF_VSOCK), at `high` of a few families. Newer calls, which a C library tries before it
 //! falls back, are answered by the filters of [`filter`](super::super::filter) with ENOSYS.
 
 use std::collections::BTreeMap;
@@ -143,6 +143,9 @@ const RISKY: &[Call] = calls![
     SYS_vmsplice,
 ];
 
+/// The families of sockets that `high` leaves.
+const FAMILIES: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
 /// Answered as if the kernel were older, not as if it were forbidden: programs have another way then.
 const ABSENT: &[Call] =
     calls![SYS_clone3, SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup,];
@@ -151,7 +154,7 @@ const ABSENT: &[Call] =
 pub(super) fn install(tightness: Tightness) -> Setup<()> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         unconditional(tightness).chain(ABSENT).map(|call| (call.number, Vec::new())).collect();
-    let conditional = conditional().step("write the system call filter")?;
+    let conditional = conditional(tightness).step("write the system call filter")?;
     rules.extend(conditional);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let arch = std::env::consts::ARCH.try_into().step("find the architecture")?;
@@ -175,14 +178,21 @@ fn unconditional(tightness: Tightness) -> impl Iterator<Item = &'static Call> {
 
 type Rules = Vec<(i64, Vec<SeccompRule>)>;
 
-fn conditional() -> Result<Rules, seccompiler::BackendError> {
+fn conditional(tightness: Tightness) -> Result<Rules, seccompiler::BackendError> {
     use SeccompCmpArgLen::{Dword, Qword};
     let when = |len, op, value| SeccompRule::new(vec![SeccompCondition::new(0, len, op, value)?]);
     let personalities = PERSONALITIES.iter().map(|value| when(Dword, SeccompCmpOp::Eq, *value));
+    let families = match tightness {
+        Tightness::High => FAMILIES
+            .iter()
+            .map(|family| when(Dword, SeccompCmpOp::Eq, u64::from(family.unsigned_abs())))
+            .collect::<Result<_, _>>()?,
+        Tightness::Low | Tightness::Medium => vec![when(Dword, SeccompCmpOp::Ne, VSOCK)?],
+    };
     Ok(vec![
         (libc::SYS_clone, vec![when(Qword, SeccompCmpOp::MaskedEq(NAMESPACES), 0)?]),
         (libc::SYS_personality, personalities.collect::<Result<_, _>>()?),
-        (libc::SYS_socket, vec![when(Dword, SeccompCmpOp::Ne, VSOCK)?]),
+        (libc::SYS_socket, families),
     ])
 }
 
@@ -202,8 +212,15 @@ pub fn profile_document(tightness: Tightness) -> serde_json::Value {
             "errnoRet": libc::ENOSYS,
         }),
         allow("clone", argument("SCMP_CMP_MASKED_EQ", NAMESPACES, 0)),
-        allow("socket", argument("SCMP_CMP_NE", VSOCK, 0)),
     ];
+    match tightness {
+        Tightness::High => rules.extend(FAMILIES.iter().map(|family| {
+            allow("socket", argument("SCMP_CMP_EQ", family.unsigned_abs().into(), 0))
+        })),
+        Tightness::Low | Tightness::Medium => {
+            rules.push(allow("socket", argument("SCMP_CMP_NE", VSOCK, 0)));
+        }
+    }
     let personalities = PERSONALITIES.iter();
     rules.extend(
         personalities.map(|value| allow("personality", argument("SCMP_CMP_EQ", *value, 0))),

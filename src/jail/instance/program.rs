@@ -14,7 +14,7 @@ use super::super::program::{bound, set_limits, strings};
 use super::super::spec::SetupFault;
 use super::identity::Identity;
 use super::setup::Wires;
-use super::{Program, Tightness, profile};
+use super::{Program, Tightness, landlock, profile};
 
 /// What a program is connected to.
 pub(super) struct Ends<'a> {
@@ -69,6 +69,9 @@ fn prepare(program: &Program, tightness: Tightness, ends: &Ends<'_>) -> Setup<Co
     rustix::process::chdir(program.cwd.as_str()).step(format!("change to `{}`", program.cwd))?;
     reset_signals();
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+    if tightness == Tightness::High {
+        landlock::restrict(&program.writable)?;
+    }
     profile::install(tightness)?;
     Ok((argv, env, path.unwrap_or_default()))
 }

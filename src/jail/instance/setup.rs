@@ -18,6 +18,8 @@ pub struct Wires {
     pub report: OwnedFd,
     /// A socket that a terminal's far end is handed out by.
     pub seat: OwnedFd,
+    /// Likewise for the sockets of the gate, where there is one.
+    pub gate: Option<OwnedFd>,
 }
 
 /// An instance whose first process is there.
@@ -39,7 +41,7 @@ impl Wires {
 
 /// Makes the instance's first process. The caller has one thread. What comes after is reported.
 pub fn start(cell: &Cell, wires: &Wires) -> Result<Started, SetupFault> {
-    let namespace = cell.ids.namespace()?;
+    let namespace = cell.ids.namespace(cell.processes)?;
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .step("open a handle of this process")?;
     let (mut hear, tell) = std::io::pipe().step("open a pipe")?;

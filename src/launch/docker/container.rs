@@ -98,7 +98,7 @@ fn host(spec: &Spec) -> Value {
     if let Some(milli) = spec.limits.milli_cpus {
         host["NanoCpus"] = json!(u64::from(milli) * 1_000_000);
     }
-    if let Some(count) = spec.limits.pids {
+    if let Some(count) = spec.pids {
         host["PidsLimit"] = json!(count);
     }
     if tightness == Tightness::High {

@@ -74,6 +74,9 @@ fn refuse(spec: &Spec, cluster: &Cluster) -> Result<(), LaunchError> {
     if let Some(port) = spec.ports.iter().find(|port| port.outside != 0) {
         return refused(format!("port {} of this machine", port.outside));
     }
+    if spec.limits.disk.is_some() {
+        return refused("`limits disk=`".to_owned());
+    }
     match spec.limits.pids {
         Some(count) if !cluster.waive_pids => Err(LaunchError::Pids { count }),
         _ => Ok(()),

@@ -1,9 +1,12 @@
 //! Packages of npm's: tarballs of a registry, of an address or of the project, each at its place.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::Words;
 use crate::digest::Integrity;
+use crate::npm::{GitSpec, Tarball, TarballError};
 
 /// A name and what it stands for.
 pub(super) type Pair = (Box<str>, Box<str>);
@@ -18,7 +21,9 @@ pub struct NpmPin {
     /// Its directory below the tree's root; empty for a package that is in no tree.
     pub place: Box<str>,
     /// Where its tarball was, if not at the usual path of a registry: another path there (a hint), an
-    /// address of its own, or `file:` and a path below the project's directory.
+    /// address of its own, `file:` and a path below the project's directory, `laid:` with the digest of
+    /// another source and what that calls it, or a repository's address and a commit, whose tree has
+    /// the digest then.
     pub path: Box<str>,
     /// Commands that it brings: name, and file below its directory.
     pub bins: Vec<Pair>,
@@ -44,6 +49,29 @@ impl NpmPin {
         format!("{} {}", self.name, self.version)
     }
 
+    /// The commit that it is packed of, for a package that comes from git.
+    pub fn git(&self) -> Option<GitSpec> {
+        if self.is_git() { self.path.parse().ok() } else { None }
+    }
+
+    /// The source that has it in it, and what it is called there.
+    pub fn laid_in(&self) -> Option<(Integrity, &str)> {
+        let (source, member) = self.path.strip_prefix("laid:")?.split_once('/')?;
+        Some((source.parse().ok()?, member))
+    }
+
+    pub fn is_git(&self) -> bool {
+        self.path.starts_with("git+")
+    }
+
+    /// Opens its bytes, which are at `blob`.
+    pub fn open(&self, blob: &Path) -> Result<Tarball, TarballError> {
+        match self.is_git() {
+            true => Tarball::open_tree(blob, &self.integrity),
+            false => Tarball::open(blob, &self.integrity),
+        }
+    }
+
     pub(super) fn write(&self, words: &mut Words) {
         words.push(&self.name).push(&self.version).push(self.integrity);
         words.push(&self.place).push(&self.path);
@@ -65,7 +93,16 @@ impl NpmPin {
 /// An address of its own leads nowhere else; all other paths are below something.
 fn parse_path<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<Box<str>, String> {
     let path = Words::next(words, "path")?;
-    let below = path.strip_prefix("file:").unwrap_or(&path);
+    if path.starts_with("git+") {
+        let spec: GitSpec = path.parse().map_err(|reason| format!("the path `{path}` {reason}"))?;
+        return Ok(spec.to_string().into());
+    }
+    let laid = path.strip_prefix("laid:").map(|rest| rest.split_once('/').unwrap_or(("", "/")));
+    let inner = laid.filter(|(source, _)| source.parse::<Integrity>().is_ok());
+    let below = path.strip_prefix("file:").or(laid.map(|(_, member)| member)).unwrap_or(&path);
+    if laid.is_some() && inner.is_none() {
+        return Err(format!("the path `{path}` is in no source"));
+    }
     let address = path.starts_with("https://") || path.starts_with("http://");
     let leaves = below.starts_with('/') || below.split('/').any(|part| part == "..");
     if leaves && !address { Err(format!("the path `{path}` leads out")) } else { Ok(path.into()) }

@@ -102,6 +102,7 @@ impl SolveError {
             SolveError::NpmTools { source, .. } => source.help(),
             SolveError::Git { source, .. } => source.help().map(str::to_owned),
             SolveError::Missing { source, .. } => source.help(),
+            SolveError::Base { source, .. } => source.help().map(str::to_owned),
             _ => None,
         }
     }

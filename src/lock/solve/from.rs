@@ -36,6 +36,18 @@ pub enum BaseError {
     NoRelease { image: String },
 }
 
+impl BaseError {
+    /// The next step.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            BaseError::Split { .. } => {
+                Some("take a newer one: Debian's own images are merged from release 12 on")
+            }
+            _ => None,
+        }
+    }
+}
+
 const STATUS: &str = "/var/lib/dpkg/status";
 const RELEASES: [&str; 2] = ["/usr/lib/os-release", "/etc/os-release"];
 const BIN: &str = "/bin";

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{Ask, Places, SolveError, Solver};
-use crate::decl::{Git, Recipe};
+use crate::decl::{Git, GitUrl, Recipe};
 use crate::digest::Integrity;
 use crate::fetch::{Client, FetchError, Progress};
 use crate::git::{GitError, GitTree, Workshop};
-use crate::lock::{GitPin, Pin};
+use crate::lock::{GitPin, NpmPin, Pin, Source};
+use crate::npm::GitSpec;
 
 /// Has the tree of a declaration in the store.
 pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, git: &Git) -> Result<Vec<Pin>, SolveError> {
@@ -57,23 +58,70 @@ impl Places<'_> {
         Workshop { store: self.store, root: &self.project.root, stall: client.stall_timeout() }
     }
 
-    /// Makes the trees of pins anew and holds them to their digests; answers what failed.
+    /// Makes the trees of sources anew and holds them to their digests; answers what failed.
     pub(super) fn fetch_trees(
         &self,
         client: &Client,
-        pins: &[&GitPin],
+        sources: &[Source<'_>],
         progress: &dyn Progress,
     ) -> BTreeMap<Integrity, FetchError> {
         let mut failures = BTreeMap::new();
-        for pin in pins.iter().filter(|pin| !self.store.has_blob(&pin.digest)) {
-            let label = format!("git `{}`", pin.label());
-            progress.started(&label, Some(pin.size));
-            if let Err(error) = self.fetch_tree(client, pin, &label) {
-                failures.insert(pin.digest.into(), error);
+        for source in sources.iter().filter(|source| !self.has(source)) {
+            let label = format!("{} `{}`", source.kind(), source.label());
+            progress.started(&label, source.size());
+            let fetched = match source {
+                Source::Git(pin) => self.fetch_tree(client, pin, &label),
+                Source::Npm(pin) => self.fetch_packed(client, pin, &label),
+                _ => Ok(()),
+            };
+            if let Err(error) = fetched {
+                failures.insert(source.integrity(), error);
             }
             progress.finished(&label);
         }
         failures
+    }
+
+    /// The tree that a package of npm's is packed of.
+    fn fetch_packed(&self, client: &Client, pin: &NpmPin, label: &str) -> Result<(), FetchError> {
+        let label = || label.to_owned();
+        let spec = pin.git().ok_or_else(|| FetchError::NoUrl { label: label() })?;
+        if client.is_offline() {
+            return Err(FetchError::Offline { label: label() });
+        }
+        let failed = |error: GitError| FetchError::Git {
+            label: label(),
+            reason: error.to_string(),
+            help: error.help(),
+        };
+        let tree = self.make_spec(client, &spec).map_err(failed)?;
+        match Integrity::from(tree.digest) == pin.integrity {
+            true => Ok(()),
+            false => Err(FetchError::Git {
+                label: label(),
+                reason: changed(spec.url(), &tree, pin.integrity),
+                help: Some(
+                    "a submodule changed since: `sbx lock --update` with the layer's name takes what is there now",
+                ),
+            }),
+        }
+    }
+
+    /// Has the tree of a commit that a lock of npm's names in the store, from the first of its
+    /// addresses that gives it.
+    pub(super) fn make_spec(&self, client: &Client, spec: &GitSpec) -> Result<GitTree, GitError> {
+        let mut first = None;
+        for url in spec.urls() {
+            let made =
+                self.workshop(client).make_commit(&url, &spec.commit, spec.takes_submodules());
+            match made {
+                Ok(tree) => return Ok(tree),
+                // what is reached and does not have it is no better elsewhere
+                Err(error @ (GitError::NoCommit { .. } | GitError::Missing)) => return Err(error),
+                Err(error) => drop(first.get_or_insert(error)),
+            }
+        }
+        Err(first.unwrap_or(GitError::Missing))
     }
 
     /// Looks in every repository that is declared and called so.
@@ -100,10 +148,7 @@ impl Places<'_> {
                 Ok(tree) => {
                     failure = FetchError::Git {
                         label: label(),
-                        reason: format!(
-                            "{}: commit {} gives another tree than was locked: expected {}, found {}",
-                            git.url, tree.commit, pin.digest, tree.digest
-                        ),
+                        reason: changed(&git.url, &tree, pin.digest.into()),
                         help: Some(
                             "a submodule or the declaration changed since: `sbx lock --update` with the layer's name takes what is there now",
                         ),
@@ -114,4 +159,11 @@ impl Places<'_> {
         }
         Err(failure)
     }
+}
+
+fn changed(url: &GitUrl, tree: &GitTree, expected: Integrity) -> String {
+    let GitTree { commit, digest, .. } = tree;
+    format!(
+        "{url}: commit {commit} gives another tree than was locked: expected {expected}, found {digest}"
+    )
 }

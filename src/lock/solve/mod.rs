@@ -6,9 +6,11 @@ mod error;
 mod from;
 mod git;
 mod index;
+mod inner;
 mod node;
 mod npm;
 mod npm_digests;
+mod npm_git;
 mod npm_program;
 mod npm_resolve;
 mod npm_tools;
@@ -18,6 +20,7 @@ mod project_files;
 mod python;
 mod registry;
 mod source;
+mod texts;
 mod uv;
 
 pub use error::SolveError;
@@ -195,7 +198,9 @@ fn holds(
         let answer = request.and_then(|request| lock.answer(&request));
         let source = answer.into_iter().flatten().find_map(Pin::source);
         let laid = source.map(|source| Pin::Laid(LaidPin { source: source.integrity() }));
-        return laid.is_some_and(|laid| pins.contains(&laid));
+        if !laid.is_some_and(|laid| pins.contains(&laid)) {
+            return false;
+        }
     }
     let venv = match layer.recipes.get(at) {
         Some(Recipe::Venv(venv)) => venv,

@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use super::npm_git::NpmGitError;
 use super::npm_tools::NpmToolsError;
 use super::pnpm::PnpmLockError;
 use super::project_files::ProjectFiles;
@@ -17,8 +18,8 @@ use crate::fetch::FetchError;
 use crate::fsx::IoAt;
 use crate::lock::{LaidPin, NpmPart, NpmPin, Pin, Source};
 use crate::npm::{
-    ItemKind, LockFault, Manifest, ManifestError, Omit, Origin, PackageLock, Placed, Tarball,
-    TarballError, Tree, bins,
+    ItemKind, LockFault, Manifest, ManifestError, Omit, Origin, PackageLock, Placed, TarballError,
+    Tree, bins,
 };
 
 /// Locks, the one that counts first.
@@ -39,8 +40,10 @@ pub enum NpmLockError {
     Resolve(NpmToolsError),
     #[error("`{place}` is the file `{file}`, which leaves the project")]
     Leaves { place: String, file: String },
-    #[error("`{place}` is the file `{file}` of a project that is not local")]
+    #[error("`{place}` is the file `{file}`, which the source of the project does not have")]
     Laid { place: String, file: String },
+    #[error(transparent)]
+    Git(#[from] NpmGitError),
     #[error(transparent)]
     Pnpm(#[from] PnpmLockError),
     #[error("npm package `{package}`: {source}")]
@@ -52,6 +55,7 @@ impl NpmLockError {
         match self {
             NpmLockError::Tarball { source, .. } => source.blame(),
             NpmLockError::Resolve(error) => error.blame(),
+            NpmLockError::Git(error) => error.blame(),
             _ => Blame::Input,
         }
     }
@@ -61,6 +65,7 @@ impl NpmLockError {
             NpmLockError::Lock(fault) => fault.help(),
             NpmLockError::Pnpm(error) => error.help(),
             NpmLockError::Resolve(error) => error.help(),
+            NpmLockError::Git(error) => error.help(),
             _ => None,
         }
     }
@@ -77,7 +82,7 @@ pub(super) struct Reading<'a> {
 pub(super) fn solve(solver: &Solver<'_>, ask: &Ask<'_>, npm: &Npm) -> Result<Vec<Pin>, SolveError> {
     let files = match &npm.laid {
         None => ProjectFiles::local(solver, &npm.project),
-        Some(laid) => ProjectFiles::laid(solver, ask, laid, reads)?,
+        Some(laid) => ProjectFiles::laid(solver, ask, laid, &reads)?,
     };
     let reading = Reading { solver, ask, npm, files };
     let manifest = reading.manifest("package.json")?;
@@ -116,6 +121,7 @@ impl Reading<'_> {
             .tree(self.ask.platform, omit(self.npm))
             .map_err(|fault| self.failed(name, NpmLockError::Lock(fault)))?;
         self.solver.complete_digests(self.ask, &self.npm.project, &mut tree.packages)?;
+        self.complete_trees(name, &mut tree.packages)?;
         let mut pins = Vec::new();
         for one in &tree.packages {
             pins.push(Pin::Npm(self.pin(name, one)?));
@@ -158,15 +164,21 @@ impl Reading<'_> {
         let path = match &one.origin {
             Origin::Registry(path) => path.clone().unwrap_or_default(),
             Origin::Address(url) => url.to_string(),
+            Origin::Git(spec) => spec.to_string(),
             Origin::File(file) => {
-                let leaves =
-                    || NpmLockError::Leaves { place: one.place.clone(), file: file.clone() };
-                if self.npm.laid.is_some() {
-                    let (place, file) = (one.place.clone(), file.clone());
-                    return Err(self.failed(lock, NpmLockError::Laid { place, file }));
-                }
+                let (place, named) = (one.place.clone(), file.clone());
+                let leaves = NpmLockError::Leaves { place: place.clone(), file: named.clone() };
                 let below = below(&self.npm.project, file);
-                format!("file:{}", below.ok_or_else(|| self.failed(lock, leaves()))?)
+                let below = below.ok_or_else(|| self.failed(lock, leaves))?;
+                match self.files.source() {
+                    None => format!("file:{below}"),
+                    Some(source) => {
+                        let absent = NpmLockError::Laid { place, file: named };
+                        let member = self.files.member(&below);
+                        let member = member.ok_or_else(|| self.failed(lock, absent))?;
+                        format!("laid:{source}/{member}")
+                    }
+                }
             }
         };
         Ok(NpmPin {
@@ -208,10 +220,6 @@ impl Reading<'_> {
     /// What runs of what packages want to run.
     fn scripts(&self, lock: &str, tree: &Tree, pins: &[Pin]) -> Result<Vec<NpmPart>, SolveError> {
         let wanting: Vec<&Placed> = tree.packages.iter().filter(|one| one.scripts).collect();
-        let called = |one: &Placed, name: &str| {
-            let own = one.place.rsplit_once("node_modules/").map_or("", |(_, own)| own);
-            one.name.as_str() == name || own == name
-        };
         let chosen = |one: &&&Placed| self.npm.scripts.iter().any(|name| called(one, name));
         for name in &self.npm.scripts {
             if !wanting.iter().any(|one| called(one, name)) {
@@ -284,10 +292,16 @@ impl Reading<'_> {
     }
 }
 
+/// Whether a declaration that names a package means this one.
+pub(super) fn called(one: &Placed, name: &str) -> bool {
+    let own = one.place.rsplit_once("node_modules/").map_or("", |(_, own)| own);
+    one.name.as_str() == name || own == name
+}
+
 /// The `package.json` of a tarball, and whether there is a `binding.gyp`.
-fn read_manifest(blob: &Path, pin: &NpmPin) -> Result<(Vec<u8>, bool), TarballError> {
+pub(super) fn read_manifest(blob: &Path, pin: &NpmPin) -> Result<(Vec<u8>, bool), TarballError> {
     let (mut manifest, mut gyp) = (b"{}".to_vec(), false);
-    Tarball::open(blob, &pin.integrity)?.visit(|item, body| {
+    pin.open(blob)?.visit(|item, body| {
         match (item.path.as_bytes(), item.kind) {
             (b"package.json", ItemKind::File(_)) => {
                 manifest.clear();

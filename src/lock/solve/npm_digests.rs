@@ -6,7 +6,7 @@ use super::registry::{MissingError, Release};
 use super::{Ask, SolveError, Solver};
 use crate::digest::Integrity;
 use crate::fetch::FetchError;
-use crate::npm::Placed;
+use crate::npm::{Origin, Placed};
 
 /// Largest document of one version.
 const DOCUMENT: u64 = 16 << 20;
@@ -20,7 +20,7 @@ impl Solver<'_> {
         packages: &mut [Placed],
     ) -> Result<(), SolveError> {
         let mut packages: Vec<&mut Placed> =
-            packages.iter_mut().filter(|one| one.integrity.is_none()).collect();
+            packages.iter_mut().filter(|one| is_unknown(one)).collect();
         if packages.is_empty() {
             return Ok(());
         }
@@ -75,6 +75,11 @@ impl Solver<'_> {
         let source = MissingError::Version { package, wanted, day: None, found };
         SolveError::Missing { layer: ask.layer.name.clone(), source }
     }
+}
+
+/// Whether a registry has to say which bytes a package is.
+fn is_unknown(one: &Placed) -> bool {
+    one.integrity.is_none() && matches!(one.origin, Origin::Registry(_))
 }
 
 /// What a registry says of a version's bytes.

@@ -108,6 +108,10 @@ fn pins(tree: Tree) -> Result<Vec<Pin>, NpmToolsError> {
                 let (package, from) = (one.name.to_string(), url.to_string());
                 return Err(NpmToolsError::Elsewhere { package, from });
             }
+            Origin::Git(spec) => {
+                let (package, from) = (one.name.to_string(), spec.to_string());
+                return Err(NpmToolsError::Elsewhere { package, from });
+            }
             Origin::File(from) => {
                 return Err(NpmToolsError::Elsewhere { package: one.name.to_string(), from });
             }

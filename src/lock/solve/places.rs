@@ -38,6 +38,8 @@ impl Places<'_> {
             Source::Git(_) => Vec::new(),
             // its origin knows, which may want a token first
             Source::BaseLayer(_) => Vec::new(),
+            // and so is that of a package
+            Source::Npm(pin) if pin.is_git() || pin.laid_in().is_some() => Vec::new(),
             Source::Npm(pin) => tarball_urls(self.mirrors, pin),
             Source::Wheel(pin) => wheel_urls(self.mirrors, pin),
         };
@@ -92,9 +94,15 @@ impl Places<'_> {
         self.store.make_room()?;
         let mut wants = Vec::new();
         let mut wrong = BTreeMap::new();
-        let mut trees = Vec::new();
+        let (mut trees, mut inner) = (Vec::new(), Vec::new());
         for source in sources {
-            if matches!(source, Source::Git(_)) {
+            if matches!(source, Source::Npm(pin) if pin.laid_in().is_some()) {
+                inner.push(*source);
+                continue;
+            }
+            if matches!(source, Source::Git(_))
+                || matches!(source, Source::Npm(pin) if pin.is_git())
+            {
                 trees.push(*source);
                 continue;
             }
@@ -111,11 +119,11 @@ impl Places<'_> {
         let (_, mut failures) = self.fetch_moved(client, sources, failures, progress)?;
         failures.extend(wrong);
         failures.extend(self.with_mirrors(client, &trees, progress, |left| {
-            let pins = left.iter().filter_map(|source| match source {
-                Source::Git(pin) => Some(*pin),
-                _ => None,
-            });
-            Ok::<_, FetchError>(self.fetch_trees(client, &pins.collect::<Vec<_>>(), progress))
+            Ok::<_, FetchError>(self.fetch_trees(client, left, progress))
+        })?);
+        // what they lie in is there by now
+        failures.extend(self.with_mirrors(client, &inner, progress, |left| {
+            Ok::<_, FetchError>(self.fetch_inner(left, progress))
         })?);
         Ok(failures)
     }

@@ -253,7 +253,7 @@ fn pin(one: &PnpmOne) -> Option<NpmPin> {
     let path = match &one.origin {
         Origin::Registry(path) => path.clone().unwrap_or_default(),
         Origin::Address(url) => url.to_string(),
-        Origin::File(_) => return None,
+        Origin::File(_) | Origin::Git(_) => return None,
     };
     Some(NpmPin {
         name: one.name.as_str().into(),

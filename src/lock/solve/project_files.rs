@@ -19,16 +19,23 @@ use crate::tarball::{MemberKind, Reader, TarError, unpacked};
 use crate::zipfile::{ZipFile, ZipFileError};
 
 /// Most bytes that a source may unpack to, and that one of the files that are read has.
-const LARGEST: u64 = 16 << 30;
+pub(super) const LARGEST: u64 = 16 << 30;
 const LARGEST_READ: u64 = 256 << 20;
 
 /// Files by their path below the directory of what is locked.
 pub(super) enum ProjectFiles {
     /// Of this directory; its path below the project is for messages.
     Local { dir: PathBuf, shown: String },
-    /// Of a source: every path below the project's directory, with the bytes of those that may be
-    /// read.
-    Laid { source: Integrity, label: String, paths: BTreeMap<String, Option<Vec<u8>>> },
+    /// Of a source: every path below the project's directory.
+    Laid { source: Integrity, label: String, paths: BTreeMap<String, Member> },
+}
+
+/// What a source has at a path.
+pub(super) struct Member {
+    /// What the source itself calls it; empty where that is no text.
+    name: String,
+    /// Of a file that may be read.
+    bytes: Option<Vec<u8>>,
 }
 
 /// A source that cannot be looked into.
@@ -65,7 +72,7 @@ impl ProjectFiles {
                 Ok(fs::read(&full).at("read", &full)?)
             }
             ProjectFiles::Laid { paths, .. } => {
-                let found = paths.get(&clean(path)).and_then(Clone::clone);
+                let found = paths.get(&clean(path)).and_then(|member| member.bytes.clone());
                 let path = self.label(path);
                 found.ok_or(SolveError::NotThere { path })
             }
@@ -76,7 +83,7 @@ impl ProjectFiles {
         match self {
             ProjectFiles::Local { dir, .. } => dir.join(path).is_file(),
             ProjectFiles::Laid { paths, .. } => {
-                paths.get(&clean(path)).is_some_and(Option::is_some)
+                paths.get(&clean(path)).is_some_and(|member| member.bytes.is_some())
             }
         }
     }
@@ -101,10 +108,21 @@ impl ProjectFiles {
         match self {
             ProjectFiles::Local { dir, .. } => workspace_manifests(dir, manifest),
             ProjectFiles::Laid { paths, .. } => {
-                let there = paths.iter().filter(|(_, bytes)| bytes.is_some());
+                let there = paths.iter().filter(|(_, member)| member.bytes.is_some());
                 let dirs = there.filter_map(|(path, _)| path.strip_suffix("/package.json"));
                 let of_package = |dir: &&str| !dir.split('/').any(|part| part == "node_modules");
                 matching_manifests(dirs.filter(of_package), manifest)
+            }
+        }
+    }
+
+    /// What a source calls the file at a path, if there is one.
+    pub(super) fn member(&self, path: &str) -> Option<&str> {
+        match self {
+            ProjectFiles::Local { .. } => None,
+            ProjectFiles::Laid { paths, .. } => {
+                let name = paths.get(&clean(path)).map(|member| member.name.as_str());
+                name.filter(|name| !name.is_empty())
             }
         }
     }
@@ -123,7 +141,7 @@ impl ProjectFiles {
         solver: &Solver<'_>,
         ask: &Ask<'_>,
         laid: &LaidProject,
-        reads: fn(&str) -> bool,
+        reads: &dyn Fn(&str) -> bool,
     ) -> Result<Self, SolveError> {
         let Solver { project, store, client, progress, local, .. } = *solver;
         let no_source = || SolveError::Declaration {
@@ -157,15 +175,21 @@ fn clean(path: &str) -> String {
     path.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/")
 }
 
-/// A source that is being looked through.
-struct Looking {
-    /// The project's directory, below where the source is laid.
-    dir: String,
-    reads: fn(&str) -> bool,
-    paths: BTreeMap<String, Option<Vec<u8>>>,
+/// What a member of an archive is called, in one way.
+pub(super) fn plain(name: &[u8]) -> Option<String> {
+    let path = LayerPath::parse_member(name).ok()?;
+    String::from_utf8(path.as_bytes().to_vec()).ok()
 }
 
-impl Looking {
+/// A source that is being looked through.
+struct Looking<'a> {
+    /// The project's directory, below where the source is laid.
+    dir: String,
+    reads: &'a dyn Fn(&str) -> bool,
+    paths: BTreeMap<String, Member>,
+}
+
+impl Looking<'_> {
     fn look(&mut self, blob: &Path, take: &Take) -> Result<(), LookError> {
         let Take { strip, subdirectory, include, exclude, .. } = take;
         let picks = Picks::new(*strip, subdirectory, include, exclude)
@@ -187,7 +211,11 @@ impl Looking {
                 }
                 false => None,
             };
-            self.paths.insert(path, bytes);
+            let name = match member.kind == MemberKind::File {
+                true => plain(&member.path).unwrap_or_default(),
+                false => String::new(),
+            };
+            self.paths.insert(path, Member { name, bytes });
         }
         Ok(())
     }
@@ -200,7 +228,8 @@ impl Looking {
                 true => Some(zip.text(&member)?.into_bytes()),
                 false => None,
             };
-            self.paths.insert(path, bytes);
+            let name = plain(member.name.as_bytes()).unwrap_or_default();
+            self.paths.insert(path, Member { name, bytes });
         }
         Ok(())
     }

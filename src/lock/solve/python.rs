@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::index::{IndexFile, Release, read_page, releases};
+use super::texts::Texts;
 use super::{Ask, SolveError, Solver, Update};
 use crate::decl::{Layer, Venv};
 use crate::digest::Digest;
-use crate::fsx::IoAt;
 use crate::lock::interpreter::interpreter_of;
 use crate::lock::toolroom::{ToolError, ToolJob, ToolResult};
-use crate::lock::{Pin, PythonPin, WheelPin};
+use crate::lock::{LaidPin, Pin, PythonPin, WheelPin};
 use crate::python::{
     Chosen, Interpreter, ProjectName, Pylock, PylockError, RequirementLine, Requirements, Version,
     WheelName, beside,
@@ -100,8 +100,8 @@ impl VenvError {
 }
 
 /// Everything that requirements files say, once those they include are read.
-#[derive(Default)]
-struct Inputs {
+struct Inputs<'a> {
+    texts: &'a Texts,
     /// By path below the project: the file's name at the resolver and what it says.
     files: BTreeMap<String, (String, Requirements)>,
 }
@@ -115,14 +115,15 @@ pub(super) fn solve(
         interpreter_of(solver.project, ask.layer, ask.platform, ask.lock, venv.python.as_deref())?;
     let layer = &ask.layer.name;
     let failed = |source: VenvError| SolveError::Venv { layer: layer.clone(), source };
+    let texts = Texts::new(solver, ask, venv)?;
     let chosen = match &venv.lock {
         Some(path) => {
-            let lock = Pylock::parse(&solver.read_text(ask.layer, path)?);
+            let lock = Pylock::parse(&texts.read(solver, ask.layer, path)?);
             let lock = lock.map_err(|error| failed(error.into()))?.without(&editables(venv));
             let chosen = lock.choose(&interpreter, &venv.extras, &venv.groups);
             chosen.map_err(|error| failed(error.into()))?
         }
-        None => solver.resolve(ask, venv, &interpreter)?,
+        None => solver.resolve(ask, venv, &interpreter, &texts)?,
     };
     let wheel = |one: Chosen| {
         Pin::Wheel(WheelPin {
@@ -135,7 +136,9 @@ pub(super) fn solve(
         })
     };
     let python = Pin::Python(PythonPin::of(&interpreter));
-    Ok(std::iter::once(python).chain(chosen.into_iter().map(wheel)).collect())
+    let source = texts.source();
+    let laid = source.map(|source| Pin::Laid(LaidPin { source }));
+    Ok(std::iter::once(python).chain(laid).chain(chosen.into_iter().map(wheel)).collect())
 }
 
 /// The path of an address, without its first slash.
@@ -153,26 +156,17 @@ fn uv_platform(interpreter: &Interpreter) -> String {
 }
 
 impl Solver<'_> {
-    fn read_text(&self, layer: &Layer, path: &str) -> Result<String, SolveError> {
-        let full = self.project.root.join(path);
-        let bytes = std::fs::read(&full).at("read", &full)?;
-        String::from_utf8(bytes).map_err(|_| SolveError::Venv {
-            layer: layer.name.clone(),
-            source: VenvError::Text { path: path.to_owned() },
-        })
-    }
-
     fn read_inputs(
         &self,
         layer: &Layer,
         path: &str,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<(), SolveError> {
         if inputs.files.contains_key(path) {
             return Ok(());
         }
         let failed = |source| SolveError::Venv { layer: layer.name.clone(), source };
-        let read = Requirements::parse(&self.read_text(layer, path)?)
+        let read = Requirements::parse(&inputs.texts.read(self, layer, path)?)
             .map_err(|source| failed(VenvError::Requirements { path: path.to_owned(), source }))?;
         let mut includes = Vec::new();
         for include in read.includes() {
@@ -191,9 +185,10 @@ impl Solver<'_> {
         ask: &Ask<'_>,
         venv: &Venv,
         interpreter: &Interpreter,
+        texts: &Texts,
     ) -> Result<Vec<Chosen>, SolveError> {
         let failed = |source| SolveError::Venv { layer: ask.layer.name.clone(), source };
-        let mut inputs = Inputs::default();
+        let mut inputs = Inputs { texts, files: BTreeMap::new() };
         for path in venv.requirements.iter().chain(&venv.constraints) {
             self.read_inputs(ask.layer, path, &mut inputs)?;
         }
@@ -231,7 +226,7 @@ impl Solver<'_> {
         ask: &Ask<'_>,
         venv: &Venv,
         interpreter: &Interpreter,
-        inputs: &Inputs,
+        inputs: &Inputs<'_>,
         own: &Requirements,
     ) -> Result<ToolJob, SolveError> {
         let uv = self.uv()?;
@@ -254,8 +249,8 @@ impl Solver<'_> {
             command.push("packages.txt".to_owned());
         }
         if let Some(path) = &venv.pyproject {
-            files
-                .insert("pyproject.toml".to_owned(), self.read_text(ask.layer, path)?.into_bytes());
+            let text = inputs.texts.read(self, ask.layer, path)?;
+            files.insert("pyproject.toml".to_owned(), text.into_bytes());
             command.push("pyproject.toml".to_owned());
         }
         for path in &venv.constraints {
@@ -301,7 +296,7 @@ impl Solver<'_> {
     }
 
     /// The indexes of this machine; those that a requirements file names come before them.
-    fn indexes(&self, inputs: &Inputs) -> Vec<Upstream> {
+    fn indexes(&self, inputs: &Inputs<'_>) -> Vec<Upstream> {
         let upstream = |index: crate::fetch::Index| Upstream {
             authorization: index.authorization(),
             url: index.url,
@@ -471,7 +466,11 @@ fn withdrawn(output: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The digests that requirements ask for are kept, as pip keeps them: where one has any, all have.
-fn check_hashes(inputs: &Inputs, own: &Requirements, chosen: &[Chosen]) -> Result<(), VenvError> {
+fn check_hashes(
+    inputs: &Inputs<'_>,
+    own: &Requirements,
+    chosen: &[Chosen],
+) -> Result<(), VenvError> {
     let all = || inputs.files.values().map(|(_, read)| read).chain([own]);
     let mut wanted: BTreeMap<&ProjectName, BTreeSet<Digest>> = BTreeMap::new();
     for (project, digests) in all().flat_map(Requirements::hashes) {

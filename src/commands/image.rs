@@ -1,0 +1,57 @@
+//! Images of the store by what people call them: a sandbox that is built, or a reference that was pulled.
+
+use sbx::platform::Platform;
+use sbx::reference::Reference;
+use sbx::store::ImageRecord;
+
+use super::build::plan_target;
+use crate::failure::{Failure, Outcome};
+use crate::workspace::Workspace;
+
+/// An image of the store.
+pub struct Found {
+    pub record: ImageRecord,
+    pub platform: Platform,
+    /// The name it goes by, `name` or `name:tag`.
+    pub reference: String,
+}
+
+/// What names no sandbox, but an image at a registry.
+pub fn as_reference(name: &str) -> Option<Outcome<Reference>> {
+    name.contains(['/', ':', '@'])
+        .then(|| name.parse::<Reference>().map_err(|error| Failure::input(error.to_string())))
+}
+
+/// The image, held for as long as this command runs.
+pub fn find_image(workspace: &Workspace, name: &str, platform: Option<Platform>) -> Outcome<Found> {
+    if let Some(reference) = as_reference(name) {
+        return find_pulled(workspace, &reference?, platform);
+    }
+    let target = workspace.target(name, platform)?;
+    let plan = plan_target(workspace, target, &workspace.read_lock()?)?;
+    let name = &target.sandbox.name;
+    let record = workspace.store.use_image(&plan.key)?.ok_or_else(|| {
+        Failure::input(format!("`{name}` is not built as it is declared now"))
+            .with_help(format!("run `sbx build {name}`"))
+    })?;
+    let reference = workspace.project.reference_of(target.sandbox);
+    Ok(Found { record, platform: target.platform, reference })
+}
+
+/// The image that was pulled by a reference.
+pub fn find_pulled(
+    workspace: &Workspace,
+    reference: &Reference,
+    platform: Option<Platform>,
+) -> Outcome<Found> {
+    let platform = platform.unwrap_or(Platform::host());
+    let known = workspace.store.use_pulled(&reference.to_string(), platform)?;
+    let record = known.ok_or_else(|| {
+        Failure::input(format!("`{reference}` for {platform} is not in the store"))
+            .with_help(format!("run `sbx pull {reference} --platform {platform}`"))
+    })?;
+    let registry = reference.registry().map(|host| format!("{host}/")).unwrap_or_default();
+    let tag = reference.tag().unwrap_or("latest");
+    let reference = format!("{registry}{}:{tag}", reference.repository());
+    Ok(Found { record, platform, reference })
+}

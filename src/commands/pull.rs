@@ -1,0 +1,92 @@
+//! `sbx pull`: an image from a registry.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use sbx::digest::Digest;
+use sbx::oci::{Origin, Registry};
+use sbx::platform::Platform;
+use sbx::reference::Reference;
+use sbx::report::sign::PublicKey;
+use sbx::ship::{Pull, verify};
+
+use super::Global;
+use crate::failure::{Failure, Outcome};
+use crate::ui::Ui;
+use crate::workspace::Workspace;
+
+#[derive(Args)]
+pub struct PullArguments {
+    /// What to pull
+    #[arg(value_name = "REF")]
+    reference: Reference,
+    /// For this platform (default: this machine's)
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
+    /// Pull only what this key signed (public key of ECDSA P-256 in PEM form)
+    #[arg(long, value_name = "KEY")]
+    verify: Option<PathBuf>,
+    /// Speak plain http with a registry that is not on this machine
+    #[arg(long)]
+    plain_http: bool,
+}
+
+/// `pull --json`.
+#[derive(Serialize)]
+struct Answer {
+    reference: Reference,
+    /// Of what the reference names: a manifest, or an index of several platforms'.
+    digest: Digest,
+    platform: Platform,
+    image: Digest,
+    manifest: Digest,
+    /// Whether a key was asked for and signed it.
+    verified: bool,
+    /// Layers that came in, and their bytes.
+    fetched: usize,
+    bytes: u64,
+    seconds: f64,
+}
+
+pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
+    let start = Instant::now();
+    let workspace = Workspace::open(global)?;
+    let (reference, store) = (&arguments.reference, &workspace.store);
+    let platform = arguments.platform.unwrap_or(Platform::host());
+    let (client, mirrors) = (&workspace.client, &workspace.mirrors);
+    let registry = Registry::new(client, &workspace.keychain, mirrors, reference)?;
+    let registry = if arguments.plain_http { registry.with_plain_http() } else { registry };
+    let origin = Origin::of_registry(registry, client, reference);
+    let whole = origin.resolve_whole(platform)?;
+    if let Some(path) = &arguments.verify {
+        let key = read_key(path)?;
+        if let Some(registry) = origin.registry() {
+            verify(registry, &whole.root, &key)?;
+        }
+    }
+    let pull = Pull { store, origin: &origin, reference, platform, progress: ui };
+    let pulled = store.within_cap(|| pull.run(&whole))??;
+    let answer = Answer {
+        reference: reference.clone(),
+        digest: whole.root,
+        platform,
+        image: pulled.record.image,
+        manifest: pulled.record.manifest,
+        verified: arguments.verify.is_some(),
+        fetched: pulled.fetched,
+        bytes: pulled.bytes,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    ui.answer(&answer, || format!("{reference}: {}", answer.image));
+    Ok(())
+}
+
+fn read_key(path: &PathBuf) -> Outcome<PublicKey> {
+    let fail =
+        |error: &dyn std::fmt::Display| Failure::input(format!("key {}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
+    PublicKey::parse(&text).map_err(|error| fail(&error))
+}

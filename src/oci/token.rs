@@ -1,0 +1,174 @@
+//! Who one is at a registry, and the tokens that it wants to see (distribution-spec, token
+//! authentication).
+//!
+//! A registry says in its refusal who gives tokens and what for. Whoever only reads asks for just that.
+//! Whoever writes asks for its own repository to be read and written, and for those to be read that blobs
+//! are to be mounted from: a token that lacks them would cost a round for every blob. Where such a token
+//! is refused, one for the own repository alone is asked for, and blobs are uploaded.
+
+use serde::Deserialize;
+use url::Url;
+
+use super::credentials::Credential;
+use super::error::OciError;
+use super::registry::{Access, Registry};
+use crate::fetch::{Headers, defaults};
+
+/// Largest answer of whoever gives tokens.
+const LARGEST_TOKEN: u64 = 1 << 20;
+
+impl Registry<'_> {
+    pub(super) fn find_credential(&self) -> Result<Option<Credential>, OciError> {
+        if self.credential.is_some() {
+            return Ok(self.credential.clone());
+        }
+        let docker = [defaults::DOCKER_LOGIN, defaults::DOCKER_NAMES[1], defaults::DOCKER_NAMES[0]];
+        // who is reached through a mirror is known by the mirror's name
+        let port = self.base.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let reached = format!("{}{port}", self.base.host_str().unwrap_or_default());
+        let names: Vec<&str> = match self.host == defaults::DOCKER_NAMES[0] {
+            true if defaults::DOCKER.contains(&reached) => docker.to_vec(),
+            _ => vec![&reached],
+        };
+        Ok(self.keychain.find(&names)?)
+    }
+
+    /// The value of an `Authorization` header that a challenge asks for.
+    pub(super) fn authorize(&self, challenge: &str) -> Result<String, OciError> {
+        let odd = || OciError::Challenge {
+            image: self.image.clone(),
+            registry: self.host.clone(),
+            challenge: challenge.chars().take(80).collect(),
+        };
+        let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
+        let credential = self.find_credential()?;
+        if scheme.eq_ignore_ascii_case("basic") {
+            let basic = credential.and_then(|credential| credential.basic());
+            return basic.ok_or_else(|| self.denied());
+        }
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(odd());
+        }
+        let find = |name: &str| find_parameter(parameters, name);
+        let realm = find("realm").and_then(|realm| Url::parse(&realm).ok()).ok_or_else(odd)?;
+        // a password goes over plain http only where the registry itself is reached so
+        let secure = realm.scheme() == "https" || realm.scheme() == self.base.scheme();
+        if !secure {
+            return Err(odd());
+        }
+        let service = find("service").unwrap_or_default();
+        let asked = find("scope");
+        let ask =
+            |scopes: &[String]| self.token(realm.clone(), &service, scopes, credential.as_ref());
+        let scopes = self.scopes(asked);
+        let token = match ask(&scopes) {
+            Err(_) if scopes.len() > 1 => ask(&scopes[..1])?,
+            given => given?,
+        };
+        Ok(format!("Bearer {}", token.ok_or_else(odd)?))
+    }
+
+    /// What a token is asked for, the own repository first.
+    fn scopes(&self, asked: Option<String>) -> Vec<String> {
+        let of = |repository: &str, actions: &str| format!("repository:{repository}:{actions}");
+        match &self.access {
+            Access::Read => vec![asked.unwrap_or_else(|| of(&self.repository, "pull"))],
+            Access::Write { mounts } => {
+                let own = of(&self.repository, "pull,push");
+                [own].into_iter().chain(mounts.iter().map(|from| of(from, "pull"))).collect()
+            }
+        }
+    }
+
+    fn token(
+        &self,
+        mut realm: Url,
+        service: &str,
+        scopes: &[String],
+        credential: Option<&Credential>,
+    ) -> Result<Option<String>, OciError> {
+        let mut headers = Headers::default();
+        match credential {
+            Some(Credential::Identity { token }) => {
+                let scope = scopes.join(" ");
+                let fields = [
+                    ("grant_type", "refresh_token"),
+                    ("service", service),
+                    ("client_id", "sbx"),
+                    ("scope", &*scope),
+                    ("refresh_token", token),
+                ];
+                let mut form = url::form_urlencoded::Serializer::new(String::new());
+                headers.form = Some(form.extend_pairs(fields).finish());
+            }
+            known => {
+                let fields = scopes.iter().map(|scope| ("scope", scope.as_str()));
+                let fields = [("service", service)].into_iter().chain(fields);
+                let given = fields.filter(|(_, value)| !value.is_empty());
+                realm.query_pairs_mut().extend_pairs(given);
+                headers.authorization = known.and_then(Credential::basic);
+            }
+        }
+        let label = format!("token for `{}`", self.image);
+        let answer =
+            self.client.get_with(&label, &[realm], &headers, LARGEST_TOKEN).map_err(|error| {
+                match error {
+                    error if error.is_gone() => error.into(),
+                    error => self.judge(error),
+                }
+            })?;
+        #[derive(Deserialize)]
+        struct Answer {
+            token: Option<String>,
+            access_token: Option<String>,
+        }
+        let answer: Option<Answer> = serde_json::from_slice(&answer.bytes).ok();
+        let token = answer.and_then(|answer| answer.token.or(answer.access_token));
+        let plain =
+            |token: &String| !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic());
+        Ok(token.filter(plain))
+    }
+}
+
+pub(super) fn credential_of(url: &Url) -> Option<Credential> {
+    let decoded = |text: &str| {
+        let pair = format!("x={}", text.replace('+', "%2B"));
+        url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned())
+    };
+    let user = decoded(url.username()).filter(|user| !user.is_empty())?;
+    let password = decoded(url.password().unwrap_or_default())?;
+    Some(Credential::Password { user, password })
+}
+
+/// A parameter of a challenge: `realm="…",service="…"` (RFC 9110, 11.2).
+fn find_parameter(parameters: &str, name: &str) -> Option<String> {
+    let mut rest = parameters;
+    loop {
+        let (key, after) = rest.split_once('=')?;
+        let key = key.trim_start_matches([',', ' ']).trim();
+        let (value, next) = match after.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"')?,
+            None => after.split_once(',').unwrap_or((after, "")),
+        };
+        if key.eq_ignore_ascii_case(name) {
+            return Some(value.trim().to_owned());
+        }
+        rest = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_a_challenge_may_hold_commas_and_come_in_any_order() {
+        let text =
+            r#"realm="https://auth.example.org/token",service=a, scope="repository:a:pull,push""#;
+        let find = |name: &str| find_parameter(text, name);
+        assert_eq!(find("realm").as_deref(), Some("https://auth.example.org/token"));
+        assert_eq!(find("service").as_deref(), Some("a"));
+        assert_eq!(find("Scope").as_deref(), Some("repository:a:pull,push"));
+        assert_eq!(find("error"), None);
+    }
+}

@@ -1,0 +1,419 @@
+//! Writing to a repository (OCI distribution-spec 1.1, push): what is there is asked for, what another
+//! repository has is mounted, and what is missing goes up as a stream.
+//!
+//! A stream is one PATCH, as docker's and containers' own tools send it, so every registry takes it; its
+//! length and digest need not be known before its end. Where it breaks off, the registry is asked how
+//! much it has, and the rest follows; where it has forgotten, everything goes again. A registry counts as
+//! having a blob only when it has judged the whole by its digest.
+//!
+//! Sessions may lead to other hosts (storage behind a registry): no token goes there.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use url::Url;
+
+use super::error::OciError;
+use super::registry::Registry;
+use crate::digest::Digest;
+use crate::fetch::{Answer, FetchError, Letter, Method, Progress, Refusal};
+
+/// Largest answer to what is written that is read.
+const LARGEST_ANSWER: u64 = 1 << 20;
+/// Blobs of at most so many bytes go up in one request.
+const SMALL: u64 = 1 << 20;
+/// How many times longer than usual a registry may take to judge a blob.
+const JUDGEMENT: u32 = 10;
+const OCTETS: &str = "application/octet-stream";
+
+/// The bytes of a blob, which may still be in the making.
+pub trait Supply: Sync {
+    /// What it is, for people.
+    fn label(&self) -> &str;
+    /// Its digest and size, once they are known.
+    fn known(&self) -> Option<Supplied>;
+    /// Bytes from an offset on, waiting for those to come. May end before the blob does, where it is
+    /// worth asking anew whether the blob is there; never before a byte was given.
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Supplied {
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What came of an attempt to mount a blob.
+#[derive(Debug)]
+pub enum Mounted {
+    Done,
+    /// The registry would rather have it uploaded, here or at a place still to be asked for.
+    Not(Option<Url>),
+}
+
+/// What a registry says to a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Whether it lists by itself what refers to another manifest.
+    pub lists_referrers: bool,
+}
+
+impl Registry<'_> {
+    /// The digest of what a tag names, or of what has a digest, without its bytes.
+    pub fn find_manifest(&self, version: &str) -> Result<Option<Digest>, OciError> {
+        let url = self.url("manifests", version);
+        let accept = super::document::accepted();
+        let label = format!("manifest of `{}`", self.image);
+        let letter = Letter { accept: Some(&accept), ..Letter::new(&label, Method::HEAD, &url) };
+        let answer = absent(self.write(&letter, b""))?;
+        let digest = answer.and_then(|answer| answer.header("docker-content-digest")?.parse().ok());
+        Ok(digest)
+    }
+
+    /// Whether the repository has a blob, whole.
+    pub fn has_blob(&self, label: &str, blob: &Supplied) -> Result<bool, OciError> {
+        let url = self.blob_url(&blob.digest);
+        let answer = absent(self.write(&Letter::new(label, Method::HEAD, &url), b""))?;
+        Ok(answer.is_some_and(|answer| answer.content_length().is_none_or(|len| len == blob.size)))
+    }
+
+    /// Asks for a blob that another repository of the registry has.
+    pub fn mount(&self, label: &str, digest: &Digest, from: &str) -> Result<Mounted, OciError> {
+        let mut url = self.uploads();
+        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
+        match self.write(&Letter::new(label, Method::POST, &url), b"") {
+            Ok(answer) if answer.status == 201 => Ok(Mounted::Done),
+            Ok(answer) => Ok(Mounted::Not(answer.location().filter(|_| answer.status == 202))),
+            // whoever may not read the other repository may well write to this one
+            Err(OciError::Denied { .. } | OciError::Missing { .. }) => Ok(Mounted::Not(None)),
+            Err(OciError::Fetch(FetchError::Status { status: 400..500, .. })) => {
+                Ok(Mounted::Not(None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a manifest or an index under a tag or its digest.
+    pub fn put_manifest(
+        &self,
+        version: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Written, OciError> {
+        let url = self.url("manifests", version);
+        let label = format!("manifest of `{}`", self.image);
+        let letter =
+            Letter { media_type: Some(media_type), ..Letter::new(&label, Method::PUT, &url) };
+        let answer = self.write(&letter, bytes).map_err(|error| self.no_repository(error))?;
+        let expected = Digest::of(bytes);
+        match answer.header("docker-content-digest").and_then(|text| text.parse().ok()) {
+            Some(found) if found != expected => Err(OciError::Digest {
+                image: self.image.clone(),
+                what: "the registry, asked to store the manifest,",
+                expected,
+                found,
+            }),
+            _ => Ok(Written { lists_referrers: answer.header("oci-subject").is_some() }),
+        }
+    }
+
+    /// Brings a blob in that is not there, into a session that is open or a new one. Answers whether its
+    /// bytes travelled: it may turn out to be there once its digest is known.
+    pub fn upload(
+        &self,
+        supply: &dyn Supply,
+        session: Option<Url>,
+        progress: &dyn Progress,
+    ) -> Result<bool, OciError> {
+        let asked = supply.known();
+        let mut upload = Upload {
+            registry: self,
+            supply,
+            place: session,
+            sent: 0,
+            doubtful: false,
+            refused: false,
+            asked,
+        };
+        let (mut tried, mut best) = (0, 0);
+        loop {
+            let (error, wait) = match upload.go_on(progress) {
+                Ok(travelled) => return Ok(travelled),
+                Err(Trouble::Again(error, wait)) => (error, wait),
+                Err(Trouble::Final(error)) => return Err(error),
+            };
+            tried = if upload.sent > best { 1 } else { tried + 1 };
+            best = best.max(upload.sent);
+            progress.retried(supply.label(), &error.to_string());
+            if !self.client.wait(tried, wait) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Sends a letter, with a token where one is asked for.
+    pub(super) fn write(&self, letter: &Letter<'_>, body: &[u8]) -> Result<Answer, OciError> {
+        let own = self.is_own(letter.url);
+        self.ask(|authorization| {
+            let authorization = authorization.filter(|_| own);
+            let letter = Letter { authorization, ..letter.clone() };
+            self.client.send(&letter, body, LARGEST_ANSWER, &crate::fetch::NoProgress)
+        })
+    }
+
+    fn uploads(&self) -> Url {
+        self.url("blobs", "uploads/")
+    }
+
+    /// Whether an address is the registry's own, which may see tokens.
+    fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
+    /// Where something is to be written, what is not there is the repository.
+    fn no_repository(&self, error: OciError) -> OciError {
+        match error {
+            OciError::Missing { image, registry } => OciError::NoRepository { image, registry },
+            error => error,
+        }
+    }
+}
+
+/// What is not there, or not for everybody to know of, is nothing.
+fn absent(answer: Result<Answer, OciError>) -> Result<Option<Answer>, OciError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(OciError::Missing { .. } | OciError::Denied { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A blob on its way.
+struct Upload<'a> {
+    registry: &'a Registry<'a>,
+    supply: &'a dyn Supply,
+    place: Option<Url>,
+    /// Bytes that the registry is known to have.
+    sent: u64,
+    /// Whether it may have more.
+    doubtful: bool,
+    /// Whether it did not take the whole once.
+    refused: bool,
+    /// What the registry was already asked for.
+    asked: Option<Supplied>,
+}
+
+enum Trouble {
+    Again(OciError, Option<Duration>),
+    Final(OciError),
+}
+
+impl From<OciError> for Trouble {
+    fn from(error: OciError) -> Self {
+        Trouble::Final(error)
+    }
+}
+
+impl Upload<'_> {
+    /// Goes on where the registry is, to the end. Answers whether bytes travelled.
+    fn go_on(&mut self, progress: &dyn Progress) -> Result<bool, Trouble> {
+        let mut place = self.place()?;
+        loop {
+            if let Some(known) = self.supply.known() {
+                if known.size == self.sent {
+                    return self.finish(place, known, b"");
+                }
+                if self.is_there(known)? {
+                    self.cancel(&place);
+                    return Ok(false);
+                }
+                if self.sent == 0 && known.size <= SMALL {
+                    let body = self.read_all(known)?;
+                    return self.finish(place, known, &body);
+                }
+            }
+            place = self.pour(&place, progress)?;
+        }
+    }
+
+    /// A session: the one that is open, asked how far it came, or a new one.
+    fn place(&mut self) -> Result<Url, Trouble> {
+        if let Some(place) = self.place.take() {
+            if !std::mem::take(&mut self.doubtful) {
+                return Ok(place);
+            }
+            if let Some(place) = self.resume(&place) {
+                return Ok(place);
+            }
+        }
+        (self.sent, self.doubtful) = (0, false);
+        let label = self.supply.label();
+        let url = self.registry.uploads();
+        let answer = self.registry.write(&Letter::new(label, Method::POST, &url), b"");
+        let answer = answer.map_err(|error| self.registry.no_repository(error))?;
+        Ok(answer.location().ok_or_else(|| self.odd("opens no session"))?)
+    }
+
+    /// Asks a session how much it has.
+    fn resume(&mut self, place: &Url) -> Option<Url> {
+        let label = self.supply.label();
+        let answer = self.registry.write(&Letter::new(label, Method::GET, place), b"").ok()?;
+        let last: u64 = answer.header("range")?.rsplit('-').next()?.parse().ok()?;
+        // nothing and one byte look alike
+        let has = if last == 0 { return None } else { last + 1 };
+        if self.supply.known().is_some_and(|known| has > known.size) {
+            return None;
+        }
+        self.sent = has;
+        Some(answer.location().unwrap_or_else(|| place.clone()))
+    }
+
+    /// Once what it is has become known on the way, it may turn out to be there.
+    fn is_there(&mut self, known: Supplied) -> Result<bool, OciError> {
+        if self.asked.replace(known).is_some() {
+            return Ok(false);
+        }
+        self.registry.has_blob(self.supply.label(), &known)
+    }
+
+    /// What a session holds is the registry's to forget; it does so by itself sooner or later.
+    fn cancel(&self, place: &Url) {
+        let letter = Letter::new(self.supply.label(), Method::DELETE, place);
+        self.registry.write(&letter, b"").map(drop).unwrap_or_default();
+    }
+
+    fn read_all(&self, known: Supplied) -> Result<Vec<u8>, Trouble> {
+        let mut body = Vec::new();
+        let read = self.supply.open(0).and_then(|mut bytes| bytes.read_to_end(&mut body));
+        read.map_err(|error| Trouble::Final(self.unreadable(&error)))?;
+        match Digest::of(&body) {
+            found if found == known.digest => Ok(body),
+            found => Err(Trouble::Final(OciError::Digest {
+                image: self.registry.image.clone(),
+                what: "the store",
+                expected: known.digest,
+                found,
+            })),
+        }
+    }
+
+    /// Sends what follows of a blob, and answers where to go on.
+    fn pour(&mut self, place: &Url, progress: &dyn Progress) -> Result<Url, Trouble> {
+        self.place = Some(place.clone());
+        let body = self.supply.open(self.sent);
+        let body = body.map_err(|error| Trouble::Final(self.unreadable(&error)))?;
+        let mut body = Counted { body, count: 0, progress };
+        let known = self.supply.known().filter(|_| self.sent > 0);
+        let own = self.registry.is_own(place);
+        let letter = Letter {
+            media_type: Some(OCTETS),
+            authorization: self.registry.known().filter(|_| own),
+            range: known.map(|known| (self.sent, known.size - 1)),
+            ..Letter::new(self.supply.label(), Method::PATCH, place)
+        };
+        let streamed = self.registry.client.stream(&letter, &mut body, None);
+        let count = body.count;
+        let answer = streamed.map_err(|refusal| self.judge(refusal))?;
+        self.sent += count;
+        let next = answer.location().unwrap_or_else(|| place.clone());
+        self.place = Some(next.clone());
+        Ok(next)
+    }
+
+    /// Has the registry judge the whole.
+    fn finish(&mut self, mut place: Url, known: Supplied, body: &[u8]) -> Result<bool, Trouble> {
+        let kept = place.clone();
+        place.query_pairs_mut().append_pair("digest", &known.digest.to_string());
+        let label = self.supply.label();
+        let letter = Letter {
+            media_type: Some(OCTETS),
+            patience: JUDGEMENT,
+            ..Letter::new(label, Method::PUT, &place)
+        };
+        let answer = match self.registry.write(&letter, body) {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.judge_end(error, kept)),
+        };
+        match answer.header("docker-content-digest").and_then(|text| text.parse().ok()) {
+            Some(found) if found != known.digest => Err(Trouble::Final(OciError::Digest {
+                image: self.registry.image.clone(),
+                what: "the registry, asked to store a blob,",
+                expected: known.digest,
+                found,
+            })),
+            _ => Ok(true),
+        }
+    }
+
+    /// The end may have been taken though its answer was lost; a session may be forgotten, or hold
+    /// something else than was sent.
+    fn judge_end(&mut self, error: OciError, place: Url) -> Trouble {
+        (self.place, self.sent, self.asked) = (None, 0, None);
+        match &error {
+            OciError::Missing { .. } => Trouble::Again(self.odd("forgot the session"), None),
+            // what it holds is not what was sent, or what was sent is not what it was to be
+            OciError::Fetch(FetchError::Status { status: 400 | 409 | 416, .. })
+                if !std::mem::replace(&mut self.refused, true) =>
+            {
+                self.cancel(&place);
+                Trouble::Again(error, Some(Duration::ZERO))
+            }
+            _ => Trouble::Final(error),
+        }
+    }
+
+    fn judge(&mut self, refusal: Refusal) -> Trouble {
+        let registry = self.registry;
+        match refusal {
+            Refusal::Again(error, wait) => {
+                // how much arrived, only the registry knows
+                self.doubtful = true;
+                Trouble::Again(registry.judge(error), wait)
+            }
+            Refusal::Source(error) => Trouble::Final(self.unreadable(&error)),
+            Refusal::Final(FetchError::Unauthorized { challenge, .. }) => {
+                self.doubtful = true;
+                match registry.renew(&challenge) {
+                    Ok(_) => Trouble::Again(registry.denied(), Some(Duration::ZERO)),
+                    Err(error) => Trouble::Final(error),
+                }
+            }
+            Refusal::Final(error) if error.is_gone() => {
+                self.place = None;
+                Trouble::Again(self.odd("forgot the session"), None)
+            }
+            Refusal::Final(error @ FetchError::Status { status: 400 | 409 | 416, .. }) => {
+                self.doubtful = true;
+                Trouble::Again(registry.judge(error), None)
+            }
+            Refusal::Final(error) => Trouble::Final(registry.judge(error)),
+        }
+    }
+
+    fn odd(&self, what: &'static str) -> OciError {
+        let (image, registry) = (self.registry.image.clone(), self.registry.host.clone());
+        OciError::Session { image, registry, what }
+    }
+
+    fn unreadable(&self, error: &io::Error) -> OciError {
+        let (image, blob) = (self.registry.image.clone(), self.supply.label().to_owned());
+        OciError::Source { image, blob, reason: error.to_string() }
+    }
+}
+
+/// What goes out, counted.
+struct Counted<'a> {
+    body: Box<dyn Read + 'a>,
+    count: u64,
+    progress: &'a dyn Progress,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.body.read(buffer)?;
+        self.count += count as u64;
+        self.progress.advanced(count as u64);
+        Ok(count)
+    }
+}

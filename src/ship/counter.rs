@@ -1,0 +1,65 @@
+//! A registry on loopback that hands out one image to whoever has the token, for engines that pull.
+//!
+//! Layers go out as they lie in the store, uncompressed: that costs nobody any time on one machine, and
+//! an engine knows layers by the digests of their tars, so it asks for those that it lacks.
+
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::image::save::Saved;
+use crate::serve::{Body, Request, Response, Site};
+
+/// Who may ask.
+pub(super) const USER: &str = "sbx";
+const OCTETS: &str = "application/octet-stream";
+
+/// Answers for one image, under one repository and tag.
+pub(super) struct Counter<'a> {
+    saved: &'a Saved<'a>,
+    authorization: String,
+}
+
+impl<'a> Counter<'a> {
+    pub(super) fn new(saved: &'a Saved<'a>, token: &str) -> Self {
+        let pair = BASE64_STANDARD.encode(format!("{USER}:{token}"));
+        Counter { saved, authorization: format!("Basic {pair}") }
+    }
+
+    fn manifest(&self) -> Response {
+        let digest = &self.saved.record.manifest;
+        let media_type = self.saved.store.media_type_of(digest);
+        Response::ok(media_type, Body::File(self.saved.store.blob_path(digest)))
+            .with("Docker-Content-Digest", digest.to_string())
+    }
+
+    /// A blob of this image; of no other.
+    fn blob(&self, digest: &str) -> Option<PathBuf> {
+        let record = self.saved.record;
+        let layers = record.layers.iter().map(|layer| layer.blob());
+        let mut own = layers.chain([&record.image]);
+        own.find(|own| own.to_string() == digest).map(|own| self.saved.store.blob_path(own))
+    }
+}
+
+impl Site for Counter<'_> {
+    fn answer(&self, request: &Request) -> Response {
+        let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+        let answer = match path.as_slice() {
+            _ if request.authorization.as_deref() != Some(&self.authorization) => {
+                Response::refusal(401, "who are you")
+                    .with("WWW-Authenticate", "Basic realm=\"sbx\"")
+            }
+            ["v2"] | ["v2", ""] => Response::ok("application/json", Body::Bytes(b"{}".to_vec())),
+            ["v2", .., "manifests", _] => self.manifest(),
+            ["v2", .., "blobs", digest] => match self.blob(digest) {
+                Some(path) => Response::ok(OCTETS, Body::File(path))
+                    .with("Docker-Content-Digest", (*digest).to_owned()),
+                None => Response::refusal(404, "not of this image"),
+            },
+            _ => Response::refusal(404, "not here"),
+        };
+        answer.with("Docker-Distribution-Api-Version", "registry/2.0")
+    }
+}

@@ -1,0 +1,75 @@
+//! What can go wrong on the way.
+
+use std::io;
+
+use crate::blame::Blame;
+use crate::digest::Digest;
+use crate::fetch::FetchError;
+use crate::fsx::PathIo;
+use crate::image::ImageError;
+use crate::image::save::SaveError;
+use crate::oci::OciError;
+use crate::store::StoreError;
+
+/// Why an image did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum ShipError {
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Io(#[from] PathIo),
+    #[error(transparent)]
+    Fetch(FetchError),
+    #[error("layer {layer} cannot be unpacked: {source}")]
+    Unpack { layer: Digest, source: io::Error },
+    #[error(
+        "layer {layer} unpacks to other bytes than its config says: expected {expected}, found {found}"
+    )]
+    DiffId { layer: Digest, expected: Digest, found: Digest },
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error("`{host}` is no address of an engine that can be spoken to")]
+    EngineAddress { host: String },
+    #[error("the engine says: {said}")]
+    Engine { said: String },
+    #[error("between this program and the engine: {0}")]
+    Pipe(io::Error),
+    #[error("{subject} is not signed")]
+    Unsigned { subject: Digest },
+    #[error("none of the {count} signatures of {subject} is of this key")]
+    Stranger { subject: Digest, count: usize },
+}
+
+impl ShipError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            ShipError::Oci(error) => error.blame(),
+            ShipError::Image(error) => error.blame(),
+            ShipError::Store(error) => error.blame(),
+            ShipError::Fetch(error) => error.blame(),
+            ShipError::Save(error) => error.blame(),
+            ShipError::EngineAddress { .. } => Blame::Input,
+            _ => Blame::World,
+        }
+    }
+
+    /// The next step.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            ShipError::Oci(error) => error.help(),
+            ShipError::Store(error) => error.help().map(str::to_owned),
+            ShipError::Fetch(error) => error.help().map(str::to_owned),
+            ShipError::EngineAddress { .. } => {
+                Some("`DOCKER_HOST` takes `unix://PATH` and `tcp://HOST:PORT`".to_owned())
+            }
+            ShipError::Unsigned { .. } => Some(
+                "`sbx push --key FILE` and `cosign sign --key FILE` sign what they push".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}

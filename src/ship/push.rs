@@ -1,0 +1,518 @@
+//! Images to a registry.
+//!
+//! What is known of an image (twins that were made once) is enough to know its manifest's digest, and a
+//! registry that names that digest has all of it: so a push that changes nothing is one question. Else
+//! each blob is asked for, mounted from a repository that got it before, or sent; layers that have no
+//! twin yet are compressed while they are sent, one after the other on all processors, several on the way
+//! at a time. The manifest goes last, and the tag moves with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::ShipError;
+use crate::digest::Digest;
+use crate::fetch::Progress;
+use crate::image::{
+    Form, Growth, ImageError, MEDIA_MANIFEST, Twin, compressed_manifest, find_twin, has_bytes,
+    make_twin,
+};
+use crate::oci::{Mounted, Registry, Supplied, Supply};
+use crate::plan::ImageSpec;
+use crate::store::{Held, ImageRecord, LayerRecord, Store, StoreError};
+
+/// Blobs on their way at a time.
+const PARALLEL: usize = 8;
+/// Layers of at most so many bytes are compressed before anything is asked.
+const SMALL: u64 = 4 << 20;
+pub(super) const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// An image that goes out.
+#[derive(Clone, Copy)]
+pub struct Shipped<'a> {
+    pub spec: &'a ImageSpec,
+    pub record: &'a ImageRecord,
+}
+
+/// A push under way.
+pub struct Push<'a> {
+    pub store: &'a Store,
+    pub registry: &'a Registry<'a>,
+    pub form: Form,
+    /// Repositories of the registry that blobs may be mounted from.
+    pub homes: BTreeMap<Digest, String>,
+    pub progress: &'a dyn Progress,
+}
+
+/// What the blobs of a push came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// That the repository had.
+    pub there: usize,
+    pub mounted: usize,
+    pub sent: usize,
+    /// Bytes of those that were sent.
+    pub bytes: u64,
+}
+
+/// A document that a registry has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub digest: Digest,
+    pub size: u64,
+    pub media_type: &'static str,
+}
+
+/// What a push came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// What the tag names: a manifest, or an index of several platforms'.
+    pub root: Placed,
+    /// In the order of the images.
+    pub manifests: Vec<Placed>,
+    pub traffic: Traffic,
+}
+
+impl Push<'_> {
+    /// Brings images (one, or one of each platform) under a tag.
+    pub fn run(&self, images: &[Shipped<'_>], tag: &str) -> Result<Pushed, ShipError> {
+        let mut traffic = Traffic::default();
+        let mut manifests = Vec::new();
+        let single = images.len() == 1;
+        for image in images {
+            let tag = single.then_some(tag);
+            let (manifest, moved) = self.push_image(*image, tag)?;
+            traffic.add(moved);
+            manifests.push(manifest);
+        }
+        let root = match single {
+            true => manifests[0].clone(),
+            false => self.push_index(images, &manifests, tag)?,
+        };
+        Ok(Pushed { root, manifests, traffic })
+    }
+
+    fn push_index(
+        &self,
+        images: &[Shipped<'_>],
+        manifests: &[Placed],
+        tag: &str,
+    ) -> Result<Placed, ShipError> {
+        let entries = images.iter().zip(manifests).map(|(image, manifest)| {
+            json!({
+                "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size,
+                "platform": {"architecture": image.spec.platform.architecture(), "os": "linux"},
+            })
+        });
+        let entries: Vec<_> = entries.collect();
+        let index = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries});
+        let bytes = index.to_string().into_bytes();
+        let digest = Digest::of(&bytes);
+        if self.registry.find_manifest(tag)? != Some(digest) {
+            self.registry.put_manifest(tag, MEDIA_INDEX, &bytes)?;
+        }
+        Ok(Placed { digest, size: bytes.len() as u64, media_type: MEDIA_INDEX })
+    }
+
+    /// Brings one image under a tag, or under its digest alone.
+    fn push_image(
+        &self,
+        image: Shipped<'_>,
+        tag: Option<&str>,
+    ) -> Result<(Placed, Traffic), ShipError> {
+        let layers = &image.record.layers;
+        let known: Vec<Option<Twin>> = layers.iter().map(|layer| self.find(layer)).collect();
+        let missing =
+            |(layer, twin): (&LayerRecord, &Option<Twin>)| layer.packed.is_none() && twin.is_none();
+        let whole = !layers.iter().zip(&known).any(missing);
+        // the first question also brings a token for all that follow
+        let named = tag.map(|tag| self.registry.find_manifest(tag)).transpose()?.flatten();
+        let named = match whole.then(|| self.manifest(image, &known)) {
+            Some((ends, _)) if named == Some(ends.digest) => return Ok((ends, Traffic::default())),
+            Some((ends, bytes)) => {
+                let found = self.registry.find_manifest(&ends.digest.to_string())?;
+                match (found, tag) {
+                    (Some(_), None) => return Ok((ends, Traffic::default())),
+                    (found, _) => found.map(|_| (ends, bytes)),
+                }
+            }
+            None => None,
+        };
+        let (ends, bytes, traffic) = match named {
+            Some((ends, bytes)) => (ends, bytes, Traffic::default()),
+            None => {
+                let (twins, traffic) = self.bring(image, &known)?;
+                let (ends, bytes) = self.manifest(image, &twins);
+                (ends, bytes, traffic)
+            }
+        };
+        let version = tag.map_or_else(|| ends.digest.to_string(), str::to_owned);
+        self.registry.put_manifest(&version, MEDIA_MANIFEST, &bytes)?;
+        self.remember(image, &known)?;
+        Ok((ends, traffic))
+    }
+
+    fn find(&self, layer: &LayerRecord) -> Option<Twin> {
+        match layer.packed {
+            Some(_) => None,
+            None => find_twin(self.store, &layer.diff_id, self.form),
+        }
+    }
+
+    fn manifest(&self, image: Shipped<'_>, twins: &[Option<Twin>]) -> (Placed, Vec<u8>) {
+        let Shipped { spec, record } = image;
+        let bytes =
+            compressed_manifest(self.store, spec, record.image, &record.layers, twins, self.form);
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        (Placed { digest, size, media_type: MEDIA_MANIFEST }, bytes)
+    }
+
+    /// Which repository has what, for pushes to others.
+    fn remember(&self, image: Shipped<'_>, known: &[Option<Twin>]) -> Result<(), ShipError> {
+        let layers = image.record.layers.iter().zip(known);
+        let blobs = layers.filter_map(|(layer, known)| {
+            let twin = known.or_else(|| self.find(layer)).map(|twin| twin.digest);
+            twin.or_else(|| layer.packed.as_ref().map(|packed| packed.digest))
+        });
+        let blobs: Vec<Digest> = blobs.chain([image.record.image]).collect();
+        let (host, repository) = (self.registry.host(), self.registry.repository());
+        match self.store.put_homes(host, repository, &blobs) {
+            Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Brings all blobs in; answers all twins.
+    fn bring(
+        &self,
+        image: Shipped<'_>,
+        known: &[Option<Twin>],
+    ) -> Result<(Vec<Option<Twin>>, Traffic), ShipError> {
+        let record = image.record;
+        let mut seen = BTreeSet::new();
+        let layers =
+            record.layers.iter().zip(known).filter(|(layer, _)| seen.insert(layer.diff_id));
+        let mut cargo: Vec<Cargo<'_>> =
+            layers.map(|(layer, twin)| Cargo::Layer(layer, *twin)).collect();
+        cargo.push(Cargo::Config(record.image));
+        // questions first, then what takes longest
+        cargo.sort_by_key(|one| std::cmp::Reverse((one.is_known(), one.size())));
+        let results = self.work(&cargo)?;
+        let mut traffic = Traffic::default();
+        let mut twins = BTreeMap::new();
+        for (one, (twin, moved)) in cargo.iter().zip(results) {
+            traffic.add(moved);
+            if let Cargo::Layer(layer, _) = one {
+                twins.insert(layer.diff_id, twin);
+            }
+        }
+        let twin = |layer: &LayerRecord| twins.get(&layer.diff_id).copied().flatten();
+        Ok((record.layers.iter().map(twin).collect(), traffic))
+    }
+
+    /// Does all of it with several hands; the first failure ends it.
+    fn work(&self, cargo: &[Cargo<'_>]) -> Result<Vec<(Option<Twin>, Traffic)>, ShipError> {
+        let next = AtomicUsize::new(0);
+        let turn = Turn::default();
+        let failure = Mutex::new(None);
+        let hand = || {
+            let mut done = Vec::new();
+            while lock(&failure).is_none() {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(one) = cargo.get(at) else { break };
+                match self.carry(one, &turn) {
+                    Ok(result) => done.push((at, result)),
+                    Err(error) => drop(lock(&failure).get_or_insert(error)),
+                }
+            }
+            done
+        };
+        let mut done: Vec<_> = std::thread::scope(|scope| {
+            let hands: Vec<_> = (0..PARALLEL.min(cargo.len())).map(|_| scope.spawn(hand)).collect();
+            let ended = hands.into_iter().map(|hand| hand.join().expect("a hand does not panic"));
+            ended.flatten().collect()
+        });
+        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        done.sort_by_key(|(at, _)| *at);
+        Ok(done.into_iter().map(|(_, result)| result).collect())
+    }
+
+    fn carry(&self, cargo: &Cargo<'_>, turn: &Turn) -> Result<(Option<Twin>, Traffic), ShipError> {
+        match cargo {
+            Cargo::Config(digest) => {
+                let bytes = self.store.read_blob(digest)?;
+                let supplied = Supplied { digest: *digest, size: bytes.len() as u64 };
+                let supply = Bytes { label: "config".to_owned(), supplied, bytes };
+                Ok((None, self.offer(&supplied, &supply)?))
+            }
+            Cargo::Layer(layer, Some(twin)) => {
+                let supplied = Supplied { digest: twin.digest, size: twin.size };
+                let session = match self.ask(&label(layer), &supplied)? {
+                    Asked::There(traffic) => return Ok((Some(*twin), traffic)),
+                    Asked::Not(session) => session,
+                };
+                if has_bytes(self.store, twin)? {
+                    let traffic = self.send_file(layer, &supplied, session)?;
+                    return Ok((Some(*twin), traffic));
+                }
+                let (twin, traffic) = self.send_growing(layer, session, turn)?;
+                Ok((Some(twin), traffic))
+            }
+            Cargo::Layer(layer, None) => match &layer.packed {
+                Some(packed) => {
+                    let supplied = Supplied { digest: packed.digest, size: packed.size };
+                    match self.ask(&label(layer), &supplied)? {
+                        Asked::There(traffic) => Ok((None, traffic)),
+                        Asked::Not(session) => {
+                            Ok((None, self.send_file(layer, &supplied, session)?))
+                        }
+                    }
+                }
+                None => {
+                    let (twin, traffic) = self.send_growing(layer, None, turn)?;
+                    Ok((Some(twin), traffic))
+                }
+            },
+        }
+    }
+
+    /// Asks for a blob, and for it to be mounted.
+    fn ask(&self, label: &str, supplied: &Supplied) -> Result<Asked, ShipError> {
+        if self.registry.has_blob(label, supplied)? {
+            return Ok(Asked::There(Traffic { there: 1, ..Traffic::default() }));
+        }
+        let home = self.homes.get(&supplied.digest);
+        let Some(home) = home.filter(|home| *home != self.registry.repository()) else {
+            return Ok(Asked::Not(None));
+        };
+        match self.registry.mount(label, &supplied.digest, home)? {
+            Mounted::Done => Ok(Asked::There(Traffic { mounted: 1, ..Traffic::default() })),
+            Mounted::Not(session) => Ok(Asked::Not(session)),
+        }
+    }
+
+    /// Asks for a blob and sends it where it is missing.
+    fn offer(&self, supplied: &Supplied, supply: &dyn Supply) -> Result<Traffic, ShipError> {
+        match self.ask(supply.label(), supplied)? {
+            Asked::There(traffic) => Ok(traffic),
+            Asked::Not(session) => self.send(supply, supplied.size, session),
+        }
+    }
+
+    fn send(
+        &self,
+        supply: &dyn Supply,
+        size: u64,
+        session: Option<url::Url>,
+    ) -> Result<Traffic, ShipError> {
+        let label = supply.label();
+        self.progress.started(label, Some(size));
+        let sent = self.registry.upload(supply, session, self.progress);
+        self.progress.finished(label);
+        Ok(match sent? {
+            true => {
+                let bytes = supply.known().map_or(size, |known| known.size);
+                Traffic { sent: 1, bytes, ..Traffic::default() }
+            }
+            false => Traffic { there: 1, ..Traffic::default() },
+        })
+    }
+
+    /// Sends a blob of the store. One that a registry does not take may be damaged here.
+    fn send_file(
+        &self,
+        layer: &LayerRecord,
+        supplied: &Supplied,
+        session: Option<url::Url>,
+    ) -> Result<Traffic, ShipError> {
+        let path = self.store.blob_path(&supplied.digest);
+        let supply = Stored { label: label(layer), supplied: *supplied, path };
+        let sent = self.send(&supply, supplied.size, session);
+        if sent.is_err()
+            && let Err(error @ StoreError::Corrupt { .. }) =
+                self.store.verify_blob(&supplied.digest)
+        {
+            self.store.drop_blob(&supplied.digest)?;
+            return Err(error.into());
+        }
+        sent
+    }
+
+    /// Compresses a layer, and sends it meanwhile.
+    fn send_growing(
+        &self,
+        layer: &LayerRecord,
+        session: Option<url::Url>,
+        turn: &Turn,
+    ) -> Result<(Twin, Traffic), ShipError> {
+        self.store.hold([Held::Blob(&layer.diff_id)])?;
+        let growth = Growth::default();
+        turn.take();
+        let make = || {
+            let made = make_twin(self.store, &layer.diff_id, self.form, &growth);
+            turn.give();
+            made
+        };
+        let supply = Grown { label: label(layer), growth: &growth };
+        if layer.size <= SMALL {
+            let twin = make()?;
+            let supplied = Supplied { digest: twin.digest, size: twin.size };
+            return Ok((twin, self.offer(&supplied, &supply)?));
+        }
+        let (made, sent) = std::thread::scope(|scope| {
+            let maker = scope.spawn(make);
+            // what it comes to is not known yet; a third is usual
+            let sent = self.send(&supply, layer.size / 3, session);
+            if sent.is_err() {
+                growth.abandon();
+            }
+            (maker.join().expect("compressing does not panic"), sent)
+        });
+        match (made, sent) {
+            (Ok(twin), sent) => Ok((twin, sent?)),
+            // nobody waited for it any more
+            (Err(ImageError::Twin { .. }), Err(error)) => Err(error),
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn label(layer: &LayerRecord) -> String {
+    format!("layer {}", layer.diff_id.short())
+}
+
+impl Traffic {
+    fn add(&mut self, other: Traffic) {
+        self.there += other.there;
+        self.mounted += other.mounted;
+        self.sent += other.sent;
+        self.bytes += other.bytes;
+    }
+}
+
+/// What a registry says of a blob.
+enum Asked {
+    There(Traffic),
+    Not(Option<url::Url>),
+}
+
+/// A blob that is to arrive.
+enum Cargo<'a> {
+    /// With its twin, where that is known.
+    Layer(&'a LayerRecord, Option<Twin>),
+    Config(Digest),
+}
+
+impl Cargo<'_> {
+    fn is_known(&self) -> bool {
+        match self {
+            Cargo::Layer(layer, twin) => layer.packed.is_some() || twin.is_some(),
+            Cargo::Config(_) => true,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Cargo::Layer(layer, _) => layer.size,
+            Cargo::Config(_) => 0,
+        }
+    }
+}
+
+/// One at a time: compressing takes all processors.
+#[derive(Default)]
+struct Turn {
+    taken: Mutex<bool>,
+    given: Condvar,
+}
+
+impl Turn {
+    fn take(&self) {
+        let taken = self.given.wait_while(lock(&self.taken), |taken| *taken);
+        *taken.unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    fn give(&self) {
+        *lock(&self.taken) = false;
+        self.given.notify_one();
+    }
+}
+
+/// Small bytes.
+pub(super) struct Bytes {
+    pub(super) label: String,
+    pub(super) supplied: Supplied,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Supply for Bytes {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn known(&self) -> Option<Supplied> {
+        Some(self.supplied)
+    }
+
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
+        let mut bytes = Cursor::new(&self.bytes);
+        bytes.set_position(offset);
+        Ok(Box::new(bytes))
+    }
+}
+
+/// A blob of the store.
+struct Stored {
+    label: String,
+    supplied: Supplied,
+    path: PathBuf,
+}
+
+impl Supply for Stored {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn known(&self) -> Option<Supplied> {
+        Some(self.supplied)
+    }
+
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Box::new(file))
+    }
+}
+
+/// A twin in the making.
+struct Grown<'a> {
+    label: String,
+    growth: &'a Growth,
+}
+
+impl Supply for Grown<'_> {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn known(&self) -> Option<Supplied> {
+        let twin = self.growth.known()?;
+        Some(Supplied { digest: twin.digest, size: twin.size })
+    }
+
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(self.growth.open(offset)))
+    }
+}

@@ -1,0 +1,570 @@
+//! Images to registries and back, and into engines: what is missing travels, and nothing else does.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::support::deb::Member;
+use crate::support::depot::Depot;
+use crate::support::docker::Engine;
+use crate::support::oci::{Image, Registry, check_schema};
+use crate::support::project::{Project, root};
+use crate::support::repo::{Deb, Repo};
+use crate::support::tool;
+use sbx::digest::Digest;
+use sbx::image::save::Saved;
+use sbx::image::{ImageLayer, write_image};
+use sbx::plan::ImageSpec;
+use sbx::platform::Platform;
+use sbx::ship::{Docker, Way};
+use sbx::store::{Key, Store};
+use serde_json::Value;
+
+/// Two layers of files, of which the lower one is compressed while it is sent.
+fn project() -> Project {
+    let noise: Vec<u8> = (0..200_000u32)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes())
+        .collect();
+    let project = Project::new()
+        .file(
+            "sandboxes.kdl",
+            "layer \"lib\" { files \"lib\" into=\"/srv/lib\"; }\n\
+             layer \"app\" needs=\"lib\" { files \"app\" into=\"/srv/app\"; }\n\
+             sandbox \"s\" { layers \"lib\" \"app\"; command \"/srv/app/run\"; }\n",
+        )
+        .file("app/run", "#!/bin/sh\necho 1\n");
+    for name in 0..8 {
+        fs::create_dir_all(project.dir.path().join("lib")).unwrap();
+        fs::write(project.dir.path().join(format!("lib/{name}")), &noise).unwrap();
+    }
+    project
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn push(project: &Project, arguments: &[&str]) -> Value {
+    json(&project.sbx(&[&["--json", "push"], arguments].concat()).success().stdout)
+}
+
+#[test]
+fn what_a_registry_has_is_neither_sent_nor_read() {
+    let project = project();
+    project.build();
+    let depot = Depot::start();
+    let reference = format!("{}/team/s:1", depot.host);
+    let first = push(&project, &["s", &reference]);
+    assert_eq!((&first["blobs"]["sent"], &first["blobs"]["there"]), (&3.into(), &0.into()));
+    let manifest = depot.manifest("team/s", "1").unwrap();
+    assert_eq!(Digest::of(&manifest).to_string(), first["digest"].as_str().unwrap());
+
+    // the same again is one question, and no twin is needed for it
+    depot.forget();
+    let twins = json(&String::from_utf8(manifest).unwrap());
+    for layer in twins["layers"].as_array().unwrap() {
+        let hex = layer["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+        fs::remove_file(project.cache().join("blobs/sha256").join(hex)).unwrap();
+    }
+    let again = push(&project, &["s", &reference]);
+    assert_eq!(again["digest"], first["digest"]);
+    let asked: Vec<String> = depot.asked().into_iter().map(|asked| asked.method).collect();
+    assert_eq!(asked, ["HEAD"]);
+
+    // under another tag only the manifest travels; in another repository blobs are mounted
+    depot.forget();
+    push(&project, &["s", &format!("{}/team/s:2", depot.host)]);
+    assert_eq!((depot.count("POST", ""), depot.count("PUT", "/manifests/2")), (0, 1));
+    let mounted = push(&project, &["s", &format!("{}/other/s:1", depot.host)]);
+    assert_eq!((&mounted["blobs"]["mounted"], &mounted["blobs"]["sent"]), (&3.into(), &0.into()));
+    // where they cannot be, they are made and sent again
+    for status in [401, 403, 404, 405] {
+        depot.refuse_mounts(status);
+        let sent = push(&project, &["s", &format!("{}/x{status}/s:1", depot.host)]);
+        assert_eq!(sent["blobs"]["sent"], 3, "{status}");
+        assert_eq!(sent["digest"], first["digest"]);
+    }
+
+    // an edit travels alone
+    depot.forget();
+    project.write("app/run", "#!/bin/sh\necho 2\n");
+    project.build();
+    let edited = push(&project, &["s", &reference]);
+    assert_eq!((&edited["blobs"]["sent"], &edited["blobs"]["there"]), (&2.into(), &1.into()));
+    assert_ne!(edited["digest"], first["digest"]);
+}
+
+#[test]
+fn the_same_image_has_one_digest_wherever_it_is_pushed_from() {
+    let (one, two) = (project(), project());
+    one.build();
+    two.build();
+    let depot = Depot::start();
+    let reference = |name: &str| format!("{}/{name}:1", depot.host);
+    let first = push(&one, &["s", &reference("a")]);
+    let second = push(&two, &["--jobs", "1", "s", &reference("b")]);
+    assert_eq!(first["digest"], second["digest"]);
+    // who comes second finds what is there before it is sent, small as it may be
+    let third = self::project();
+    third.build();
+    let again = push(&third, &["s", &reference("a")]);
+    assert!(again["blobs"]["there"].as_u64().unwrap() >= 2, "{again}");
+    let zstd = push(&one, &["s", &reference("a"), "--compression", "zstd", "--level", "5"]);
+    assert_ne!(zstd["digest"], first["digest"]);
+    let manifest = String::from_utf8(depot.manifest("a", "1").unwrap()).unwrap();
+    assert_eq!(manifest.matches("tar+zstd").count(), 2, "{manifest}");
+    one.sbx(&["push", "s", &reference("a"), "--level", "13"])
+        .fails(1, &["level 13 is none of gzip"]);
+}
+
+#[test]
+fn tokens_are_asked_for_what_is_done_and_go_nowhere_else() {
+    let project = project();
+    project.build();
+    let depot = Depot::start();
+    depot.guard("geheim");
+    push(&project, &["s", &format!("{}/a:1", depot.host)]);
+    let tokens: Vec<String> = depot
+        .asked()
+        .into_iter()
+        .filter(|asked| asked.path == "/token")
+        .map(|asked| asked.query)
+        .collect();
+    assert_eq!(tokens, ["service=depot&scope=repository%3Aa%3Apull%2Cpush"]);
+    depot.forget();
+    push(&project, &["s", &format!("{}/b:1", depot.host)]);
+    let asked = depot.asked().into_iter().find(|asked| asked.path == "/token").unwrap();
+    assert!(asked.query.ends_with("&scope=repository%3Aa%3Apull"), "{}", asked.query);
+    // an identity token is exchanged, not shown
+    let login = format!("{{\"auths\":{{\"{}\":{{\"identitytoken\":\"own\"}}}}}}", depot.host);
+    project.write(".docker/config.json", &login);
+    depot.forget();
+    push(&project, &["s", &format!("{}/c:1", depot.host)]);
+    assert_eq!((depot.count("POST", "/token"), depot.count("GET", "/token")), (1, 0));
+    assert!(depot.asked().iter().all(|asked| !asked.query.contains("own")));
+}
+
+#[test]
+fn docker_registry_takes_it_and_others_pull_it() {
+    let project = project();
+    let image = project.build();
+    let registry = Registry::guarded("me", "geheim");
+    let reference = format!("{}/team/s:1", registry.host);
+    project.sbx(&["push", "s", &reference]).fails(3, &["does not let strangers", "docker login"]);
+    let login = format!("{{\"auths\":{{\"{}\":{{\"auth\":\"bWU6Z2VoZWlt\"}}}}}}", registry.host);
+    project.write(".docker/config.json", &login);
+    let pushed = push(&project, &["s", &reference]);
+    let from = format!("docker://{reference}");
+    let skopeo = ["--tls-verify=false", "--creds", "me:geheim"];
+    let config =
+        tool("skopeo", &[&["inspect", "--raw", "--config"], &skopeo[..], &[&from]].concat());
+    assert_eq!(Digest::of(config.as_bytes()).to_string(), image);
+    let raw = tool("skopeo", &[&["inspect", "--raw"], &skopeo[..], &[&from]].concat());
+    assert_eq!(Digest::of(raw.as_bytes()).to_string(), pushed["digest"].as_str().unwrap());
+    check_schema("image-manifest", &raw);
+    check_schema("config", &config);
+    let other = format!("{}/team/s:2", registry.host);
+    let mounted = push(&project, &["s", &format!("{}/other/s:2", registry.host)]);
+    assert_eq!(mounted["blobs"]["sent"], 0, "{mounted}");
+    assert_eq!(push(&project, &["s", &other])["blobs"]["sent"], 0);
+
+    // into a store that never saw it
+    let home = tempfile::tempdir().unwrap();
+    let puller = Project::new().file("sandboxes.kdl", "").file(".docker/config.json", &login);
+    let pulled = json(&puller.sbx(&["--json", "pull", &reference]).success().stdout);
+    assert_eq!((pulled["image"].as_str(), &pulled["digest"]), (Some(&*image), &pushed["digest"]));
+    let again = json(&puller.sbx(&["--json", "pull", &reference]).success().stdout);
+    assert_eq!((&again["fetched"], &pulled["fetched"]), (&0.into(), &2.into()));
+    let tar = home.path().join("tar");
+    puller.sbx(&["save", &reference, "--format", "tar", "-o", tar.to_str().unwrap()]).success();
+    assert!(tool("tar", &["-tf", tar.to_str().unwrap()]).contains("srv/app/run\n"));
+    let listed =
+        tool("skopeo", &["inspect", &format!("oci:{}:{reference}", puller.cache().display())]);
+    assert!(
+        listed.contains(pushed["digest"].as_str().unwrap()) || listed.contains("sha256"),
+        "{listed}"
+    );
+    let gone = puller.sbx(&["gc", "--json"]).success();
+    assert!(gone.stdout.contains("\"removed\":{}"), "{}", gone.stdout);
+    puller.sbx(&["save", "team/none:1", "-o", "x"]).fails(1, &["is not in the store", "sbx pull"]);
+}
+
+#[test]
+fn a_registry_behind_a_company_authority_wants_to_know_its_client() {
+    let home = tempfile::tempdir().unwrap();
+    let authority = Authority::new(home.path());
+    let registry = Registry::tls(&authority.files("registry"), &home.path().join("ca.crt"));
+    let project = project();
+    project.build();
+    let reference = format!("{}/s:1", registry.host);
+    // nothing is known of it: it is on loopback, where http is spoken
+    project.sbx(&["push", "s", &reference]).fails(3, &["answers 400"]);
+    let dir = format!(".config/containers/certs.d/{}", registry.host);
+    project
+        .write(&format!("{dir}/ca.crt"), &fs::read_to_string(home.path().join("ca.crt")).unwrap());
+    project
+        .sbx(&["push", "s", &reference])
+        .fails(3, &["does not take this machine", "client.cert"]);
+    let [cert, key] = authority.files("client");
+    for (from, to) in [(cert, "client.cert"), (key, "client.key")] {
+        project.write(&format!("{dir}/{to}"), &fs::read_to_string(from).unwrap());
+    }
+    push(&project, &["s", &reference]);
+    project.sbx(&["pull", &reference]).success();
+    project.write(&format!("{dir}/ca.crt"), "nothing");
+    project.sbx(&["pull", &reference]).fails(1, &["ca.crt", "no certificate"]);
+}
+
+/// An authority that makes certificates for a registry and its clients.
+struct Authority {
+    dir: PathBuf,
+}
+
+impl Authority {
+    fn new(dir: &Path) -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "a company");
+        fs::write(dir.join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+        let issuer = rcgen::Issuer::new(params, key);
+        for name in ["registry", "client"] {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+            let mut params = rcgen::CertificateParams::new(names).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let leaf = params.signed_by(&key, &issuer).unwrap();
+            fs::write(dir.join(format!("{name}.pem")), leaf.pem()).unwrap();
+            fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+        Authority { dir: dir.to_owned() }
+    }
+
+    /// Certificate and key.
+    fn files(&self, name: &str) -> [PathBuf; 2] {
+        ["pem", "key"].map(|extension| self.dir.join(format!("{name}.{extension}")))
+    }
+}
+
+#[test]
+fn several_platforms_are_one_index() {
+    let project = project();
+    let text = project.read("sandboxes.kdl");
+    project.write(
+        "sandboxes.kdl",
+        &format!("project \"p\" {{ platforms \"linux/amd64\" \"linux/arm64\"; }}\n{text}"),
+    );
+    project.sbx(&["build", "s", "--platform", "linux/amd64"]).success();
+    let depot = Depot::start();
+    let reference = format!("{}/s:1", depot.host);
+    let one = push(&project, &["s", &reference]);
+    assert_eq!(one["images"].as_array().unwrap().len(), 1, "what is built");
+    let missing = ["push", "s", &reference, "--platform", "linux/arm64"];
+    project.sbx(&missing).fails(1, &["is not built for linux/arm64", "sbx build s --platform"]);
+    project.sbx(&["build", "s", "--platform", "linux/arm64"]).success();
+    let both = push(&project, &["s", &reference]);
+    let index = json(&String::from_utf8(depot.manifest("s", "1").unwrap()).unwrap());
+    check_schema("image-index", &index.to_string());
+    let entries = index["manifests"].as_array().unwrap();
+    let platforms: Vec<&Value> =
+        entries.iter().map(|entry| &entry["platform"]["architecture"]).collect();
+    assert_eq!(platforms, ["amd64", "arm64"]);
+    assert_eq!(entries[0]["digest"], one["digest"], "a manifest does not depend on its siblings");
+    depot.forget();
+    assert_eq!(push(&project, &["s", &reference])["digest"], both["digest"]);
+    assert_eq!((depot.count("PUT", ""), depot.count("POST", "")), (0, 0));
+    let other = Project::new().file("sandboxes.kdl", "");
+    let pulled = ["--json", "pull", &reference, "--platform", "linux/arm64"];
+    let pulled = json(&other.sbx(&pulled).success().stdout);
+    assert_eq!(pulled["manifest"], entries[1]["digest"]);
+    assert_eq!(pulled["digest"], both["digest"]);
+}
+
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+    MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgA7fxTbaCurRqYEY9\n\
+    EHQZfETWQFU//HTOmwh5VOYBcdKhRANCAASmOTtSt5XBsLV73/GWDQznjIiHaTZ+\n\
+    ltsFNmkyfRFwTaoCE6RwpphMu09+9U8/25VHJo/1b4KolxZVH+l1IcAi\n\
+    -----END PRIVATE KEY-----\n";
+
+/// A key and its public half; and that of a stranger.
+fn keys(project: &Project) {
+    use sbx::report::sign::PrivateKey;
+    project.write("key.pem", KEY);
+    project.write("key.pub", &PrivateKey::parse(KEY, None).unwrap().public().to_pem());
+    let path = project.dir.path().join("other.pem");
+    let path = path.to_str().unwrap();
+    let curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path];
+    tool("openssl", &[&["genpkey"], &curve[..]].concat());
+    let other = PrivateKey::parse(&project.read("other.pem"), None).unwrap();
+    project.write("other.pub", &other.public().to_pem());
+}
+
+#[test]
+fn what_is_attached_is_found_and_signatures_count() {
+    for lists in [false, true] {
+        let project = project();
+        project.build();
+        keys(&project);
+        let depot = Depot::start();
+        if lists {
+            depot.list_referrers();
+        }
+        let reference = format!("{}/s:1", depot.host);
+        let plain = push(&project, &["s", &reference]);
+        let pull = |key: &str| project.sbx(&["pull", &reference, "--verify", key]);
+        pull("key.pub").fails(3, &["is not signed", "sbx push --key"]);
+        let attested = push(&project, &["s", &reference, "--attest"]);
+        assert_eq!(attested["digest"], plain["digest"], "the image is the same");
+        assert_eq!(attested["attached"].as_array().unwrap().len(), 3);
+        pull("key.pub").fails(3, &["is not signed"]);
+        push(&project, &["s", &reference, "--key", "other.pem"]);
+        pull("key.pub").fails(3, &["none of the", "signatures", "is of this key"]);
+        pull("other.pub").success();
+        let signed = push(&project, &["s", &reference, "--attest", "--key", "key.pem"]);
+        assert_eq!(
+            (&signed["digest"], signed["blobs"]["sent"].as_u64()),
+            (&plain["digest"], Some(0))
+        );
+        pull("key.pub").success();
+
+        let hex = plain["digest"].as_str().unwrap().trim_start_matches("sha256:");
+        let tags = depot.tags("s");
+        let expected = [format!("sha256-{hex}.att"), format!("sha256-{hex}.sig")];
+        assert!(expected.iter().all(|tag| tags.contains(tag)), "{tags:?}");
+        assert_eq!(tags.contains(&format!("sha256-{hex}")), !lists, "{tags:?}");
+        let index = match lists {
+            true => None,
+            false => depot.manifest("s", &format!("sha256-{hex}")),
+        };
+        if let Some(index) = index {
+            let index = json(&String::from_utf8(index).unwrap());
+            check_schema("image-index", &index.to_string());
+            for entry in index["manifests"].as_array().unwrap() {
+                let manifest = depot.manifest("s", entry["digest"].as_str().unwrap()).unwrap();
+                check_schema("image-manifest", &String::from_utf8(manifest).unwrap());
+            }
+            let kinds: Vec<&str> = index["manifests"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|entry| entry["artifactType"].as_str().unwrap())
+                .collect();
+            for kind in [
+                "application/spdx+json",
+                "application/vnd.cyclonedx+json",
+                "application/vnd.in-toto+json",
+            ] {
+                assert_eq!(kinds.iter().filter(|known| **known == kind).count(), 1, "{kinds:?}");
+            }
+        }
+        // a signature is of one image: under another one it is worth nothing
+        project.write("app/run", "#!/bin/sh\necho 2\n");
+        project.build();
+        let other = push(&project, &["s", &format!("{}/s:2", depot.host)]);
+        let from = format!("sha256-{hex}.sig");
+        let digest = other["digest"].as_str().unwrap();
+        depot.tag("s", &from, &format!("sha256-{}.sig", digest.trim_start_matches("sha256:")));
+        let stolen = project.sbx(&["pull", &format!("{}/s:2", depot.host), "--verify", "key.pub"]);
+        stolen.fails(3, &["none of the", "is of this key"]);
+    }
+}
+
+#[test]
+fn a_base_of_the_same_registry_is_mounted() {
+    let home = tempfile::tempdir().unwrap();
+    let base = Image::new().layer(&[Member::dir("etc/"), Member::file("etc/base", "base\n")]);
+    base.write(home.path(), "1");
+    let registry = Registry::start();
+    let layout = format!("{}:1", home.path().display());
+    let reference = registry.push(&layout, "team/base:1", &[]);
+    let project = Project::new().file(
+        "sandboxes.kdl",
+        &format!(
+            "layer \"base\" {{ from \"{reference}\"; }}\n\
+             layer \"app\" {{ file \"/etc/own\" content=\"own\\n\"; }}\n\
+             sandbox \"s\" {{ layers \"base\" \"app\"; }}\n"
+        ),
+    );
+    project.build();
+    let pushed = push(&project, &["s", &format!("{}/team/s:1", registry.host)]);
+    assert_eq!((&pushed["blobs"]["mounted"], &pushed["blobs"]["sent"]), (&1.into(), &2.into()));
+    // what was pulled is a base for others, and asks for no layer again
+    project.sbx(&["pull", &reference]).success();
+}
+
+#[test]
+fn a_damaged_twin_is_found_and_made_again() {
+    let project = project();
+    project.build();
+    let depot = Depot::start();
+    let reference = |name: &str| format!("{}/{name}:1", depot.host);
+    push(&project, &["s", &reference("a")]);
+    let manifest = json(&String::from_utf8(depot.manifest("a", "1").unwrap()).unwrap());
+    let twin = manifest["layers"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:");
+    let path = project.cache().join("blobs/sha256").join(twin);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    depot.refuse_mounts(403);
+    project.sbx(&["push", "s", &reference("b")]).fails(3, &["of the store has other bytes"]);
+    assert!(depot.manifest("b", "1").is_none());
+    push(&project, &["s", &reference("b")]);
+    let fetched = depot.blob("b", &format!("sha256:{twin}")).unwrap();
+    assert_eq!(Digest::of(&fetched).hex(), twin);
+}
+
+#[test]
+fn a_disk_that_is_full_leaves_the_store_whole() {
+    let project = project();
+    project.build();
+    let depot = Depot::start();
+    let reference = format!("{}/s:1", depot.host);
+    push(&project, &["s", &reference]);
+    let disk = tempfile::tempdir().unwrap();
+    let small = Project::new().file("sandboxes.kdl", "").store(&disk.path().join("cache"));
+    let (sbx, dir) = (env!("CARGO_BIN_EXE_sbx"), disk.path().display());
+    let script = format!(
+        "mount -t tmpfs -o size=3m tmpfs {dir}; {sbx} pull {reference} && exit 9; \
+         test $? = 3 || exit 8; ls {dir}/cache/blobs/sha256 {dir}/cache/tmp; \
+         mount -o remount,size=64m {dir}; {sbx} -q pull {reference}"
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]).current_dir(small.dir.path());
+    let known = small.command(&[]);
+    command.env_clear().envs(known.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("No space left"), "{said}");
+}
+
+/// Debian's smallest system, so that there is something to run.
+fn runnable() -> (Repo, Project) {
+    let repo = Repo::with_base().add_all([Deb::new("greeter", "1.0-1")
+        .program("/usr/bin/greet", "#!/bin/sh\necho hello from the image\n")]);
+    repo.publish();
+    let project = Project::from_repo(&repo).debian_layers(&["greeter"]);
+    let text = project.read("sandboxes.kdl").replace(
+        "layers \"l0\";",
+        "layers \"l0\" \"own\"; command \"/usr/bin/greet\"; reference \"tests/pushed:7\";",
+    );
+    let own = "layer \"own\" needs=\"l0\" { files \"own\" into=\"/srv/own\"; }\n";
+    let project = project.file("sandboxes.kdl", &(own.to_owned() + &text)).file("own/a", "a\n");
+    (repo, project)
+}
+
+#[test]
+fn docker_gets_what_it_lacks_and_runs_it() {
+    let (_repo, project) = runnable();
+    project.build();
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start(home.path());
+    let load = || {
+        let run = project.run(&["--json", "load", "s"]).env("DOCKER_HOST", engine.host());
+        json(&run.outcome().success().stdout)
+    };
+    let greet = |image: &str| engine.docker(&["run", "--rm", "--network", "none", image]);
+    let first = load();
+    let all = first["layers"].as_u64().unwrap();
+    assert!(all > 2, "{first}");
+    assert_eq!(greet("tests/pushed:7"), "hello from the image\n");
+    assert_eq!(load()["way"], "there");
+    project.write("own/a", "b\n");
+    project.build();
+    let edited = load();
+    // with it goes what lies above
+    assert_eq!(edited["way"], "archive", "{edited}");
+    assert!(edited["layers"].as_u64().unwrap() < all && edited["bytes"].as_u64() < Some(10_000));
+    let shown = ["run", "--rm", "--network", "none", "tests/pushed:7", "/bin/cat", "/srv/own/a"];
+    assert_eq!(engine.docker(&shown), "b\n");
+
+    // and through a registry
+    let registry = Registry::start();
+    let reference = format!("{}/tests/pushed:8", registry.host);
+    push(&project, &["s", &reference]);
+    engine.docker(&["rmi", "tests/pushed:7"]);
+    engine.docker(&["pull", "--quiet", &reference]);
+    assert_eq!(greet(&reference), "hello from the image\n");
+    let puller = Project::new().file("sandboxes.kdl", "");
+    puller.sbx(&["pull", &reference]).success();
+    let said = puller.sbx(&["run", &reference]).success().stdout;
+    assert!(said.contains("hello from the image"), "{said}");
+    let unpacked = project.unpack();
+    assert!(root(&unpacked).join("srv/own/a").exists());
+}
+
+#[test]
+fn docker_pulls_from_loopback_where_it_takes_no_archives_of_parts() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start(home.path());
+    let store = Store::open(&home.path().join("store")).unwrap();
+    let spec = ImageSpec::of_image(Platform::Amd64, &[("cmd", vec!["/bin/sh".to_owned()])]);
+    let layer = |name: &str| {
+        let tar = crate::support::deb::tar_of(&[Member::file(name, name)]);
+        let diff_id = store.put_blob(&tar).unwrap();
+        let record = store.put_layer(&Key(Digest::of(name.as_bytes())), diff_id).unwrap();
+        ImageLayer { record, created_by: name.to_owned(), comment: String::new() }
+    };
+    let docker = Docker::find(engine.host()).unwrap().unwrap();
+    let load = |layers: &[ImageLayer]| {
+        let record = write_image(&store, &spec, layers).unwrap();
+        let (store, platform) = (&store, Platform::Amd64);
+        let saved = Saved { store, record: &record, platform, reference: "team/parts:1" };
+        docker.load_by(&saved, "geheim", Way::Registry).unwrap();
+        record.image.to_string()
+    };
+    for layers in [vec![layer("a")], vec![layer("a"), layer("b")]] {
+        let image = load(&layers);
+        let listed = engine.docker(&[
+            "images",
+            "--no-trunc",
+            "--format",
+            "{{.Repository}}:{{.Tag}} {{.ID}}",
+        ]);
+        assert!(listed.contains(&format!("team/parts:1 {image}")), "{listed}");
+        assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
+    }
+    assert!(Docker::find("unix:///no/such/socket").unwrap().is_none());
+    assert!(Docker::find("ssh://somewhere").is_err());
+}
+
+#[test]
+fn podman_gets_what_it_lacks_and_runs_it() {
+    let (_repo, project) = runnable();
+    let image = project.build();
+    let home = tempfile::tempdir().unwrap();
+    // storage of its own, and a runtime that takes any cgroups
+    let podman = home.path().join("podman");
+    let script = format!(
+        "#!/bin/sh\nexec /usr/bin/podman --root {0}/root --runroot {0}/run --storage-driver vfs \
+         --cgroup-manager cgroupfs --runtime runc \"$@\"\n",
+        home.path().display()
+    );
+    fs::write(&podman, script).unwrap();
+    fs::set_permissions(&podman, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", home.path().display(), std::env::var("PATH").unwrap());
+    let load = || {
+        let run = project.run(&["--json", "load", "s", "--engine", "podman"]).env("PATH", &path);
+        json(&run.outcome().success().stdout)
+    };
+    let podman = |arguments: &[&str]| tool(podman.to_str().unwrap(), arguments);
+    let run = |words: &[&str]| {
+        let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+        let options = ["run", "--rm", "--network", "none"];
+        podman(&[&options[..], &limits, &["localhost/tests/pushed:7"], words].concat())
+    };
+    assert_eq!((&load()["way"], run(&[])), (&"registry".into(), "hello from the image\n".into()));
+    let id = podman(&["images", "--no-trunc", "--quiet", "localhost/tests/pushed:7"]);
+    assert_eq!(id.trim(), image);
+    project.write("own/a", "b\n");
+    project.build();
+    load();
+    assert_eq!(run(&["/bin/cat", "/srv/own/a"]), "b\n");
+    let listed = podman(&["images", "--format", "{{.Repository}}"]);
+    assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
+
+    let registry = Registry::start();
+    let reference = format!("{}/tests/pushed:8", registry.host);
+    push(&project, &["s", &reference]);
+    podman(&["pull", "--quiet", "--tls-verify=false", &reference]);
+}

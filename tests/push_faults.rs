@@ -1,0 +1,302 @@
+//! Pushes and pulls against a registry that misbehaves at every single request, in every way: each ends
+//! in success or in an error that says something, and never in a wrong image.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::depot::{Depot, Fault};
+use sbx::digest::Digest;
+use sbx::fetch::{Client, ClientConfig, MirrorMap, NoProgress};
+use sbx::image::{Form, ImageLayer, write_image};
+use sbx::oci::{Access, Keychain, Origin, Registry};
+use sbx::plan::ImageSpec;
+use sbx::platform::Platform;
+use sbx::reference::Reference;
+use sbx::ship::{Pull, Push, Pushed, ShipError, Shipped};
+use sbx::store::{ImageRecord, Key, Store};
+use serde_json::Value;
+
+/// A client that has no patience.
+fn client() -> Client {
+    Client::new(ClientConfig {
+        pause: Duration::from_millis(1),
+        tries: 4,
+        stall_timeout: Duration::from_millis(300),
+        ..ClientConfig::default()
+    })
+}
+
+/// Some bytes that do not compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// A tar with one file.
+fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, name, bytes).unwrap();
+    tar.into_inner().unwrap()
+}
+
+/// An image of a layer that is compressed while it is sent, and one that is not.
+struct Image {
+    spec: ImageSpec,
+    record: ImageRecord,
+}
+
+impl Image {
+    fn new(store: &Store) -> Self {
+        let spec = ImageSpec::of_image(Platform::Amd64, &[("cmd", vec!["/bin/sh".to_owned()])]);
+        let layer = |at: usize, bytes: &[u8]| {
+            let diff_id = store.put_blob(bytes).unwrap();
+            let key = Key(Digest::of(&[at as u8]));
+            let record = store.put_layer(&key, diff_id).unwrap();
+            ImageLayer { record, created_by: "test".to_owned(), comment: String::new() }
+        };
+        let layers = [
+            layer(0, &tar("large", &noise((4 << 20) + (100 << 10)))),
+            layer(1, &tar("small", b"small\n")),
+        ];
+        let record = write_image(store, &spec, &layers).unwrap();
+        Image { spec, record }
+    }
+
+    fn push(&self, store: &Store, client: &Client, reference: &str) -> Result<Pushed, ShipError> {
+        let reference: Reference = reference.parse().unwrap();
+        let (keychain, mirrors) = (Keychain::default(), MirrorMap::default());
+        let access = Access::Write { mounts: Vec::new() };
+        let registry = Registry::new(client, &keychain, &mirrors, &reference).unwrap();
+        let registry = &registry.with_access(access);
+        let homes = store.find_homes(registry.host());
+        let progress = &NoProgress;
+        let push = Push { store, registry, form: Form::default(), homes, progress };
+        let image = Shipped { spec: &self.spec, record: &self.record };
+        push.run(&[image], &reference.version())
+    }
+}
+
+fn pull(dir: &Path, client: &Client, reference: &str) -> Result<(Store, ImageRecord), String> {
+    let store = Store::open(dir).unwrap();
+    let reference: Reference = reference.parse().unwrap();
+    let (keychain, mirrors) = (Keychain::default(), MirrorMap::default());
+    let registry = Registry::new(client, &keychain, &mirrors, &reference).unwrap();
+    let origin = Origin::of_registry(registry, client, &reference);
+    let whole = origin.resolve_whole(Platform::Amd64).map_err(|error| error.to_string())?;
+    let pull = Pull {
+        store: &store,
+        origin: &origin,
+        reference: &reference,
+        platform: Platform::Amd64,
+        progress: &NoProgress,
+    };
+    let record = pull.run(&whole).map_err(|error| error.to_string())?.record;
+    Ok((store, record))
+}
+
+fn faults(other: &Depot) -> Vec<Fault> {
+    let statuses = [401, 403, 404, 500].map(Fault::Status);
+    let redirect = Fault::Redirect(format!("http://{}", other.host));
+    let odd = [
+        Fault::Busy,
+        Fault::Half,
+        Fault::OtherDigest,
+        Fault::OtherType,
+        redirect,
+        Fault::Stall,
+        Fault::Lost,
+    ];
+    statuses.into_iter().chain(odd).collect()
+}
+
+/// What the registry has under the tag, if it has it, is whole and right.
+fn check(depot: &Depot, expected: &Pushed) -> bool {
+    let Some(bytes) = depot.manifest("a", "1") else { return false };
+    assert_eq!(Digest::of(&bytes), expected.root.digest);
+    let value: Value = serde_json::from_slice(&bytes).unwrap();
+    let parts = value["layers"].as_array().unwrap().iter().chain([&value["config"]]);
+    for part in parts {
+        let digest = part["digest"].as_str().unwrap();
+        let bytes = depot.blob("a", digest).unwrap();
+        assert_eq!(Digest::of(&bytes).to_string(), digest);
+        assert_eq!(part["size"].as_u64().unwrap(), bytes.len() as u64);
+    }
+    true
+}
+
+/// What became of each fault, how often.
+type Tally = BTreeMap<String, (usize, usize)>;
+
+fn count(tally: &mut Tally, fault: &Fault, ended_well: bool) {
+    let name = match fault {
+        Fault::Redirect(_) => "Redirect".to_owned(),
+        fault => format!("{fault:?}"),
+    };
+    let counts = tally.entry(name).or_default();
+    *(if ended_well { &mut counts.0 } else { &mut counts.1 }) += 1;
+}
+
+#[test]
+fn a_push_ends_well_or_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::new(&store);
+    let (depot, other) = (Depot::start(), Depot::start());
+    depot.guard("geheim");
+    let reference = format!("{}/a:1", depot.host);
+    let twins = home.path().join("twins");
+    let forget = || {
+        std::fs::remove_dir_all(&twins).unwrap();
+        std::fs::create_dir(&twins).unwrap();
+        depot.clear();
+    };
+    let expected = image.push(&store, &client(), &reference).unwrap();
+    assert!(check(&depot, &expected));
+    let requests = depot.asked().len();
+    assert!(requests > 10, "{:?}", depot.asked());
+    let mut tally = Tally::new();
+    for fault in faults(&other) {
+        for number in 0..requests {
+            forget();
+            depot.fail(number, fault.clone());
+            let result = image.push(&store, &client(), &reference);
+            let told =
+                format!("{fault:?} at {number}: {result:?}, {:?}", depot.asked().get(number));
+            match &result {
+                Ok(pushed) => {
+                    assert_eq!(*pushed, Pushed { traffic: pushed.traffic, ..expected.clone() });
+                    assert!(check(&depot, &expected), "{told}");
+                }
+                Err(error) => {
+                    assert!(error.to_string().len() > 20, "{told}");
+                    check(&depot, &expected);
+                }
+            }
+            count(&mut tally, &fault, result.is_ok());
+            // whatever it was, the next push mends it
+            if result.is_err() {
+                let again = image.push(&store, &client(), &reference);
+                assert!(again.is_ok(), "{told}, then {again:?}");
+                assert!(check(&depot, &expected), "{told}");
+            }
+        }
+    }
+    let showed = |asked: &crate::support::depot::Asked| asked.authorization.is_some();
+    assert!(!other.asked().iter().any(showed), "a token went to another host");
+    // what passes by itself is no failure
+    for passing in ["Status(500)", "Busy", "Half", "Stall", "Lost"] {
+        assert_eq!(tally[passing].1, 0, "{passing}: {tally:?}");
+    }
+}
+
+#[test]
+fn a_pull_ends_well_or_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::new(&store);
+    let (depot, other) = (Depot::start(), Depot::start());
+    let reference = format!("{}/a:1", depot.host);
+    image.push(&store, &client(), &reference).unwrap();
+    depot.guard("geheim");
+    depot.forget();
+    let dir = |name: &str| home.path().join(name);
+    let (_, expected) = pull(&dir("expected"), &client(), &reference).unwrap();
+    assert_eq!(expected.image, image.record.image);
+    let requests = depot.asked().len();
+    assert!(requests >= 5, "{:?}", depot.asked());
+    let mut tally = Tally::new();
+    for fault in faults(&other) {
+        for number in 0..requests {
+            let name = format!("{number}{}", tally.len());
+            depot.fail(number, fault.clone());
+            let result = pull(&dir(&name), &client(), &reference);
+            let told = format!("{fault:?} at {number}: {:?}", depot.asked().get(number));
+            count(&mut tally, &fault, result.is_ok());
+            let result = result.or_else(|error| {
+                assert!(error.len() > 20, "{told}: {error}");
+                let index = std::fs::read_to_string(dir(&name).join("index.json")).unwrap();
+                assert!(!index.contains("a:1"), "{told}: {index}");
+                // the store is whole: the next pull goes on
+                pull(&dir(&name), &client(), &reference)
+            });
+            let (store, record) = result.unwrap_or_else(|error| panic!("{told}, then {error}"));
+            assert_eq!((record.image, record.manifest), (expected.image, expected.manifest));
+            for layer in &record.layers {
+                store.verify_blob(layer.blob()).unwrap();
+            }
+            std::fs::remove_dir_all(dir(&name)).unwrap();
+        }
+    }
+    let showed = |asked: &crate::support::depot::Asked| asked.authorization.is_some();
+    assert!(!other.asked().iter().any(showed), "a token went to another host");
+    for passing in ["Status(500)", "Busy", "Half", "Stall", "Lost"] {
+        assert_eq!(tally[passing].1, 0, "{passing}: {tally:?}");
+    }
+}
+
+#[test]
+fn two_pushes_at_once_are_as_good_as_one() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::new(&store);
+    let depot = Depot::start();
+    let reference = format!("{}/a:1", depot.host);
+    let push = || image.push(&store, &client(), &reference).unwrap();
+    let (one, two) = std::thread::scope(|scope| {
+        let one = scope.spawn(push);
+        let two = scope.spawn(push);
+        (one.join().unwrap(), two.join().unwrap())
+    });
+    assert_eq!(one.root, two.root);
+    assert!(check(&depot, &one));
+}
+
+#[test]
+fn a_tag_that_moves_while_it_is_pulled_is_what_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::new(&store);
+    let depot = Depot::start();
+    let reference = format!("{}/a:1", depot.host);
+    let pushed = image.push(&store, &client(), &reference).unwrap();
+    let other = ImageRecord { layers: image.record.layers[1..].to_vec(), ..image.record.clone() };
+    let other = write_image(&store, &image.spec, &layers_of(&other)).unwrap();
+    let moved = Image { spec: image.spec.clone(), record: other };
+    let later = moved.push(&store, &client(), &format!("{}/a:2", depot.host)).unwrap();
+
+    let parsed: Reference = reference.parse().unwrap();
+    let (client, keychain, mirrors) = (client(), Keychain::default(), MirrorMap::default());
+    let registry = Registry::new(&client, &keychain, &mirrors, &parsed).unwrap();
+    let origin = Origin::of_registry(registry, &client, &parsed);
+    let whole = origin.resolve_whole(Platform::Amd64).unwrap();
+    depot.tag("a", "2", "1");
+    let into = Store::open(&home.path().join("into")).unwrap();
+    let pull = Pull {
+        store: &into,
+        origin: &origin,
+        reference: &parsed,
+        platform: Platform::Amd64,
+        progress: &NoProgress,
+    };
+    assert_eq!(pull.run(&whole).unwrap().record.manifest, pushed.root.digest);
+    let whole = origin.resolve_whole(Platform::Amd64).unwrap();
+    assert_eq!(pull.run(&whole).unwrap().record.manifest, later.root.digest);
+}
+
+fn layers_of(record: &ImageRecord) -> Vec<ImageLayer> {
+    let layer = |record: &sbx::store::LayerRecord| ImageLayer {
+        record: record.clone(),
+        created_by: "test".to_owned(),
+        comment: String::new(),
+    };
+    record.layers.iter().map(layer).collect()
+}
