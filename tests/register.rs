@@ -117,7 +117,7 @@ fn modules_are_refused_where_agentscope_would_not_know_the_type() {
     let bench = Bench::new(None);
     let declare = |sandboxes: &str| {
         let text = bench.project.read("sandboxes.kdl");
-        let head = &text[..text.find("sandbox \"s\"").unwrap()];
+        let head = &text[..text.find("\nsandbox ").unwrap() + 1];
         bench.project.write("sandboxes.kdl", &format!("{head}{sandboxes}"));
         bench.sbx(&["build", "--all"]).success();
         bench.sbx(&["register", "*", "--agentscope", "out.py"])

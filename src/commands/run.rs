@@ -174,7 +174,8 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
         return Err(Failure::world("the build needs a user namespace"));
     };
-    let spec = spec(workspace, target, (&plan, record.image), arguments, &variable)?;
+    let request = request(arguments, with_keys(workspace, target, &arguments.env));
+    let spec = spec(target, (&plan, record.image), &request, &variable)?;
     let reference = workspace.project.reference_of(target.sandbox);
     Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
 }
@@ -212,15 +213,13 @@ fn prepare_pulled(
 }
 
 fn spec(
-    workspace: &Workspace,
     target: Target<'_>,
     (plan, image): (&Plan, Digest),
-    arguments: &RunArguments,
+    request: &Request,
     host: &dyn Fn(&str) -> Option<String>,
 ) -> Outcome<Spec> {
     let token = random_hex(16)?;
-    let request = request(arguments, with_keys(workspace, target, &arguments.env));
-    Ok(Spec::new(target.sandbox, (&plan.spec, image), &request, host, || token)?)
+    Ok(Spec::new(target.sandbox, (&plan.spec, image), request, host, || token)?)
 }
 
 fn request(arguments: &RunArguments, env: Vec<VariableOption>) -> Request {
@@ -278,9 +277,12 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
     };
     // what is a Secret's there need not be known here
     let absent = |name: &str| variable(name).or(Some(String::new()));
-    let host: &dyn Fn(&str) -> Option<String> =
-        if for_cluster && !launcher.with_secrets { &absent } else { &variable };
-    let spec = spec(workspace, target, (&plan, digest), arguments, host)?;
+    let (host, env): (&dyn Fn(&str) -> Option<String>, _) =
+        match for_cluster && !launcher.with_secrets {
+            true => (&absent, arguments.env.clone()),
+            false => (&variable, with_keys(workspace, target, &arguments.env)),
+        };
+    let spec = spec(target, (&plan, digest), &request(arguments, env), host)?;
     let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
     launcher.write(&spec, name, image, ui)
 }

@@ -68,10 +68,16 @@ enum Found {
     Other,
 }
 
+impl Default for Found {
+    fn default() -> Self {
+        Found::Dir(Dir::default())
+    }
+}
+
 /// A directory to be packed.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    root: Dir,
+    root: Found,
     /// Texts of ignore files, by their path.
     ignores: BTreeMap<String, String>,
 }
@@ -110,7 +116,8 @@ impl Listing {
     }
 
     fn add(&mut self, path: &str, found: Found) {
-        let mut dir = &mut self.root;
+        let Found::Dir(dir) = &mut self.root else { return };
+        let mut dir = dir;
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         for part in above.split('/').filter(|part| !part.is_empty()) {
             let inner = dir.entries.entry(part.to_owned());
@@ -123,8 +130,8 @@ impl Listing {
     }
 
     fn find(&self, path: &str) -> Option<&Found> {
-        let mut parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
-        let mut found = self.root.entries.get(parts.next()?)?;
+        let mut found = &self.root;
+        let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
         for part in parts {
             let Found::Dir(dir) = found else { return None };
             found = dir.entries.get(part)?;
@@ -138,7 +145,9 @@ impl Listing {
         let has_workspaces = !manifest.workspace_patterns().is_empty();
         let mut walk =
             Walk { listing: self, has_workspaces, levels: vec![root], packed: Vec::new() };
-        walk.enter(&self.root, "")?;
+        if let Found::Dir(dir) = &self.root {
+            walk.enter(dir, "")?;
+        }
         Ok(walk.packed)
     }
 
@@ -349,6 +358,7 @@ mod tests {
             ("src/a.js", ""),
             ("src/keep.js", ""),
         ];
-        assert_eq!(packed(json!({}), &files), ["dist/a.js"]);
+        // a directory that leads to what is taken in comes whole: npm has it so
+        assert_eq!(packed(json!({}), &files), ["dist/a.js", "src/a.js", "src/keep.js"]);
     }
 }
