@@ -73,10 +73,12 @@ fn confinement(bench: &Bench<'_>) {
         };
         lines.map(refused).collect()
     };
+    // docker's init is its program's equal, which may trace it, and then nobody waits for anybody
+    let docker = bench.options().contains(&"docker".to_owned());
+    let probe: &[&str] = if docker { &["/bin/probe"] } else { &["/bin/probe", "inside"] };
     for sandbox in ["s", "high", "low"] {
-        let probe = ["/bin/probe", "inside"];
-        let theirs = bench.sbx(&[&["run", sandbox, "--"], &probe[..]].concat()).success().stdout;
-        assert_eq!(tried(theirs), tried(own(sandbox, &probe)), "{sandbox}");
+        let theirs = bench.sbx(&[&["run", sandbox, "--"], probe].concat()).success().stdout;
+        assert_eq!(tried(theirs), tried(own(sandbox, probe)), "{sandbox}");
         let status = [
             "busybox",
             "grep",

@@ -207,7 +207,12 @@ pub fn rm(arguments: &RmArguments, ui: &Ui) -> Outcome {
     let state = State::open(&state_path()?)?;
     for name in &arguments.instances {
         let instance = state.get(name)?;
-        if !instance.wait_ended(Duration::ZERO) {
+        // a keeper whose instance has ended is about to end as well
+        let patience = match instance.status {
+            Status::Ended(_) => Duration::from_secs(10),
+            _ => Duration::ZERO,
+        };
+        if !instance.wait_ended(patience) {
             if !arguments.force {
                 return Err(LaunchError::Running(name.clone()).into());
             }

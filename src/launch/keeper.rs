@@ -318,10 +318,11 @@ impl Keeper {
     fn watch(&mut self, mut watch: Watch, signals: &OwnedFd) -> Ended {
         loop {
             let [heard, reported, logged, left] = self.wait(&watch, signals);
-            if logged && let Some(log) = watch.log.as_mut() {
-                self.copy_log(log);
+            if logged && watch.log.as_mut().is_some_and(|log| !self.copy_log(log)) {
+                // nobody can write to it any more
+                watch.log = None;
             }
-            if left && !self.order.detached {
+            if left {
                 kill(watch.started.first, libc::SIGKILL);
             }
             if heard && let Some(ended) = self.hear(&mut watch, signals) {
@@ -343,11 +344,13 @@ impl Keeper {
         let mut polled = vec![
             PollFd::new(signals, PollFlags::IN),
             PollFd::from_borrowed_fd(report, PollFlags::IN),
-            // its end is told without being asked for; that it says no more was told long ago
-            PollFd::new(&self.control, PollFlags::empty()),
         ];
-        if let Some((reader, _, _)) = &watch.log {
-            polled.push(PollFd::new(reader, PollFlags::IN));
+        // a caller who left is told of without being asked for, again and again: so it is looked for only
+        // where that matters; that it says no more was told long ago
+        match &watch.log {
+            Some((reader, _, _)) => polled.push(PollFd::new(reader, PollFlags::IN)),
+            None if self.order.detached => {}
+            None => polled.push(PollFd::new(&self.control, PollFlags::empty())),
         }
         let until = watch.prober.map(|(_, end)| {
             let left = end.saturating_duration_since(Instant::now());
@@ -356,8 +359,7 @@ impl Keeper {
         // a wait that was cut short is a wait that found nothing
         poll(&mut polled, until.as_ref()).unwrap_or_default();
         let some = |at: usize| polled.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let left = polled[2].revents().contains(PollFlags::HUP) && !self.order.detached;
-        [some(0), some(1), some(3), left]
+        [some(0), some(1), some(2) && watch.log.is_some(), some(2) && !self.order.detached]
     }
 
     /// Signals: children that ended, and what is to be passed on.

@@ -78,6 +78,10 @@ impl<'a> Bench<'a> {
         self
     }
 
+    pub fn options(&self) -> &[String] {
+        &self.options
+    }
+
     /// Sets a variable for every run of the program.
     pub fn set(&mut self, name: &str, value: &str) {
         self.project.set(name, value);
