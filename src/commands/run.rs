@@ -275,13 +275,14 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
             (plan, record.image, image)
         }
     };
+    let by_name = for_cluster && !launcher.with_secrets;
     // what is a Secret's there need not be known here
     let absent = |name: &str| variable(name).or(Some(String::new()));
-    let (host, env): (&dyn Fn(&str) -> Option<String>, _) =
-        match for_cluster && !launcher.with_secrets {
-            true => (&absent, arguments.env.clone()),
-            false => (&variable, with_keys(workspace, target, &arguments.env)),
-        };
+    let host: &dyn Fn(&str) -> Option<String> = if by_name { &absent } else { &variable };
+    let env = match by_name {
+        true => arguments.env.clone(),
+        false => with_keys(workspace, target, &arguments.env),
+    };
     let spec = spec(target, (&plan, digest), &request(arguments, env), host)?;
     let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
     launcher.write(&spec, name, image, ui)
