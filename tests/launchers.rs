@@ -138,9 +138,12 @@ fn no_relay(bench: &Bench<'_>) {
     let other = bench.project.dir.path().join("other");
     symlink("/usr/sbin/runc", &other).unwrap();
     let other = other.to_str().unwrap();
-    let by = ["run", "--runtime", other];
-    bench.sbx(&[&by[..], &["web"]].concat()).fails(1, &["`oci`", "runtime `other`", "ports"]);
-    bench.sbx(&[&by[..], &["-d", "--name", "one", "s"]].concat()).success();
+    let by = |rest: &[&str]| {
+        let words = [&["run", "--launcher", "oci", "--runtime", other], rest].concat();
+        bench.project.run(&words).outcome()
+    };
+    by(&["web"]).fails(1, &["`oci`", "runtime `other`", "ports"]);
+    by(&["-d", "--name", "one", "s"]).success();
     bench.exec("one", "echo $((6*7)); exit 5").fails(5, &[]);
     let said = bench.sbx(&[
         "exec",
@@ -216,6 +219,7 @@ fn what_a_launcher_cannot_honour_is_refused() {
         "more.kdl",
         r#"sandbox "udp" extends="s" { port 53 protocol="udp"; }
 sandbox "any" extends="s" { egress "any"; }
+sandbox "out" extends="s" { egress "example.org:443"; }
 "#,
     );
     let all = bench.project.read("sandboxes.kdl");
