@@ -63,7 +63,7 @@ impl Gate {
         Ok(sockets)
     }
 
-    /// What [`open`](Gate::open) handed out.
+    /// What `open` handed out.
     pub fn receive(&self, over: BorrowedFd<'_>) -> Setup<GateSockets> {
         let step = "take the gate's sockets";
         let sockets = passing::receive_all(over, self.ports.len() + 1).step(step)?;

@@ -5,7 +5,7 @@
 //! is given an address of a range that is nobody's, others there are not. A connection to such an
 //! address is one to that name, so programs need not know of any proxy; those that do find one there,
 //! too, for ports that no socket waits on. The relay then looks the name up, judges what it finds
-//! ([`judge`]), and connects to the very address that it judged. Bytes are carried as they are, TLS
+//! (`judge`), and connects to the very address that it judged. Bytes are carried as they are, TLS
 //! untouched, but a client that shows another name than it connected to is refused: an allowed
 //! name's server may well serve others.
 //!

@@ -1,7 +1,7 @@
 //! Runtimes of the OCI: they start an instance from a bundle, a root and a `config.json`.
 //!
 //! The root is laid as for an instance of our own, in a mount namespace that only the runtime sees;
-//! the document says the rest ([`config`]). The keeper is the nearest reaper of what the runtime
+//! the document says the rest (`config`). The keeper is the nearest reaper of what the runtime
 //! leaves behind (`PR_SET_CHILD_SUBREAPER`), so the instance is its child, and it learns how that ends.
 //! An instance whose keeper was killed is ended by the next who looks, with the runtime's own
 //! `delete`.
