@@ -154,7 +154,9 @@ impl Cgroup {
     /// Makes the groups and sets their limits.
     pub fn create(&self) -> Result<(), CgroupError> {
         for group in &self.groups {
-            group.create().inspect_err(|_| self.remove())?;
+            group.create().inspect_err(|_| {
+                self.remove();
+            })?;
         }
         Ok(())
     }
@@ -168,22 +170,22 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Removes the groups, which have no processes any more, or will have none in a moment. What is
-    /// not there is no error.
-    pub fn remove(&self) {
-        for group in &self.groups {
-            for pause in [0, 1, 5, 20, 100, 400] {
-                std::thread::sleep(std::time::Duration::from_millis(pause));
-                match fs::remove_dir(&group.dir) {
-                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
-                    _ => break,
-                }
-            }
-        }
+    /// Removes the groups, which have no processes any more, or will have none in a moment; `false`
+    /// where some had. What is not there is no error.
+    pub fn remove(&self) -> bool {
+        self.groups.iter().filter(|group| !group.remove()).count() == 0
     }
 }
 
 impl Group {
+    fn remove(&self) -> bool {
+        [0, 1, 5, 20, 100, 400].into_iter().any(|pause| {
+            std::thread::sleep(std::time::Duration::from_millis(pause));
+            let removed = fs::remove_dir(&self.dir);
+            removed.map_or_else(|error| error.raw_os_error() != Some(libc::EBUSY), |()| true)
+        })
+    }
+
     fn create(&self) -> Result<(), CgroupError> {
         let failed = |path: &Path| {
             let path = path.to_owned();

@@ -14,7 +14,7 @@ use super::launcher::Launcher;
 use super::probe::Probe;
 use super::slots;
 use super::spec::Spec;
-use super::state::{Claim, InstanceName, Record, State, discard};
+use super::state::{Claim, InstanceName, Record, State, discard, discard_all};
 use crate::decl::Ready;
 use crate::fsx::IoAt;
 use crate::jail::cgroup::{Cgroup, Quota};
@@ -58,7 +58,7 @@ pub struct Attached {
     seat: UnixStream,
     timeout: Duration,
     argv: String,
-    ids: Ids,
+    record: Record,
 }
 
 /// How an instance ended.
@@ -95,8 +95,7 @@ pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attac
     }
     let started = spawn(launch, &claim, &order, connections);
     let mut attached = started.inspect_err(|_| {
-        order.record.launcher.clean_up(&order.record);
-        discard(&claim.dir, ids);
+        discard_all(&claim.dir, &order.record);
     })?;
     // from here on the lock is the keeper's alone
     drop(claim);
@@ -158,7 +157,7 @@ impl Attached {
         Held::pass(kill_signal(), self.keeper);
         // until its end is heard, or its keeper is gone
         while self.hear().is_ok_and(|message| !matches!(message, Message::Ended(_))) {}
-        discard(&self.dir, self.ids);
+        discard_all(&self.dir, &self.record);
     }
 }
 
@@ -367,6 +366,6 @@ fn spawn(
         seat,
         timeout: launch.spec.timeout,
         argv: launch.spec.argv[0].clone(),
-        ids: order.cell.ids,
+        record: order.record.clone(),
     })
 }

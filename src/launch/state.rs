@@ -242,9 +242,12 @@ fn read(dir: &Path) -> Result<Option<Instance>, LaunchError> {
         if status == Status::Lost {
             instance.record.launcher.clean_up(&instance.record);
         }
-        instance.record.cgroup.remove();
+        let emptied = instance.record.cgroup.remove();
         if instance.record.fleeting {
-            instance.discard();
+            // what has processes yet is looked at again
+            if emptied {
+                instance.discard();
+            }
             return Ok(None);
         }
     }
@@ -293,9 +296,7 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 impl Instance {
     /// Removes all that is left of one that has ended; `false` where its owner's rights did not do.
     pub fn discard(&self) -> bool {
-        self.record.launcher.clean_up(&self.record);
-        self.record.cgroup.remove();
-        discard(&self.dir, self.record.ids)
+        discard_all(&self.dir, &self.record)
     }
 
     /// A handle of its first process, which is the one that was meant: the keeper, whose child it is,
@@ -344,6 +345,13 @@ impl Instance {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// Removes what a record names, and its directory.
+pub(super) fn discard_all(dir: &Path, record: &Record) -> bool {
+    record.launcher.clean_up(record);
+    record.cgroup.remove();
+    discard(dir, record.ids)
 }
 
 /// Takes a directory out of view at once, then removes it.
