@@ -218,8 +218,10 @@ fn passes_its_own_test(project: &Project) {
 fn without_keys(engine: &Engine) {
     let start = Instant::now();
     let container = engine.run("custom_sandbox", &["--env", &format!("SECRET_TOKEN={TOKEN}")]);
-    let healthy = "until curl -sf http://127.0.0.1/fastapi/healthz; do sleep 0.05; done";
-    container.exec(&["timeout", "60", "sh", "-c", healthy]);
+    let healthy = format!(
+        "until curl -sf -H 'Authorization: Bearer {TOKEN}' http://127.0.0.1/fastapi/healthz; do sleep 0.05; done"
+    );
+    container.exec(&["timeout", "60", "sh", "-c", &healthy]);
     // the image was read once already: what is measured is the start, not the disk
     assert!(start.elapsed() < HEALTHY, "healthy after {:?} only", start.elapsed());
     let ask = format!(
