@@ -139,14 +139,29 @@ impl Store {
         Ok(record)
     }
 
-    /// The image that the plan of that Key gave, if every blob of it is as it was.
+    /// The image that the plan of that Key gave, if every blob of it is as it was. One whose stamp is
+    /// another, since a layer of another image gave the same bytes, is hashed before it is believed.
     pub fn find_image(&self, key: &Key) -> Result<Option<ImageRecord>, StoreError> {
         let Some(record) = self.read_record::<ImageRecord>("images", key)? else { return Ok(None) };
-        let whole = record.layers.iter().all(|layer| {
-            Stamp::at(&self.blob_path(layer.blob())).is_some_and(|stamp| stamp == layer.stamp)
-        });
         let intact = |digest| self.read_blob(digest).is_ok();
-        Ok((whole && intact(&record.image) && intact(&record.manifest)).then_some(record))
+        let layers: Option<Vec<LayerRecord>> =
+            record.layers.iter().map(|layer| self.stamped_anew(layer)).collect();
+        let Some(layers) = layers.filter(|_| intact(&record.image) && intact(&record.manifest))
+        else {
+            return Ok(None);
+        };
+        let checked = ImageRecord { layers, ..record.clone() };
+        if checked != record {
+            self.write_record("images", key, &checked)?;
+        }
+        Ok(Some(checked))
+    }
+
+    /// A layer with the stamp that its blob has now, if that is intact. Damage is for the build to find.
+    fn stamped_anew(&self, layer: &LayerRecord) -> Option<LayerRecord> {
+        let stamp = Stamp::at(&self.blob_path(layer.blob()))?;
+        let intact = stamp == layer.stamp || self.verify_blob(layer.blob()).is_ok();
+        intact.then(|| LayerRecord { stamp, ..layer.clone() })
     }
 
     /// Likewise, for who is going to use the image: holds it first, and remembers when it was used.
@@ -230,6 +245,26 @@ mod tests {
         let mut none = |digest: &Digest| panic!("{digest} is whole");
         let found = store.find_layer(&key("a"), &mut none).unwrap().unwrap();
         assert_eq!(Some(found.stamp), Stamp::at(&store.blob_path(&diff_id)));
+    }
+
+    #[test]
+    fn an_image_outlives_a_blob_that_was_put_again_but_no_damage() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let diff_id = store.put_blob(b"layer").unwrap();
+        let layers = vec![store.put_layer(&key("a"), diff_id).unwrap()];
+        let image = store.put_blob(b"{}").unwrap();
+        let record =
+            ImageRecord { image, manifest: image, manifest_size: 2, layers, keys: Vec::new() };
+        store.put_image(&key("i"), &record).unwrap();
+        let path = store.blob_path(&diff_id);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "layer").unwrap();
+        let found = store.find_image(&key("i")).unwrap().unwrap();
+        assert_eq!(Some(found.layers[0].stamp), Stamp::at(&path));
+        assert_eq!(store.find_image(&key("i")).unwrap(), Some(found));
+        fs::write(&path, "damage").unwrap();
+        assert_eq!(store.find_image(&key("i")).unwrap(), None);
     }
 
     #[test]
