@@ -196,22 +196,23 @@ fn agentscope_starts_it(project: &Project, engine: &Engine, dir: &Path) {
     drive(engine, dir, &module, "custom_sandbox", check);
 }
 
-/// By sbx itself, without an engine: what needs no network and no key passes.
+/// By sbx itself, without an engine: all that needs neither a key nor the internet passes. Charts are
+/// drawn by a host there, which may or may not be reached.
 fn passes_its_own_test(project: &Project) {
-    let outcome = project.sbx(&["test", "custom_sandbox", "--json"]).success();
+    let outcome = project.sbx(&["test", "custom_sandbox", "--json"]);
     let answer: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let checks = answer["checks"].as_array().unwrap().iter();
+    let checks = checks.filter(|check| check["name"] != "chart");
     let of = |verdict: &str| -> Vec<&str> {
-        let checks = answer["checks"].as_array().unwrap().iter();
-        let servers =
-            checks.filter(|check| check["group"] == "server" && check["verdict"] == verdict);
-        servers.map(|check| check["name"].as_str().unwrap()).collect()
+        let checks = checks.clone().filter(|check| check["verdict"] == verdict);
+        checks.map(|check| check["name"].as_str().unwrap()).collect()
     };
-    assert_eq!(
-        of("passed"),
-        ["playwright", "filesystem", "word-document", "markdownify"],
-        "{answer}"
-    );
-    assert_eq!(of("left-out"), ["tavily-websearch", "amap-maps", "chart"], "{answer}");
+    let passed = of("passed");
+    for server in ["playwright", "filesystem", "word-document", "markdownify"] {
+        assert!(passed.contains(&server), "{server}: {answer}");
+    }
+    assert_eq!(of("left-out"), ["tavily-websearch", "amap-maps"], "{answer}");
+    assert_eq!(passed.len() + 2, checks.count(), "{answer}");
 }
 
 /// A container that answered in time. Other tests take the processors, too: the best of three counts.
