@@ -27,6 +27,7 @@ mod laid_projects;
 mod launch;
 mod launchers;
 mod layers;
+mod load;
 mod maintainer_scripts;
 mod mcp;
 mod node;

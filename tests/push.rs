@@ -1,23 +1,14 @@
-//! Images to registries and back, and into engines: what is missing travels, and nothing else does.
+//! Images to registries and back: what is missing travels, and nothing else does.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::support::deb::Member;
 use crate::support::depot::Depot;
-use crate::support::docker::Engine;
 use crate::support::oci::{Image, Registry, check_schema};
-use crate::support::project::{Project, root};
-use crate::support::repo::{Deb, Repo};
+use crate::support::project::Project;
 use crate::support::tool;
 use sbx::digest::Digest;
-use sbx::image::save::Saved;
-use sbx::image::{ImageLayer, write_image};
-use sbx::plan::ImageSpec;
-use sbx::platform::Platform;
-use sbx::ship::{Docker, Way};
-use sbx::store::{Key, Store};
 use serde_json::Value;
 
 /// Two layers of files, of which the lower one is compressed while it is sent.
@@ -436,135 +427,4 @@ fn a_disk_that_is_full_leaves_the_store_whole() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("No space left"), "{said}");
-}
-
-/// Debian's smallest system, so that there is something to run.
-fn runnable() -> (Repo, Project) {
-    let repo = Repo::with_base().add_all([Deb::new("greeter", "1.0-1")
-        .program("/usr/bin/greet", "#!/bin/sh\necho hello from the image\n")]);
-    repo.publish();
-    let project = Project::from_repo(&repo).debian_layers(&["greeter"]);
-    let text = project.read("sandboxes.kdl").replace(
-        "layers \"l0\";",
-        "layers \"l0\" \"own\"; command \"/usr/bin/greet\"; reference \"tests/pushed:7\";",
-    );
-    let own = "layer \"own\" needs=\"l0\" { files \"own\" into=\"/srv/own\"; }\n";
-    let project = project.file("sandboxes.kdl", &(own.to_owned() + &text)).file("own/a", "a\n");
-    (repo, project)
-}
-
-#[test]
-fn docker_gets_what_it_lacks_and_runs_it() {
-    let (_repo, project) = runnable();
-    project.build();
-    let home = tempfile::tempdir().unwrap();
-    let engine = Engine::start(home.path());
-    let load = || {
-        let run = project.run(&["--json", "load", "s"]).env("DOCKER_HOST", engine.host());
-        json(&run.outcome().success().stdout)
-    };
-    let greet = |image: &str| engine.docker(&["run", "--rm", "--network", "none", image]);
-    let first = load();
-    let all = first["layers"].as_u64().unwrap();
-    assert!(all > 2, "{first}");
-    assert_eq!(greet("tests/pushed:7"), "hello from the image\n");
-    assert_eq!(load()["way"], "there");
-    project.write("own/a", "b\n");
-    project.build();
-    let edited = load();
-    // with it goes what lies above
-    assert_eq!(edited["way"], "archive", "{edited}");
-    assert!(edited["layers"].as_u64().unwrap() < all && edited["bytes"].as_u64() < Some(10_000));
-    let shown = ["run", "--rm", "--network", "none", "tests/pushed:7", "/bin/cat", "/srv/own/a"];
-    assert_eq!(engine.docker(&shown), "b\n");
-
-    // and through a registry
-    let registry = Registry::start();
-    let reference = format!("{}/tests/pushed:8", registry.host);
-    push(&project, &["s", &reference]);
-    engine.docker(&["rmi", "tests/pushed:7"]);
-    engine.docker(&["pull", "--quiet", &reference]);
-    assert_eq!(greet(&reference), "hello from the image\n");
-    let puller = Project::new().file("sandboxes.kdl", "");
-    puller.sbx(&["pull", &reference]).success();
-    let said = puller.sbx(&["run", &reference]).success().stdout;
-    assert!(said.contains("hello from the image"), "{said}");
-    let unpacked = project.unpack();
-    assert!(root(&unpacked).join("srv/own/a").exists());
-}
-
-#[test]
-fn docker_pulls_from_loopback_where_it_takes_no_archives_of_parts() {
-    let home = tempfile::tempdir().unwrap();
-    let engine = Engine::start(home.path());
-    let store = Store::open(&home.path().join("store")).unwrap();
-    let spec = ImageSpec::of_image(Platform::Amd64, &[("cmd", vec!["/bin/sh".to_owned()])]);
-    let layer = |name: &str| {
-        let tar = crate::support::deb::tar_of(&[Member::file(name, name)]);
-        let diff_id = store.put_blob(&tar).unwrap();
-        let record = store.put_layer(&Key(Digest::of(name.as_bytes())), diff_id).unwrap();
-        ImageLayer { record, created_by: name.to_owned(), comment: String::new() }
-    };
-    let docker = Docker::find(engine.host()).unwrap().unwrap();
-    let load = |layers: &[ImageLayer]| {
-        let record = write_image(&store, &spec, layers).unwrap();
-        let (store, platform) = (&store, Platform::Amd64);
-        let saved = Saved { store, record: &record, platform, reference: "team/parts:1" };
-        docker.load_by(&saved, "geheim", Way::Registry).unwrap();
-        record.image.to_string()
-    };
-    for layers in [vec![layer("a")], vec![layer("a"), layer("b")]] {
-        let image = load(&layers);
-        let listed = engine.docker(&[
-            "images",
-            "--no-trunc",
-            "--format",
-            "{{.Repository}}:{{.Tag}} {{.ID}}",
-        ]);
-        assert!(listed.contains(&format!("team/parts:1 {image}")), "{listed}");
-        assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
-    }
-    assert!(Docker::find("unix:///no/such/socket").unwrap().is_none());
-    assert!(Docker::find("ssh://somewhere").is_err());
-}
-
-#[test]
-fn podman_gets_what_it_lacks_and_runs_it() {
-    let (_repo, project) = runnable();
-    let image = project.build();
-    let home = tempfile::tempdir().unwrap();
-    // storage of its own, and a runtime that takes any cgroups
-    let podman = home.path().join("podman");
-    let script = format!(
-        "#!/bin/sh\nexec /usr/bin/podman --root {0}/root --runroot {0}/run --storage-driver vfs \
-         --cgroup-manager cgroupfs --runtime runc \"$@\"\n",
-        home.path().display()
-    );
-    fs::write(&podman, script).unwrap();
-    fs::set_permissions(&podman, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", home.path().display(), std::env::var("PATH").unwrap());
-    let load = || {
-        let run = project.run(&["--json", "load", "s", "--engine", "podman"]).env("PATH", &path);
-        json(&run.outcome().success().stdout)
-    };
-    let podman = |arguments: &[&str]| tool(podman.to_str().unwrap(), arguments);
-    let run = |words: &[&str]| {
-        let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
-        let options = ["run", "--rm", "--network", "none"];
-        podman(&[&options[..], &limits, &["localhost/tests/pushed:7"], words].concat())
-    };
-    assert_eq!((&load()["way"], run(&[])), (&"registry".into(), "hello from the image\n".into()));
-    let id = podman(&["images", "--no-trunc", "--quiet", "localhost/tests/pushed:7"]);
-    assert_eq!(id.trim(), image);
-    project.write("own/a", "b\n");
-    project.build();
-    load();
-    assert_eq!(run(&["/bin/cat", "/srv/own/a"]), "b\n");
-    let listed = podman(&["images", "--format", "{{.Repository}}"]);
-    assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
-
-    let registry = Registry::start();
-    let reference = format!("{}/tests/pushed:8", registry.host);
-    push(&project, &["s", &reference]);
-    podman(&["pull", "--quiet", "--tls-verify=false", &reference]);
 }

@@ -1,9 +1,11 @@
 //! Options of `sbx run` that say what starts an instance.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::Args;
 
+use sbx::digest::Digest;
 use sbx::image::write_compressed;
 use sbx::launch::docker::Engine;
 use sbx::launch::kubernetes::{Cluster, render, to_yaml};
@@ -31,7 +33,7 @@ pub struct LauncherArguments {
     /// With `kubernetes`, the pushed image: `REFERENCE@sha256:…` (default: the sandbox's reference at
     /// the digest that a push gives it)
     #[arg(long, value_name = "REFERENCE")]
-    pub image: Option<Reference>,
+    pub image: Option<Pinned>,
     /// With `kubernetes`, the Secret that a registry asks for
     #[arg(long, value_name = "NAME")]
     pull_secret: Vec<String>,
@@ -41,6 +43,25 @@ pub struct LauncherArguments {
     /// Do without something that the launcher cannot honour
     #[arg(long, value_enum, value_name = "WHAT")]
     waive: Vec<Waiver>,
+}
+
+/// An image that is the same tomorrow: `REFERENCE@sha256:…`.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    pub reference: String,
+    pub digest: Digest,
+}
+
+impl FromStr for Pinned {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let reference: Reference = text.parse().map_err(|error| format!("{error}"))?;
+        let digest = reference.digest().ok_or(
+            "it has no digest, so it may mean another image tomorrow: name it as `REFERENCE@sha256:…`",
+        )?;
+        Ok(Pinned { reference: reference.to_string(), digest })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -88,10 +109,6 @@ impl LauncherArguments {
         if self.print && self.launcher == LauncherName::Embedded {
             let message = "launcher `embedded` has nothing to print";
             return Err(Failure::input(message).with_help("name another with `--launcher`"));
-        }
-        if let Some(image) = self.image.as_ref().filter(|image| image.digest().is_none()) {
-            let message = format!("`{image}` has no digest, so it may mean another image tomorrow");
-            return Err(Failure::input(message).with_help("name it as `REFERENCE@sha256:…`"));
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use super::build::{
 };
 use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
-use super::launchers::{LauncherArguments, LauncherName, pushed};
+use super::launchers::{LauncherArguments, LauncherName, Pinned, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
 use super::register::at_home;
 use crate::failure::{Failure, Outcome};
@@ -258,10 +258,10 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let launcher = &arguments.launcher;
     let for_cluster = launcher.launcher == LauncherName::Kubernetes;
     let (plan, digest, image) = match &launcher.image {
-        Some(pinned) => {
+        Some(Pinned { reference, digest }) => {
             let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
             let plan = plan_target(workspace, target, &lock)?;
-            (plan, pinned.digest().unwrap_or_else(|| Digest::of(b"")), pinned.to_string())
+            (plan, *digest, reference.clone())
         }
         None => {
             let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::fault::Fault;
 use super::node::Sink;
-use super::sandbox::{Egress, RawSandbox, Sandbox};
+use super::sandbox::{RawSandbox, Sandbox};
 use crate::name::SandboxName;
 
 /// Merges every sandbox; cycles and unknown names are faults.
@@ -69,34 +69,10 @@ fn resolve<'a>(
     Some(sandbox)
 }
 
-fn empty(raw: &RawSandbox) -> Sandbox {
-    Sandbox {
-        name: raw.name.clone(),
-        description: None,
-        layers: Vec::new(),
-        env: Vec::new(),
-        env_from_host: Vec::new(),
-        workdir: None,
-        user: None,
-        command: Vec::new(),
-        entrypoint: Vec::new(),
-        ports: Vec::new(),
-        labels: BTreeMap::new(),
-        stop_signal: None,
-        timeout: None,
-        security_level: Default::default(),
-        limits: Default::default(),
-        ready: None,
-        egress: Egress::None,
-        reference: None,
-        at: raw.at.clone(),
-    }
-}
-
 fn over(below: Option<Sandbox>, raw: &RawSandbox, sink: &Sink) -> Sandbox {
     // a reference names one image: it is not inherited, and neither is the description
     let below = below.map(|below| Sandbox { description: None, reference: None, ..below });
-    let mut sandbox = below.unwrap_or_else(|| empty(raw));
+    let mut sandbox = below.unwrap_or_else(|| Sandbox::empty(raw.name.clone(), raw.at.clone()));
     sandbox.name = raw.name.clone();
     sandbox.at = raw.at.clone();
     merge_layers(&mut sandbox, raw, sink);

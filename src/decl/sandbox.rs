@@ -43,6 +43,12 @@ impl Sandbox {
     /// One that nobody declared: an image of others, with what its config says of ports.
     pub fn of_image(name: SandboxName, ports: Vec<PortDecl>) -> Self {
         let file = SourceFile { path: PathBuf::new(), text: String::new() };
+        let at = Location { file: Arc::new(file), span: 0..0 };
+        Sandbox { ports, ..Self::empty(name, at) }
+    }
+
+    /// One of which nothing is said.
+    pub(super) fn empty(name: SandboxName, at: Location) -> Self {
         Sandbox {
             name,
             description: None,
@@ -53,7 +59,7 @@ impl Sandbox {
             user: None,
             command: Vec::new(),
             entrypoint: Vec::new(),
-            ports,
+            ports: Vec::new(),
             labels: BTreeMap::new(),
             stop_signal: None,
             timeout: None,
@@ -62,7 +68,7 @@ impl Sandbox {
             ready: None,
             egress: Egress::default(),
             reference: None,
-            at: Location { file: Arc::new(file), span: 0..0 },
+            at,
         }
     }
 }

@@ -229,27 +229,7 @@ fn order(
     let own = launch.launcher == Launcher::Embedded;
     let egress = Policy::new(&spec.egress, &spec.private).filter(|_| own);
     let program = Program { env: environment(spec, egress.as_ref()), ..spec.program() };
-    let tightness = spec.tightness();
-    let record = Record {
-        id: launch.id.clone(),
-        name: launch.name.clone(),
-        sandbox: spec.sandbox.clone(),
-        image: spec.image.to_string(),
-        token: spec.token.clone(),
-        ports: spec.ports.iter().map(|port| (port.outside, port.inside)).collect(),
-        started: launch.now,
-        keeper: None,
-        first: None,
-        cgroup: cgroup.clone(),
-        ids,
-        tightness,
-        program: program.clone(),
-        launcher: match &launch.launcher {
-            Launcher::Oci(runtime) => Launcher::Oci(runtime.clone().for_instance(&launch.id)),
-            other => other.clone(),
-        },
-        fleeting: !launch.detached,
-    };
+    let record = record(launch, (&cgroup, ids), &program);
     record.write(&claim.dir).at("write", &claim.dir)?;
     let cell = Cell {
         host_name: launch.name.as_str().to_owned(),
@@ -258,7 +238,7 @@ fn order(
         ids,
         volumes,
         gate: egress.as_ref().map(|policy| Gate { ports: policy.ports().into_iter().collect() }),
-        tightness,
+        tightness: spec.tightness(),
         shared_memory: spec.shared_memory,
         writable: spec.writable(),
         disk: spec.limits.disk,
@@ -278,6 +258,31 @@ fn order(
         image: launch.image.clone(),
         stop_signal: spec.stop_signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM),
     })
+}
+
+/// What is written down before anything that it names is made.
+fn record(launch: &Launch<'_>, (cgroup, ids): (&Cgroup, Ids), program: &Program) -> Record {
+    let spec = launch.spec;
+    Record {
+        id: launch.id.clone(),
+        name: launch.name.clone(),
+        sandbox: spec.sandbox.clone(),
+        image: spec.image.to_string(),
+        token: spec.token.clone(),
+        ports: spec.ports.iter().map(|port| (port.outside, port.inside)).collect(),
+        started: launch.now,
+        keeper: None,
+        first: None,
+        cgroup: cgroup.clone(),
+        ids,
+        tightness: spec.tightness(),
+        program: program.clone(),
+        launcher: match &launch.launcher {
+            Launcher::Oci(runtime) => Launcher::Oci(runtime.clone().for_instance(&launch.id)),
+            other => other.clone(),
+        },
+        fleeting: !launch.detached,
+    }
 }
 
 /// With the relay as the proxy, where names are allowed that nobody has written down.

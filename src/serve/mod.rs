@@ -12,6 +12,7 @@
 mod http;
 mod names;
 mod npm;
+mod question;
 mod relay;
 mod server;
 mod shelf;
@@ -19,6 +20,7 @@ mod simple;
 
 pub use http::{Body, Request, Response};
 pub use names::answer_names;
+pub use question::{Answer, Question};
 pub use relay::{Registry, Relay, Upstream};
 pub use server::{Closed, Serving, Site, serve};
 pub use shelf::{Shelf, Shelved, Shelving, python_index};

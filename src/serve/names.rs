@@ -5,13 +5,11 @@ use std::net::UdpSocket;
 use std::sync::Mutex;
 use std::thread::Scope;
 
+use super::question::{Answer, Question};
 use super::server::{Serving, stopper, wait};
 
 /// Names that are remembered, at most.
 const MOST: usize = 1000;
-
-/// Header of a message.
-const HEADER: usize = 12;
 
 /// Answers every question with "no such name", on a thread of `scope`.
 pub fn answer_names<'scope>(
@@ -40,32 +38,10 @@ pub fn answer_names<'scope>(
 /// The name that a query asks for, and the answer that there is no such name; `None` for what is no
 /// query.
 fn refuse(query: &[u8]) -> Option<(String, Vec<u8>)> {
-    let flags = *query.get(2)?;
-    let questions = u16::from_be_bytes([*query.get(4)?, *query.get(5)?]);
-    if flags & 0x80 != 0 || questions != 1 {
-        return None;
-    }
-    let mut at = HEADER;
-    let mut labels = Vec::new();
-    loop {
-        let length = usize::from(*query.get(at)?);
-        at += 1;
-        if length == 0 {
-            break;
-        }
-        // a question has nothing before it that it could point to
-        let label = query.get(at..at + length).filter(|_| length < 64)?;
-        labels.push(String::from_utf8_lossy(label).to_ascii_lowercase());
-        at += length;
-    }
-    let end = at + 4;
-    let mut answer = query.get(..end)?.to_vec();
-    // a response, recursion as desired and available; code 3: no such name
-    answer[2] = 0x80 | (flags & 0x79);
-    answer[3] = 0x83;
-    answer[6..HEADER].fill(0);
-    let shown = |c: char| !c.is_control() && !c.is_whitespace();
-    Some((labels.join(".").chars().filter(|c| shown(*c)).collect(), answer))
+    let question = Question::parse(query)?;
+    let shown = |c: &char| !c.is_control() && !c.is_whitespace();
+    let answer = question.answer(Answer::NoSuchName);
+    Some((question.name.chars().filter(shown).collect(), answer))
 }
 
 #[cfg(test)]
@@ -82,17 +58,5 @@ mod tests {
         assert_eq!(name, "registry.example");
         assert_eq!(answer.len(), question, "without the additional record");
         assert_eq!(answer[..12], [7, 7, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]);
-    }
-
-    #[test]
-    fn what_is_no_question_gets_no_answer() {
-        assert_eq!(refuse(b""), None);
-        assert_eq!(refuse(&[0; 12]), None);
-        let mut cut = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        cut.extend(b"\x08Reg");
-        assert_eq!(refuse(&cut), None);
-        let mut pointing = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        pointing.extend(b"\xc0\x0c\0\x01\0\x01");
-        assert_eq!(refuse(&pointing), None);
     }
 }

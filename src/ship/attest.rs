@@ -12,7 +12,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::ShipError;
-use super::push::{Bytes, Placed};
+use super::push::Placed;
+use super::supply::Bytes;
 use crate::digest::Digest;
 use crate::fetch::Progress;
 use crate::image::MEDIA_MANIFEST;

@@ -12,6 +12,7 @@ mod load;
 mod podman;
 mod pull;
 mod push;
+mod supply;
 
 pub use attest::{Attaching, ENVELOPE, Paper, verify};
 pub use docker::Docker;

@@ -7,9 +7,6 @@
 //! at a time. The manifest goes last, and the tag moves with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -17,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::ShipError;
+use super::supply::{Bytes, Grown, Stored};
 use crate::digest::Digest;
 use crate::fetch::Progress;
 use crate::image::{
@@ -447,72 +445,5 @@ impl Turn {
     fn give(&self) {
         *lock(&self.taken) = false;
         self.given.notify_one();
-    }
-}
-
-/// Small bytes.
-pub(super) struct Bytes {
-    pub(super) label: String,
-    pub(super) supplied: Supplied,
-    pub(super) bytes: Vec<u8>,
-}
-
-impl Supply for Bytes {
-    fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn known(&self) -> Option<Supplied> {
-        Some(self.supplied)
-    }
-
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
-        let mut bytes = Cursor::new(&self.bytes);
-        bytes.set_position(offset);
-        Ok(Box::new(bytes))
-    }
-}
-
-/// A blob of the store.
-struct Stored {
-    label: String,
-    supplied: Supplied,
-    path: PathBuf,
-}
-
-impl Supply for Stored {
-    fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn known(&self) -> Option<Supplied> {
-        Some(self.supplied)
-    }
-
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(Box::new(file))
-    }
-}
-
-/// A twin in the making.
-struct Grown<'a> {
-    label: String,
-    growth: &'a Growth,
-}
-
-impl Supply for Grown<'_> {
-    fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn known(&self) -> Option<Supplied> {
-        let twin = self.growth.known()?;
-        Some(Supplied { digest: twin.digest, size: twin.size })
-    }
-
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
-        Ok(Box::new(self.growth.open(offset)))
     }
 }

@@ -18,7 +18,6 @@ mod guard;
 mod hello;
 mod journal;
 mod judge;
-mod names;
 mod policy;
 mod proxy;
 mod reach;

@@ -11,15 +11,15 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{LocalSet, spawn_local};
 
+use super::PROXY_PORT;
 use super::book::Book;
 use super::flow::carry;
 use super::journal::Journal;
-use super::names::{Answer, Question};
 use super::policy::{Knowledge, Policy, is_name};
 use super::proxy::{Asked, Parsed, parse};
 use super::reach::{Refusal, look_up, reach};
-use super::{PROXY_PORT, names};
 use crate::jail::instance::{GateSockets, NEAR};
+use crate::serve::{Answer, Question};
 
 /// Connections at a time: further ones wait to be accepted.
 const CONNECTIONS: usize = 256;
@@ -191,7 +191,7 @@ async fn answer_all(relay: Rc<Relay>, socket: Rc<UdpSocket>) {
         let (relay, socket, query) =
             (Rc::clone(&relay), Rc::clone(&socket), bytes[..length].to_vec());
         drop(spawn_local(async move {
-            if let Some(question) = names::Question::parse(&query) {
+            if let Some(question) = Question::parse(&query) {
                 let answer = question.answer(relay.resolve(&question).await);
                 // who does not wait for the answer needs none
                 socket.send_to(&answer, from).await.unwrap_or_default();

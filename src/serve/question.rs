@@ -10,9 +10,9 @@ const INTERNET: u16 = 1;
 /// For how long an answer may be kept: as long as the instance lives, but who knows.
 const SECONDS: u32 = 60;
 
-/// A question.
+/// A question (RFC 1035, section 4).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Question<'a> {
+pub struct Question<'a> {
     /// The message up to and with its one question.
     message: &'a [u8],
     /// In small letters, without a dot at its end.
@@ -22,7 +22,7 @@ pub(super) struct Question<'a> {
 
 /// What is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
     Address(Ipv4Addr),
     /// The name is there, and has nothing of that kind.
     Nothing,
@@ -33,7 +33,7 @@ pub(super) enum Answer {
 
 impl<'a> Question<'a> {
     /// `None` for what is no question.
-    pub(super) fn parse(query: &'a [u8]) -> Option<Self> {
+    pub fn parse(query: &'a [u8]) -> Option<Self> {
         let number = |at: usize| Some(u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]));
         // a query, of the usual kind, with one question
         if number(2)? & 0xf800 != 0 || number(4)? != 1 {
@@ -59,11 +59,12 @@ impl<'a> Question<'a> {
     }
 
     /// Whether it is for the one kind of record that names have here.
-    pub(super) fn is_for_address(&self) -> bool {
+    pub fn is_for_address(&self) -> bool {
         self.kind == A
     }
 
-    pub(super) fn answer(&self, answer: Answer) -> Vec<u8> {
+    /// The message that says so.
+    pub fn answer(&self, answer: Answer) -> Vec<u8> {
         let code = match answer {
             Answer::Address(_) | Answer::Nothing => 0,
             Answer::Failure => 2,
