@@ -246,7 +246,7 @@ sandbox "out" extends="s" { egress "example.org:443"; }
     cluster(&["limited"]).fails(1, &["limits pids=20", "--waive pids"]);
     cluster(&["-v", "/etc:/given", "s"]).fails(1, &["mount `/etc`"]);
     cluster(&["-p", "8080:80", "s"]).fails(1, &["port 8080 of this machine"]);
-    cluster(&["--image", "example.org/a:1", "s"]).fails(1, &["no digest", "@sha256:"]);
+    cluster(&["--image", "example.org/a:1", "s"]).fails(2, &["no digest", "@sha256:"]);
     let mut away = bench;
     away.set("DOCKER_HOST", "tcp://192.0.2.1:2375");
     let run = ["run", "--launcher", "docker", "s"];
