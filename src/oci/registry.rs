@@ -6,6 +6,7 @@
 //! that it redirects to. Plain http is spoken with loopback (but for hosts that this machine has
 //! certificates for), where a mirror is named so, and where one is told to.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use url::Url;
@@ -45,6 +46,8 @@ pub struct Registry<'a> {
     /// Out of a mirror's address.
     pub(super) credential: Option<Credential>,
     authorization: Mutex<Option<String>>,
+    /// Whether it takes a small blob in the request that ends a session, as far as is known.
+    pub(super) takes_whole: AtomicBool,
     pub(super) image: String,
 }
 
@@ -88,6 +91,7 @@ impl<'a> Registry<'a> {
             access: Access::Read,
             credential,
             authorization,
+            takes_whole: AtomicBool::new(true),
             image,
         })
     }
@@ -102,6 +106,11 @@ impl<'a> Registry<'a> {
         // every address that is made here can have either scheme
         self.base.set_scheme("http").unwrap_or_default();
         self
+    }
+
+    /// Likewise, where it is known already what it wants to see.
+    pub(super) fn with_authorization(self, authorization: Option<String>) -> Self {
+        Registry { authorization: Mutex::new(authorization), ..self }
     }
 
     /// As people call the registry.
