@@ -50,6 +50,7 @@ mod run_recipe;
 mod same_image;
 mod sandboxes;
 mod save;
+mod second_registry;
 mod shards;
 mod support;
 mod terminal;

@@ -1,0 +1,109 @@
+//! A registry that others wrote beside Debian's: `container-registry`, a small one that takes no blob in the
+//! request that ends a session, mounts nothing and knows neither indexes nor referrers.
+
+use std::fs;
+use std::sync::Arc;
+
+use container_registry::ContainerRegistry;
+use container_registry::auth::{Anonymous, Permissions};
+
+use crate::support::oci::check_schema;
+use crate::support::project::Project;
+use crate::support::tool;
+use sbx::digest::Digest;
+use serde_json::Value;
+
+/// A running registry; its threads end with the tests.
+struct Small {
+    host: String,
+    _runtime: tokio::runtime::Runtime,
+    _storage: tempfile::TempDir,
+}
+
+impl Small {
+    fn start() -> Self {
+        let storage = tempfile::tempdir().unwrap();
+        let everybody = Anonymous::new(Permissions::ReadWrite, Permissions::ReadWrite);
+        let registry = ContainerRegistry::builder().storage(storage.path());
+        let registry = registry.auth_provider(Arc::new(everybody)).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = { runtime }.worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        runtime.spawn(async move { axum::serve(listener, registry.make_router()).await });
+        Small { host, _runtime: runtime, _storage: storage }
+    }
+}
+
+fn project() -> Project {
+    let project = Project::new().file(
+        "sandboxes.kdl",
+        "layer \"lib\" { files \"lib\" into=\"/srv/lib\"; }\n\
+         layer \"app\" needs=\"lib\" { files \"app\" into=\"/srv/app\"; }\n\
+         sandbox \"s\" { layers \"lib\" \"app\"; command \"/srv/app/run\"; }\n",
+    );
+    // more than goes up in one request, whatever it is compressed to
+    let noise: Vec<u8> = (0..600_000u32)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes())
+        .collect();
+    fs::create_dir_all(project.dir.path().join("lib")).unwrap();
+    fs::write(project.dir.path().join("lib/noise"), noise).unwrap();
+    project.file("app/run", "#!/bin/sh\necho 1\n")
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn push(project: &Project, reference: &str) -> Value {
+    json(&project.sbx(&["--json", "push", "s", reference]).success().stdout)
+}
+
+#[test]
+fn an_image_goes_to_a_registry_of_the_plainest_kind_and_back() {
+    let (project, registry) = (project(), Small::start());
+    let image = project.build();
+    let reference = format!("{}/team/s:1", registry.host);
+    let pushed = push(&project, &reference);
+    assert_eq!(pushed["blobs"]["sent"], 3, "{pushed}");
+    let again = push(&project, &reference);
+    assert_eq!((&again["digest"], &again["blobs"]["sent"]), (&pushed["digest"], &0.into()));
+    // a mount is not known there: what it answers is a session, and what it has is found before
+    let other = push(&project, &format!("{}/other/s:1", registry.host));
+    assert_eq!((&other["digest"], &other["blobs"]["sent"]), (&pushed["digest"], &0.into()));
+    project.write("app/run", "#!/bin/sh\necho 2\n");
+    project.build();
+    let edited = push(&project, &format!("{}/team/s:2", registry.host));
+    assert_eq!(edited["blobs"]["sent"], 2, "{edited}");
+
+    let from = format!("docker://{reference}");
+    let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &from]);
+    assert_eq!(Digest::of(raw.as_bytes()).to_string(), pushed["digest"].as_str().unwrap());
+    check_schema("image-manifest", &raw);
+    let home = tempfile::tempdir().unwrap();
+    let to = format!("oci:{}:s", home.path().join("copy").display());
+    tool("skopeo", &["--insecure-policy", "copy", "--src-tls-verify=false", &from, &to]);
+
+    let puller = Project::new().file("sandboxes.kdl", "");
+    let pulled = json(&puller.sbx(&["--json", "pull", &reference]).success().stdout);
+    assert_eq!((pulled["image"].as_str(), &pulled["fetched"]), (Some(&*image), &2.into()));
+    // what refers to an image needs an index, and that it has none is said
+    let attested = project.sbx(&["push", "s", &reference, "--attest"]);
+    attested.fails(3, &["/manifests/sha256-", "answers 400"]);
+}
+
+#[test]
+fn sources_are_kept_there_as_well() {
+    let digest = Digest::of(b"bytes of a source");
+    let declared = format!(
+        "layer \"a\" {{ archive \"a.tar\" digest=\"{digest}\" into=\"/a\"; }}\nsandbox \"s\" {{ layers \"a\"; }}\n"
+    );
+    let project =
+        Project::new().file("sandboxes.kdl", &declared).file("a.tar", "bytes of a source");
+    let registry = Small::start();
+    let place = format!("oci://{}/team/sources", registry.host);
+    let said = project.sbx(&["vendor", &place]).success().stdout;
+    assert!(said.starts_with("vendored 1 files, 1 of them now"), "{said}");
+    let said = project.sbx(&["vendor", &place]).success().stdout;
+    assert!(said.starts_with("vendored 1 files, 0 of them now"), "{said}");
+}
