@@ -78,10 +78,7 @@ fn show(answer: &Answer) -> String {
     let head = match answer.sandbox {
         true => format!("builds work here, as {mode}\n"),
         false => {
-            format!(
-                "content can be laid here, as {mode}, but nothing can be settled or run: \
-                 such layers have to come from a shared cache (`sbx build --cache-from REF`)\n"
-            )
+            format!("content can be laid here, as {mode}, but nothing can be settled or run\n")
         }
     };
     let troubles: String = answer
