@@ -1,11 +1,12 @@
-//! A registry that others wrote beside Debian's: `container-registry`, a small one that takes no blob in the
-//! request that ends a session, mounts nothing and knows neither indexes nor referrers.
+//! A registry that others wrote beside Debian's: `container-registry`, a small one that says only at its root
+//! what it wants to see, takes no blob in the request that ends a session, mounts nothing and knows neither
+//! indexes nor referrers.
 
 use std::fs;
 use std::sync::Arc;
 
 use container_registry::ContainerRegistry;
-use container_registry::auth::{Anonymous, Permissions};
+use container_registry::auth::Permissions;
 
 use crate::support::oci::check_schema;
 use crate::support::project::Project;
@@ -23,15 +24,21 @@ struct Small {
 impl Small {
     fn start() -> Self {
         let storage = tempfile::tempdir().unwrap();
-        let everybody = Anonymous::new(Permissions::ReadWrite, Permissions::ReadWrite);
         let registry = ContainerRegistry::builder().storage(storage.path());
-        let registry = registry.auth_provider(Arc::new(everybody)).build().unwrap();
+        // whoever shows a name and a password
+        let registry = registry.auth_provider(Arc::new(Permissions::ReadWrite)).build().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = { runtime }.worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let host = listener.local_addr().unwrap().to_string();
         runtime.spawn(async move { axum::serve(listener, registry.make_router()).await });
         Small { host, _runtime: runtime, _storage: storage }
+    }
+
+    /// Who one is there.
+    fn log_in(&self, project: &Project) {
+        let login = format!("{{\"auths\":{{\"{}\":{{\"auth\":\"bWU6Z2VoZWlt\"}}}}}}", self.host);
+        project.write(".docker/config.json", &login);
     }
 }
 
@@ -64,6 +71,8 @@ fn an_image_goes_to_a_registry_of_the_plainest_kind_and_back() {
     let (project, registry) = (project(), Small::start());
     let image = project.build();
     let reference = format!("{}/team/s:1", registry.host);
+    project.sbx(&["push", "s", &reference]).fails(3, &["does not let strangers", "docker login"]);
+    registry.log_in(&project);
     let pushed = push(&project, &reference);
     assert_eq!(pushed["blobs"]["sent"], 3, "{pushed}");
     let again = push(&project, &reference);
@@ -77,14 +86,17 @@ fn an_image_goes_to_a_registry_of_the_plainest_kind_and_back() {
     assert_eq!(edited["blobs"]["sent"], 2, "{edited}");
 
     let from = format!("docker://{reference}");
-    let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &from]);
+    let plain = ["--tls-verify=false", "--creds", "me:geheim"];
+    let raw = tool("skopeo", &[&["inspect", "--raw"], &plain[..], &[&from]].concat());
     assert_eq!(Digest::of(raw.as_bytes()).to_string(), pushed["digest"].as_str().unwrap());
     check_schema("image-manifest", &raw);
     let home = tempfile::tempdir().unwrap();
     let to = format!("oci:{}:s", home.path().join("copy").display());
-    tool("skopeo", &["--insecure-policy", "copy", "--src-tls-verify=false", &from, &to]);
+    let plain = ["--src-tls-verify=false", "--src-creds", "me:geheim"];
+    tool("skopeo", &[&["--insecure-policy", "copy"], &plain[..], &[&from, &to]].concat());
 
     let puller = Project::new().file("sandboxes.kdl", "");
+    registry.log_in(&puller);
     let pulled = json(&puller.sbx(&["--json", "pull", &reference]).success().stdout);
     assert_eq!((pulled["image"].as_str(), &pulled["fetched"]), (Some(&*image), &2.into()));
     // what refers to an image needs an index, and that it has none is said
@@ -101,9 +113,15 @@ fn sources_are_kept_there_as_well() {
     let project =
         Project::new().file("sandboxes.kdl", &declared).file("a.tar", "bytes of a source");
     let registry = Small::start();
+    registry.log_in(&project);
     let place = format!("oci://{}/team/sources", registry.host);
     let said = project.sbx(&["vendor", &place]).success().stdout;
     assert!(said.starts_with("vendored 1 files, 1 of them now"), "{said}");
     let said = project.sbx(&["vendor", &place]).success().stdout;
     assert!(said.starts_with("vendored 1 files, 0 of them now"), "{said}");
+    // the blob is the first that is asked for, and refused without a word
+    let alone = Project::new().file("sandboxes.kdl", &declared);
+    registry.log_in(&alone);
+    alone.write("sbx.lock", &project.read("sbx.lock"));
+    alone.sbx(&["fetch", "s", "--locked", "--mirror", &place]).success();
 }

@@ -165,10 +165,25 @@ impl<'a> Registry<'a> {
     ) -> Result<T, OciError> {
         let challenge = match request(self.known()) {
             Err(FetchError::Unauthorized { challenge, .. }) => challenge,
+            // some say only at their root what they want to see
+            Err(error @ FetchError::Status { status: 401, .. }) => {
+                self.find_challenge().ok_or_else(|| self.judge(error))?
+            }
             result => return result.map_err(|error| self.judge(error)),
         };
         let authorization = self.renew(&challenge)?;
         request(Some(authorization)).map_err(|error| self.judge(error))
+    }
+
+    /// What the registry's root demands.
+    fn find_challenge(&self) -> Option<String> {
+        let mut root = self.base.clone();
+        root.set_path("/v2/");
+        let label = format!("registry of `{}`", self.image);
+        match self.client.get(&label, &[root], LARGEST_MANIFEST) {
+            Err(FetchError::Unauthorized { challenge, .. }) => Some(challenge),
+            _ => None,
+        }
     }
 
     /// Answers a challenge, for this request and those to come.

@@ -268,7 +268,12 @@ pub(super) fn fetch_blobs(
         // one that was refused speaks for all: with a token, those that are there are passed over
         let refused = failures
             .iter()
-            .find(|(_, error)| matches!(error, FetchError::Unauthorized { .. }))
+            .find(|(_, error)| {
+                matches!(
+                    error,
+                    FetchError::Unauthorized { .. } | FetchError::Status { status: 401, .. }
+                )
+            })
             .map(|(digest, _)| *digest);
         match refused.and_then(|digest| failures.remove(&digest)) {
             Some(error) => Err(error),
