@@ -45,6 +45,7 @@ mod python_parity;
 mod python_wheels;
 mod real_sets;
 mod register;
+mod release;
 mod report;
 mod run_recipe;
 mod same_image;

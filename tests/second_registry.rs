@@ -8,6 +8,7 @@ use std::sync::Arc;
 use container_registry::ContainerRegistry;
 use container_registry::auth::Permissions;
 
+use crate::support::http::{Fault, Server};
 use crate::support::oci::check_schema;
 use crate::support::project::Project;
 use crate::support::tool;
@@ -106,12 +107,15 @@ fn an_image_goes_to_a_registry_of_the_plainest_kind_and_back() {
 
 #[test]
 fn sources_are_kept_there_as_well() {
-    let digest = Digest::of(b"bytes of a source");
+    let bytes = b"bytes of a source";
+    let files = Server::start();
+    files.put("/a.tar", bytes.as_slice());
     let declared = format!(
-        "layer \"a\" {{ archive \"a.tar\" digest=\"{digest}\" into=\"/a\"; }}\nsandbox \"s\" {{ layers \"a\"; }}\n"
+        "layer \"a\" {{ archive \"{}\" digest=\"{}\" into=\"/a\"; }}\nsandbox \"s\" {{ layers \"a\"; }}\n",
+        files.url("/a.tar"),
+        Digest::of(bytes)
     );
-    let project =
-        Project::new().file("sandboxes.kdl", &declared).file("a.tar", "bytes of a source");
+    let project = Project::new().file("sandboxes.kdl", &declared);
     let registry = Small::start();
     registry.log_in(&project);
     let place = format!("oci://{}/team/sources", registry.host);
@@ -120,8 +124,10 @@ fn sources_are_kept_there_as_well() {
     let said = project.sbx(&["vendor", &place]).success().stdout;
     assert!(said.starts_with("vendored 1 files, 0 of them now"), "{said}");
     // the blob is the first that is asked for, and refused without a word
+    files.always("/a.tar", Fault::Status(410));
     let alone = Project::new().file("sandboxes.kdl", &declared);
     registry.log_in(&alone);
     alone.write("sbx.lock", &project.read("sbx.lock"));
+    alone.sbx(&["fetch", "s", "--locked"]).fails(3, &["410"]);
     alone.sbx(&["fetch", "s", "--locked", "--mirror", &place]).success();
 }
