@@ -4,7 +4,6 @@
 //! anew from this program's file, in a session of its own, so that it outlives the terminal. An
 //! instance that is not detached ends when its caller does.
 
-use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,15 +12,17 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::egress::{Policy, Sink, guard};
 use super::launcher::Launcher;
+use super::log::{self, Log};
 use super::probe::{self, Probe};
 use super::relay::{self, Door};
 use super::state::{Record, discard, hide, write_ended};
-use crate::jail::cgroup::Quota;
+use super::undertaker;
+use crate::jail::cgroup::{Cgroup, Quota};
 use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
 use crate::store::{self, Key, Lease, Store, StoreError};
@@ -80,9 +81,6 @@ pub(super) enum Message {
     Fault(SetupFault),
     Ended(Ended),
 }
-
-/// A log is cut in two at this size: one half is kept beside the one that is written.
-const LOG_SIZE: u64 = 32 << 20;
 
 /// What refusals may take of the log of an instance that has a terminal.
 const LOG_OF_REFUSALS: usize = 1 << 20;
@@ -145,9 +143,9 @@ struct Watch {
     started: Started,
     /// Of a first process of our own; others say nothing, and their end is seen.
     report: Option<BufReader<std::io::PipeReader>>,
-    log: Option<(std::io::PipeReader, File, u64)>,
-    /// Between its network and this machine's.
-    relays: Vec<Pid>,
+    log: Option<Log>,
+    /// Between its network and this machine's, and who ends it if this process cannot.
+    others: Vec<Pid>,
     /// Asks whether the instance is ready, until then.
     prober: Option<(Pid, Instant)>,
 }
@@ -239,16 +237,22 @@ impl Keeper {
         self.order.record.first = Some(started.first.as_raw_nonzero().get().cast_unsigned());
         let written = self.order.record.write(&self.order.dir);
         written.map_err(|error| fault("write the record", &error))?;
-        let mut relays = Vec::new();
+        let mut others = Vec::new();
+        if !own {
+            let keeper = pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+            let keeper =
+                keeper.map_err(|error| fault("open a handle of this process", &error.into()))?;
+            others.push(spawn(|| undertaker::wait(&keeper, &started.handle))?);
+        }
         if !doors.is_empty() {
-            relays.push(spawn(|| relay::serve(doors, started.handle.as_fd()))?);
+            others.push(spawn(|| relay::serve(doors, started.handle.as_fd()))?);
         }
         if let Some(sink) = sink {
-            relays.push(self.send_guard(&near, sink)?);
+            others.push(self.send_guard(&near, sink)?);
         }
         self.say(&Message::Started { ports: self.order.record.ports.clone() });
         let prober = self.send_prober(&started)?;
-        Ok(Watch { started, report, log, relays, prober })
+        Ok(Watch { started, report, log, others, prober })
     }
 
     /// Where refusals to connect are written down: among what the program says, unless somebody sits
@@ -258,8 +262,7 @@ impl Keeper {
             (None, _) => None,
             (Some(_), false) => Some(Sink { file: errors.try_clone()?.into(), most: None }),
             (Some(_), true) => {
-                let log = self.order.dir.join("log");
-                let file = File::options().append(true).create(true).open(log)?;
+                let file = log::append(&self.order.dir.join("log"))?;
                 Some(Sink { file, most: Some(LOG_OF_REFUSALS) })
             }
         })
@@ -280,11 +283,15 @@ impl Keeper {
             self.say(&Message::Ready);
             return Ok(None);
         };
-        let groups = self.order.record.groups();
+        let groups = match self.order.record.groups() {
+            // it has ended already, which is seen next
+            Err(error) if is_gone(&error) => Cgroup::default(),
+            groups => groups.map_err(|error| fault("find the instance's groups", &error))?,
+        };
         let visitor = Visitor {
             program: self.order.record.program.clone(),
             tightness: self.order.cell.tightness,
-            cgroup: groups.map_err(|error| fault("find the instance's groups", &error))?,
+            cgroup: groups,
         };
         let pid = spawn(|| probe::ask(ready, &visitor, started.handle.as_fd()))?;
         Ok(Some((pid, Instant::now() + self.order.timeout)))
@@ -307,18 +314,16 @@ impl Keeper {
             own(&errors)?;
             return Ok(([input, output, errors], None));
         }
-        let file = File::options().append(true).create(true).open(self.order.dir.join("log"))?;
-        let (reader, writer) = std::io::pipe()?;
-        let output = OwnedFd::from(writer);
+        let (log, output) = Log::open(&self.order.dir)?;
         own(&output)?;
         let errors = rustix::io::fcntl_dupfd_cloexec(&output, 3)?;
-        Ok(([input, output, errors], Some((reader, file, 0))))
+        Ok(([input, output, errors], Some(log)))
     }
 
     fn watch(&mut self, mut watch: Watch, signals: &OwnedFd) -> Ended {
         loop {
             let [heard, reported, logged, left] = self.wait(&watch, signals);
-            if logged && watch.log.as_mut().is_some_and(|log| !self.copy_log(log)) {
+            if logged && watch.log.as_mut().is_some_and(|log| !log.copy()) {
                 // nobody can write to it any more
                 watch.log = None;
             }
@@ -348,7 +353,7 @@ impl Keeper {
         // a caller who left is told of without being asked for, again and again: so it is looked for only
         // where that matters; that it says no more was told long ago
         match &watch.log {
-            Some((reader, _, _)) => polled.push(PollFd::new(reader, PollFlags::IN)),
+            Some(log) => polled.push(PollFd::new(log.reader(), PollFlags::IN)),
             None if self.order.detached => {}
             None => polled.push(PollFd::new(&self.control, PollFlags::empty())),
         }
@@ -410,11 +415,11 @@ impl Keeper {
     /// The first process ended, or is about to: so does all else.
     fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
         let prober = watch.prober.take().map(|(pid, _)| pid);
-        for pid in watch.relays.drain(..).chain(prober) {
+        for pid in watch.others.drain(..).chain(prober) {
             kill(pid, libc::SIGKILL);
         }
         if let Some(log) = watch.log.as_mut() {
-            while self.copy_log(log) {}
+            while log.copy() {}
         }
         // all processes of the instance are gone when its first is
         while rustix::process::wait(WaitOptions::empty()).is_ok() {}
@@ -429,23 +434,6 @@ impl Keeper {
             kill(pid, libc::SIGKILL);
             self.say(&Message::NotReady);
         }
-    }
-
-    /// `false` at the end.
-    fn copy_log(&self, (reader, file, size): &mut Log) -> bool {
-        let mut bytes = [0; 16 << 10];
-        let Ok(n @ 1..) = reader.read(&mut bytes) else { return false };
-        if *size > LOG_SIZE {
-            let (log, old) = (self.order.dir.join("log"), self.order.dir.join("log.1"));
-            fs::rename(&log, old).unwrap_or_default();
-            if let Ok(next) = File::options().append(true).create(true).open(&log) {
-                (*file, *size) = (next, 0);
-            }
-        }
-        // a disk that is full loses the log, not the instance
-        file.write_all(&bytes[..n]).unwrap_or_default();
-        *size += n as u64;
-        true
     }
 
     /// What is to be seen of the instance from now on is its end, or nothing.
@@ -468,8 +456,6 @@ impl Keeper {
     }
 }
 
-type Log = (std::io::PipeReader, File, u64);
-
 fn next_report(report: &mut BufReader<std::io::PipeReader>) -> Option<Report> {
     let mut line = String::new();
     report.read_line(&mut line).ok()?;
@@ -478,6 +464,11 @@ fn next_report(report: &mut BufReader<std::io::PipeReader>) -> Option<Report> {
 
 fn fault(step: &str, error: &std::io::Error) -> SetupFault {
     SetupFault { step: step.to_owned(), reason: error.to_string(), errno: error.raw_os_error() }
+}
+
+/// Whether a process was looked at that is there no more.
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// A child that does one thing.

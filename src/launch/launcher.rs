@@ -12,7 +12,7 @@ use super::keeper::Order;
 use super::oci::Runtime;
 use super::spec::Spec;
 use super::state::Record;
-use crate::decl::{Egress, SecurityLevel};
+use crate::decl::Egress;
 use crate::jail::instance::{Started, Wires, start};
 use crate::jail::{Ended, SetupFault};
 
@@ -48,22 +48,19 @@ impl Launcher {
         if spec.limits.disk.is_some() && *self != Launcher::Embedded {
             return Err(refused("`limits disk=`"));
         }
-        match (self, &spec.egress) {
-            (Launcher::Embedded, _) | (_, Egress::None) => {}
-            (Launcher::Docker(_), Egress::Any) if spec.security_level != SecurityLevel::High => {}
-            _ => return Err(refused("`egress`")),
-        }
-        match self {
-            Launcher::Oci(runtime) if !runtime.shares_kernel() => {
-                // what it runs in is no namespace of this machine's: neither relay nor probe get in
-                if !spec.ports.is_empty() || spec.ready.is_some() {
-                    let name = runtime.name();
-                    return Err(refused(&format!("ports and `ready` with runtime `{name}`")));
-                }
-                Ok(())
+        if let Launcher::Oci(runtime) = self
+            && !runtime.shares_kernel()
+        {
+            // what it runs in is no namespace of this machine's: neither relay nor probe get in
+            let name = runtime.name();
+            if !spec.ports.is_empty() || spec.ready.is_some() {
+                return Err(refused(&format!("ports and `ready` with runtime `{name}`")));
             }
-            _ => Ok(()),
+            if spec.egress != Egress::None {
+                return Err(refused(&format!("`egress` with runtime `{name}`")));
+            }
         }
+        Ok(())
     }
 
     /// In the keeper: starts the instance. Only our own reports over the wires.
