@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -151,6 +152,7 @@ const EVERYBODY: &[(&str, Test)] = &[
     ("gone", gone),
     ("through a service", through_a_service),
     ("input", input),
+    ("doctor", doctor),
 ];
 
 /// Few enough for an engine that takes a second a start.
@@ -433,6 +435,22 @@ fn log(out: &Out<'_>) {
     // the keeper writes down what comes through a pipe
     soon("the line of the log", || out.sbx(&["logs", "logged"]).success().stdout.contains(&line));
     out.sbx(&["rm", "-f", "logged"]).success();
+}
+
+/// A kernel without cables is what `doctor` knows of beforehand.
+fn doctor(out: &Out<'_>) {
+    let told = |output: Output| {
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let obstacles = answer["obstacles"].as_array().unwrap().clone();
+        obstacles.into_iter().find(|one| one["what"].as_str().unwrap().contains("`egress`"))
+    };
+    let mut command = out.bench.command(&["doctor", "--json"]);
+    assert_eq!(told(command.output().unwrap()), None);
+    let mut without = Command::new(out.bench.project.dir.path().join("probe"));
+    without.arg("without-links").arg(env!("CARGO_BIN_EXE_sbx")).args(["doctor", "--json"]);
+    let output = without.current_dir(out.bench.project.dir.path()).output().unwrap();
+    let trouble = told(output).expect("it is told");
+    assert!(trouble["mend"].as_str().unwrap().contains("modprobe veth"), "{trouble}");
 }
 
 /// When the keeper is killed, so is the relay, and the networks with it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use sbx::jail::instance::try_cable;
+use sbx::jail::instance::lacks_cables;
 use sbx::jail::probe;
 use sbx::launch::MEND_CABLE;
 
@@ -43,8 +43,8 @@ pub fn run(global: &Global, _: &DoctorArguments, ui: &Ui) -> Outcome {
         mend: "put this one's directory first in PATH, or call it by its path".to_owned(),
     });
     let store = store_trouble(global);
-    let egress = try_cable().map(|fault| Trouble {
-        what: format!("instances with `egress` cannot be started ({})", fault.reason),
+    let egress = lacks_cables().then(|| Trouble {
+        what: "instances with `egress` cannot be started".to_owned(),
         mend: MEND_CABLE.to_owned(),
     });
     let answer = Answer {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open};
+use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::egress::{Policy, Sink, guard};
@@ -21,7 +21,6 @@ use super::log::{self, Log};
 use super::probe::{self, Probe};
 use super::relay::{self, Door};
 use super::state::{Record, discard, hide, write_ended};
-use super::undertaker;
 use crate::jail::cgroup::{Cgroup, Quota};
 use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
@@ -141,11 +140,11 @@ struct Ends {
 /// What a keeper waits for.
 struct Watch {
     started: Started,
-    /// Of a first process of our own; others say nothing, and their end is seen.
+    /// Of a first process of our own; relays say nothing, and their end is seen.
     report: Option<BufReader<std::io::PipeReader>>,
     log: Option<Log>,
-    /// Between its network and this machine's, and who ends it if this process cannot.
-    others: Vec<Pid>,
+    /// Between its network and this machine's.
+    relays: Vec<Pid>,
     /// Asks whether the instance is ready, until then.
     prober: Option<(Pid, Instant)>,
 }
@@ -237,22 +236,16 @@ impl Keeper {
         self.order.record.first = Some(started.first.as_raw_nonzero().get().cast_unsigned());
         let written = self.order.record.write(&self.order.dir);
         written.map_err(|error| fault("write the record", &error))?;
-        let mut others = Vec::new();
-        if !own {
-            let keeper = pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
-            let keeper =
-                keeper.map_err(|error| fault("open a handle of this process", &error.into()))?;
-            others.push(spawn(|| undertaker::wait(&keeper, &started.handle))?);
-        }
+        let mut relays = Vec::new();
         if !doors.is_empty() {
-            others.push(spawn(|| relay::serve(doors, started.handle.as_fd()))?);
+            relays.push(spawn(|| relay::serve(doors, started.handle.as_fd()))?);
         }
         if let Some(sink) = sink {
-            others.push(self.send_guard(&near, sink)?);
+            relays.push(self.send_guard(&near, sink)?);
         }
         self.say(&Message::Started { ports: self.order.record.ports.clone() });
         let prober = self.send_prober(&started)?;
-        Ok(Watch { started, report, log, others, prober })
+        Ok(Watch { started, report, log, relays, prober })
     }
 
     /// Where refusals to connect are written down: among what the program says, unless somebody sits
@@ -415,7 +408,7 @@ impl Keeper {
     /// The first process ended, or is about to: so does all else.
     fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
         let prober = watch.prober.take().map(|(pid, _)| pid);
-        for pid in watch.others.drain(..).chain(prober) {
+        for pid in watch.relays.drain(..).chain(prober) {
             kill(pid, libc::SIGKILL);
         }
         if let Some(log) = watch.log.as_mut() {
@@ -462,7 +455,7 @@ fn next_report(report: &mut BufReader<std::io::PipeReader>) -> Option<Report> {
     serde_json::from_str(&line).ok()
 }
 
-fn fault(step: &str, error: &std::io::Error) -> SetupFault {
+pub(super) fn fault(step: &str, error: &std::io::Error) -> SetupFault {
     SetupFault { step: step.to_owned(), reason: error.to_string(), errno: error.raw_os_error() }
 }
 
@@ -472,7 +465,7 @@ fn is_gone(error: &std::io::Error) -> bool {
 }
 
 /// A child that does one thing.
-fn spawn(work: impl FnOnce() -> Result<(), SetupFault>) -> Result<Pid, SetupFault> {
+pub(super) fn spawn(work: impl FnOnce() -> Result<(), SetupFault>) -> Result<Pid, SetupFault> {
     match fork()? {
         Some(pid) => Ok(pid),
         None => {

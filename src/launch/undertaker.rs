@@ -4,17 +4,24 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::Signal;
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open};
 
+use super::keeper::{fault, spawn};
 use crate::jail::{Setup, close_all_but};
 
-/// In a process of its own, which nothing ends with the keeper: waits for the keeper's end, then ends the
-/// instance. Whoever is alive holds the keeper's lock, so that is among what this one closes.
-pub(super) fn wait(keeper: &OwnedFd, first: &OwnedFd) -> Setup<()> {
+/// In the keeper: leaves a process that ends with the instance, or ends the instance after the keeper.
+pub(super) fn send(first: &OwnedFd) -> Setup<()> {
+    let keeper = pidfd_open(getpid(), PidfdFlags::empty());
+    let keeper = keeper.map_err(|error| fault("open a handle of this process", &error.into()))?;
+    spawn(|| wait(&keeper, first)).map(drop)
+}
+
+/// Whoever holds the keeper's lock counts as alive, so that is among what this one closes.
+fn wait(keeper: &OwnedFd, first: &OwnedFd) -> Setup<()> {
     close_all_but(&[keeper.as_raw_fd(), first.as_raw_fd()])?;
-    let mut gone = [PollFd::from_borrowed_fd(keeper.as_fd(), PollFlags::IN)];
+    let mut ended = [keeper, first].map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN));
     // a wait that was cut short is a wait that found nothing
-    while poll(&mut gone, None).unwrap_or_default() == 0 {}
+    while poll(&mut ended, None).unwrap_or_default() == 0 {}
     // an instance that has just ended needs no end
     rustix::process::pidfd_send_signal(first, Signal::KILL).unwrap_or_default();
     Ok(())

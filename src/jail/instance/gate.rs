@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use super::super::child::{Setup, Step, apart, fault};
 use super::super::netlink::Network;
 use super::super::passing;
-use super::super::spec::SetupFault;
 use super::enter;
 
 /// Where the name server and the proxy are, in a range that is nobody's (RFC 2544).
@@ -98,18 +97,16 @@ fn connect(outer: &Network, inner: &Network, instance: BorrowedFd<'_>) -> Setup<
 /// What fails where the kernel has no such links.
 pub const CABLE: &str = "lay a cable out of the instance";
 
-/// Lays one in networks that end at once, and tells what that lacked, if anything. Where not even a
-/// namespace can be had, it says nothing: others do.
-pub fn try_cable() -> Option<SetupFault> {
+/// Lays one in a network that ends at once, and answers whether the kernel has none. Where not even
+/// namespaces can be had, that is another's to tell.
+pub fn lacks_cables() -> bool {
     let laid = apart(CABLE, || {
         let both = UnshareFlags::NEWUSER | UnshareFlags::NEWNET;
         // SAFETY: this process has one thread, and the flags share neither descriptors nor memory
-        if unsafe { rustix::thread::unshare_unsafe(both) }.is_err() {
-            return Ok(());
-        }
+        unsafe { rustix::thread::unshare_unsafe(both) }.step(CABLE)?;
         let network = Network::open().step(CABLE)?;
         let own = File::open("/proc/self/ns/net").step(CABLE)?;
         network.lay_cable("gate", "eth0", own.as_fd()).step(CABLE)
     });
-    laid.err()
+    laid.is_err_and(|fault| fault.errno == Some(libc::EOPNOTSUPP))
 }

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::program::open_files;
 pub use enter::{Entered, Visitor, become_nobody, enter, go_in, go_into_network, run_inside};
-pub use gate::{CABLE, Gate, GateSockets, NEAR, try_cable};
+pub use gate::{CABLE, Gate, GateSockets, NEAR, lacks_cables};
 pub use identity::Identity;
 pub use ids::{COUNT, Ids, Row};
 pub use landlock::UNLOCKED;

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use super::super::error::LaunchError;
 use super::super::keeper::Order;
+use super::super::undertaker;
 use super::Engine;
 use super::pump::{Ends, Streams, pump};
 use crate::jail::instance::{Started, Wires};
@@ -29,7 +30,9 @@ impl Engine {
             self.hold(order, gate, over)?;
         }
         self.attach(order, wires)?;
-        self.begin(&Self::container(&order.record), &order.cell.program.argv[0])
+        let started = self.begin(&Self::container(&order.record), &order.cell.program.argv[0])?;
+        undertaker::send(&started.handle)?;
+        Ok(started)
     }
 
     /// Starts a container, and finds its first process. The engine is asked by processes that end: what
