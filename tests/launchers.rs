@@ -2,7 +2,7 @@
 //! engine, and as objects of Kubernetes; what each cannot honour is refused.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -146,7 +146,7 @@ fn no_relay(bench: &Bench<'_>) {
         let words = [&["run", "--launcher", "oci", "--runtime", other], rest].concat();
         bench.project.run(&words).outcome()
     };
-    by(&["web"]).fails(1, &["`oci`", "runtime `other`", "ports"]);
+    by(&["web"]).fails(1, &["`oci`", "ports with runtime `other`"]);
     by(&["out"]).fails(1, &["`oci`", "`egress` with runtime `other`"]);
     by(&["-d", "--name", "one", "s"]).success();
     bench.exec("one", "echo $((6*7)); exit 5").fails(5, &[]);
@@ -181,9 +181,39 @@ fn instances_of_docker() {
     removed_by_others(&bench, &engine);
     told(&bench, &engine);
     nothing_is_left(&bench);
+    may_use_the_socket(&home, &engine);
     soon("no container left", || engine.docker(&["ps", "--all", "--quiet"]).is_empty());
     drop(engine);
     bench.script("s", "true").fails(3, &["engine does not answer", "systemctl start docker"]);
+}
+
+/// An ordinary user who may use the engine's socket starts what nobody need enter.
+fn may_use_the_socket(home: &tempfile::TempDir, engine: &Engine) {
+    let user = User::new();
+    let out = "sandbox \"out\" extends=\"s\" { egress \"any\"; }";
+    let mut bench = Bench::declaring(Some(&user), out).launcher(&["--launcher", "docker"]);
+    bench.set("DOCKER_HOST", engine.host());
+    bench.script("s", "true").fails(3, &["does not answer", "ermission denied"]);
+    fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    chown(engine.host().strip_prefix("unix://").unwrap(), Some(user.id), None).unwrap();
+    let tests: &[(&str, Test)] = &[
+        ("exit codes", exit_codes),
+        ("streams", streams),
+        ("signals", signals),
+        ("life", life),
+        ("names", names),
+        ("killed caller", killed_caller),
+    ];
+    try_all(&bench, tests);
+    for (sandbox, what) in [("web", "ports"), ("asks", "`ready`"), ("out", "`egress`")] {
+        bench.sbx(&["run", sandbox]).fails(1, &[&format!("cannot honour {what} without root")]);
+    }
+    bench.detach(&["--name", "one", "s"]);
+    kill(bench.number("one", "keeper"), "KILL");
+    soon("no container left", || engine.docker(&["ps", "--all", "--quiet"]).is_empty());
+    soon("what is true", || bench.status("one").as_deref() == Some("killed"));
+    bench.sbx(&["rm", "one"]).success();
+    nothing_is_left(&bench);
 }
 
 fn removed_by_others(bench: &Bench<'_>, engine: &Engine) {
@@ -307,11 +337,8 @@ fn an_ordinary_user_is_told_who_needs_root() {
     let other = user.program().with_file_name("other");
     symlink("/usr/sbin/runc", &other).unwrap();
     let other = other.to_str().unwrap();
-    for launcher in [&["oci", "--runtime", other][..], &["docker"]] {
-        let outcome = bench.sbx(&[&["run", "--launcher"], launcher, &["s"]].concat());
-        let name = launcher[0];
-        outcome.fails(1, &[&format!("launcher `{name}` takes root"), "leave `--launcher` out"]);
-    }
+    let outcome = bench.sbx(&["run", "--launcher", "oci", "--runtime", other, "s"]);
+    outcome.fails(1, &["launcher `oci` takes root", "leave `--launcher` out"]);
     let image = format!("example.org/s@sha256:{}", "5".repeat(64));
     let print = ["run", "--launcher", "kubernetes", "--print", "--image", &image, "s"];
     bench.sbx(&print).success();

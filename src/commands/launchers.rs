@@ -125,14 +125,14 @@ impl LauncherArguments {
             LauncherName::Docker => Launcher::Docker(engine()?),
             LauncherName::Kubernetes => return Err(Failure::input("`kubernetes` only prints")),
         };
-        let alone = match &launcher {
-            Launcher::Oci(runtime) => runtime.shares_kernel(),
-            Launcher::Embedded | Launcher::Docker(_) => false,
-        };
-        if !alone && !rustix::process::geteuid().is_root() {
-            return Err(LaunchError::NotRoot(launcher.name()).into());
+        match &launcher {
+            Launcher::Oci(runtime)
+                if !runtime.shares_kernel() && !rustix::process::geteuid().is_root() =>
+            {
+                Err(LaunchError::NotRoot(launcher.name()).into())
+            }
+            _ => Ok(launcher),
         }
-        Ok(launcher)
     }
 
     /// Writes what the launcher would be told.

@@ -67,8 +67,8 @@ pub type Outcome = Result<Ended, LaunchError>;
 /// Starts an instance; answers once its program runs.
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
-    launch.launcher.refuse(spec)?;
     let map = IdMap::current().at("read", "/proc/self/uid_map")?;
+    launch.launcher.refuse(spec, map)?;
     let quota = check_limits(spec, map)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };

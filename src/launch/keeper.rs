@@ -321,7 +321,7 @@ impl Keeper {
                 watch.log = None;
             }
             if left {
-                kill(watch.started.first, libc::SIGKILL);
+                self.signal(&watch, libc::SIGKILL);
             }
             if heard && let Some(ended) = self.hear(&mut watch, signals) {
                 return ended;
@@ -360,16 +360,22 @@ impl Keeper {
         [some(0), some(1), some(2) && watch.log.is_some(), some(2) && !self.order.detached]
     }
 
+    /// To the instance's first process, if it has not just ended.
+    fn signal(&self, watch: &Watch, signal: i32) {
+        let Order { record, .. } = &self.order;
+        if kill(watch.started.first, signal) == Err(rustix::io::Errno::PERM) {
+            record.launcher.pass(record, signal);
+        }
+    }
+
     /// Signals: children that ended, and what is to be passed on.
     fn hear(&self, watch: &mut Watch, signals: &OwnedFd) -> Option<Ended> {
         while let Some(signal) = Held::read(signals) {
             match signal {
                 libc::SIGCHLD => {}
-                signal if signal == kill_signal() => kill(watch.started.first, libc::SIGKILL),
-                signal if signal == stop_signal() => {
-                    kill(watch.started.first, self.order.stop_signal);
-                }
-                signal => kill(watch.started.first, signal),
+                signal if signal == kill_signal() => self.signal(watch, libc::SIGKILL),
+                signal if signal == stop_signal() => self.signal(watch, self.order.stop_signal),
+                signal => self.signal(watch, signal),
             }
         }
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
@@ -409,7 +415,8 @@ impl Keeper {
     fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
         let prober = watch.prober.take().map(|(pid, _)| pid);
         for pid in watch.relays.drain(..).chain(prober) {
-            kill(pid, libc::SIGKILL);
+            // a child that has just ended needs no signal
+            kill(pid, libc::SIGKILL).unwrap_or_default();
         }
         if let Some(log) = watch.log.as_mut() {
             while log.copy() {}
@@ -424,7 +431,7 @@ impl Keeper {
             && Instant::now() >= end
         {
             watch.prober = None;
-            kill(pid, libc::SIGKILL);
+            kill(pid, libc::SIGKILL).unwrap_or_default();
             self.say(&Message::NotReady);
         }
     }
@@ -476,9 +483,7 @@ pub(super) fn spawn(work: impl FnOnce() -> Result<(), SetupFault>) -> Result<Pid
     }
 }
 
-fn kill(pid: Pid, signal: i32) {
-    // a child that has just ended needs no signal
-    if let Some(named) = Signal::from_named_raw(signal) {
-        rustix::process::kill_process(pid, named).unwrap_or_default();
-    }
+fn kill(pid: Pid, signal: i32) -> rustix::io::Result<()> {
+    let named = Signal::from_named_raw(signal);
+    named.map_or(Ok(()), |named| rustix::process::kill_process(pid, named))
 }

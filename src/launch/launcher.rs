@@ -14,7 +14,7 @@ use super::spec::Spec;
 use super::state::Record;
 use crate::decl::Egress;
 use crate::jail::instance::{Started, Wires, start};
-use crate::jail::{Ended, SetupFault};
+use crate::jail::{Ended, IdMap, SetupFault};
 
 /// What started an instance, and what it is ended and cleaned up with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +35,8 @@ impl Launcher {
         }
     }
 
-    /// What this launcher cannot do.
-    pub(super) fn refuse(&self, spec: &Spec) -> Result<(), LaunchError> {
+    /// What this launcher cannot do for who has that map.
+    pub(super) fn refuse(&self, spec: &Spec, map: IdMap) -> Result<(), LaunchError> {
         let refused = |what: &str| LaunchError::Refused {
             launcher: self.name(),
             what: what.to_owned(),
@@ -48,19 +48,32 @@ impl Launcher {
         if spec.limits.disk.is_some() && *self != Launcher::Embedded {
             return Err(refused("`limits disk=`"));
         }
-        if let Launcher::Oci(runtime) = self
-            && !runtime.shares_kernel()
-        {
+        let closed = match self {
             // what it runs in is no namespace of this machine's: neither relay nor probe get in
-            let name = runtime.name();
-            if !spec.ports.is_empty() || spec.ready.is_some() {
-                return Err(refused(&format!("ports and `ready` with runtime `{name}`")));
+            Launcher::Oci(runtime) if !runtime.shares_kernel() => {
+                format!("with runtime `{}`", runtime.name())
             }
-            if spec.egress != Egress::None {
-                return Err(refused(&format!("`egress` with runtime `{name}`")));
-            }
+            // nobody else enters what is real root's
+            Launcher::Docker(_) if map != IdMap::Identity => "without root".to_owned(),
+            _ => return Ok(()),
+        };
+        let parts = [
+            ("ports", !spec.ports.is_empty()),
+            ("`ready`", spec.ready.is_some()),
+            ("`egress`", spec.egress != Egress::None),
+        ];
+        match parts.iter().find(|(_, wanted)| *wanted) {
+            Some((part, _)) => Err(refused(&format!("{part} {closed}"))),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// In the keeper: sends a signal to a first process that is somebody else's.
+    pub(super) fn pass(&self, record: &Record, signal: i32) {
+        match self {
+            Launcher::Embedded | Launcher::Oci(_) => {}
+            Launcher::Docker(engine) => engine.pass(record, signal),
+        }
     }
 
     /// In the keeper: starts the instance. Only our own reports over the wires.

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
+use bollard::query_parameters::{
+    InspectContainerOptions, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
+};
 use serde::{Deserialize, Serialize};
 
 pub use container::print;
@@ -102,6 +104,15 @@ impl Engine {
         let code = code.ok()??;
         // the engine tells of signals as shells do
         Some(Ended::Code(i32::try_from(code).unwrap_or(i32::from(u8::MAX))))
+    }
+
+    /// Sends a signal to the program.
+    pub(super) fn pass(&self, record: &Record, signal: i32) {
+        let options = KillContainerOptionsBuilder::default().signal(&signal.to_string()).build();
+        let name = Self::container(record);
+        // one that has just ended needs no signal
+        self.ask(async |docker| docker.kill_container(&name, Some(options)).await)
+            .unwrap_or_default();
     }
 
     /// Ends and removes the containers that are there.

@@ -31,7 +31,7 @@ impl Engine {
         }
         self.attach(order, wires)?;
         let started = self.begin(&Self::container(&order.record), &order.cell.program.argv[0])?;
-        undertaker::send(&started.handle)?;
+        undertaker::send(&started.handle, || self.clean_up(&order.record))?;
         Ok(started)
     }
 

@@ -37,7 +37,7 @@ impl Runtime {
         let first = Pid::from_raw(first).ok_or("it has no number").or_else(failed("start"))?;
         let handle = rustix::process::pidfd_open(first, PidfdFlags::empty())
             .or_else(failed("open a handle of the instance"))?;
-        undertaker::send(&handle)?;
+        undertaker::send(&handle, || {})?;
         if let (Some(gate), Some(over)) = (&order.cell.gate, &wires.gate) {
             gate.open_beside(handle.as_fd(), over.as_fd())?;
         }
