@@ -1,7 +1,7 @@
 //! What people see: the answer on stdout, the story on stderr. The only place that writes to either.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +28,9 @@ pub struct Ui {
     fetch: Mutex<Fetching>,
     steps: Mutex<HashMap<Key, ProgressBar>>,
 }
+
+/// Bytes of a program's output at a time.
+const CARRIED: usize = 64 << 10;
 
 /// Where a program's output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,15 +105,23 @@ impl Ui {
         std::io::stdout().lock().write_all(bytes).unwrap_or_default();
     }
 
-    /// Carries a program's output to stdout or stderr, as it is, until its end.
-    pub fn carry(&self, mut from: impl std::io::Read, to: Stream) {
+    /// Carries a program's output to stdout or stderr, as it is, until its end. Both may be one file,
+    /// whose offset only write(2) looks up and moves in one go: splice(2), which `std::io::copy` takes
+    /// where it can, would have two threads write to the same place.
+    pub fn carry(&self, mut from: impl Read, to: Stream) {
         let fd = match to {
             Stream::Output => std::io::stdout().as_fd().try_clone_to_owned(),
             Stream::Errors => std::io::stderr().as_fd().try_clone_to_owned(),
         };
         // a reader that went away, as `head` does, is no failure; the program hears of it itself
-        if let Ok(fd) = fd {
-            std::io::copy(&mut from, &mut std::fs::File::from(fd)).map(drop).unwrap_or_default();
+        let Ok(mut file) = fd.map(std::fs::File::from) else { return };
+        let mut bytes = vec![0; CARRIED];
+        loop {
+            match from.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(n @ 1..) if file.write_all(&bytes[..n]).is_ok() => {}
+                _ => return,
+            }
         }
     }
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use sbx::jail::instance::lacks_cables;
 use sbx::jail::probe;
+use sbx::launch::MEND_CABLE;
 
 use super::Global;
 use crate::failure::{Failure, Outcome};
@@ -18,7 +20,7 @@ pub struct DoctorArguments {}
 #[derive(Serialize)]
 struct Answer {
     root: bool,
-    /// Whether settles and runs work here.
+    /// Whether settles and runs work here; what else is in the way is among the obstacles alone.
     sandbox: bool,
     obstacles: Vec<Trouble>,
 }
@@ -41,10 +43,14 @@ pub fn run(global: &Global, _: &DoctorArguments, ui: &Ui) -> Outcome {
         mend: "put this one's directory first in PATH, or call it by its path".to_owned(),
     });
     let store = store_trouble(global);
+    let egress = lacks_cables().then(|| Trouble {
+        what: "instances with `egress` cannot be started".to_owned(),
+        mend: MEND_CABLE.to_owned(),
+    });
     let answer = Answer {
         root: abilities.root,
         sandbox,
-        obstacles: obstacles.chain(others).chain(store).collect(),
+        obstacles: obstacles.chain(others).chain(store).chain(egress).collect(),
     };
     ui.answer(&answer, || show(&answer));
     match answer.sandbox {

@@ -267,10 +267,9 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
             let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
                 return run_in_namespace(&workspace.jail.program);
             };
-            let reference = workspace.project.reference_of(target.sandbox);
             let image = match for_cluster {
-                true => pushed(workspace, &reference, &plan, &record)?,
-                false => reference,
+                true => pushed(workspace, &target.sandbox.name, &record.image)?,
+                false => workspace.project.reference_of(target.sandbox),
             };
             (plan, record.image, image)
         }

@@ -140,9 +140,14 @@ pub fn go_in(first: BorrowedFd<'_>, cgroup: &Cgroup) -> Setup<()> {
 
 /// Moves this process into the user and network namespaces only, and takes every right from it.
 pub fn go_into_network(first: BorrowedFd<'_>) -> Setup<()> {
-    let both = ThreadNameSpaceType::USER | ThreadNameSpaceType::NETWORK;
-    move_into(first, both)?;
+    move_into(first, ThreadNameSpaceType::USER | ThreadNameSpaceType::NETWORK)?;
     become_nobody()
+}
+
+/// Likewise, with the rights of the network's owner.
+pub(super) fn go_into_network_as_root(first: BorrowedFd<'_>) -> Setup<()> {
+    move_into(first, ThreadNameSpaceType::USER | ThreadNameSpaceType::NETWORK)?;
+    ids::become_root()
 }
 
 /// Takes every right from this process, and ties it to its parent.

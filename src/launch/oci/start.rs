@@ -1,7 +1,7 @@
 //! The keeper's side: from an order to a process that a runtime started.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,11 @@ use rustix::process::{Pid, PidfdFlags};
 use serde::Deserialize;
 
 use super::super::keeper::Order;
+use super::super::undertaker;
 use super::Runtime;
 use super::config::document;
 use crate::jail::instance::{Started, Wires, lay_root};
-use crate::jail::{Setup, SetupFault, die_with_parent, fork, receive, send};
+use crate::jail::{Setup, SetupFault, apart, receive, send};
 
 /// In the bundle, by names that are short wherever the bundle lies.
 const CONSOLE: &str = "console";
@@ -32,27 +33,14 @@ impl Runtime {
         let step = "become the instance's parent";
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
             .or_else(failed(step))?;
-        let (mut hear, mut tell) = std::io::pipe().or_else(failed("open a pipe"))?;
-        let Some(maker) = fork()? else {
-            drop(hear);
-            let answer = die_with_parent().and_then(|()| self.make(order, wires));
-            let text = serde_json::to_vec(&answer).expect("a fault has string keys only");
-            tell.write_all(&text).unwrap_or_default();
-            // SAFETY: nothing of the keeper's is to be flushed or run by its copy
-            unsafe { libc::_exit(0) }
-        };
-        drop(tell);
-        let mut answer = Vec::new();
-        hear.read_to_end(&mut answer).or_else(failed("wait for the runtime"))?;
-        rustix::process::waitpid(Some(maker), rustix::process::WaitOptions::empty())
-            .or_else(failed("wait for the runtime"))?;
-        let first: i32 = match serde_json::from_slice::<Setup<i32>>(&answer) {
-            Ok(answer) => answer?,
-            Err(error) => return failed("make the instance")(error),
-        };
+        let first: i32 = apart("make the instance", || self.make(order, wires))?;
         let first = Pid::from_raw(first).ok_or("it has no number").or_else(failed("start"))?;
         let handle = rustix::process::pidfd_open(first, PidfdFlags::empty())
             .or_else(failed("open a handle of the instance"))?;
+        undertaker::send(&handle, || {})?;
+        if let (Some(gate), Some(over)) = (&order.cell.gate, &wires.gate) {
+            gate.open_beside(handle.as_fd(), over.as_fd())?;
+        }
         let bundle = Bundle { dir: order.dir.join("bundle"), program: &order.cell.program.argv[0] };
         let mut command = self.command();
         command.args(["start", &Self::id(&order.record)]);
