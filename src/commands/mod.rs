@@ -2,6 +2,7 @@
 
 mod attest;
 mod build;
+mod cache;
 mod check;
 mod clean;
 mod completions;
