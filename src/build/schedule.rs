@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
@@ -23,7 +24,12 @@ struct Course<'p> {
     made: BTreeSet<Key>,
     /// What comes from a cache.
     arrivals: Arrivals,
+    /// When the cache was asked.
+    looked: Instant,
 }
+
+/// A cache is asked again for what is about to be made so much later.
+const LATE: Duration = Duration::from_secs(2);
 
 impl Builder<'_> {
     /// Builds all layers of a plan, bottom first.
@@ -57,6 +63,7 @@ impl Builder<'_> {
         let keys = all().map(|step| &step.key).chain([&directories]);
         self.store.hold(keys.map(Held::Key))?;
         let lacking = self.wanted(plan)?;
+        let looked = Instant::now();
         let offered = self.look(all().filter(|step| lacking.contains(&step.key)));
         let mut coming = BTreeSet::new();
         let made = reach(plan, |step| {
@@ -71,7 +78,7 @@ impl Builder<'_> {
         self.places().hold(&sources)?;
         let coming = all().map(|step| step.key).filter(|key| coming.contains(key)).collect();
         let steps = all().map(|step| (step.key, step)).collect();
-        Ok(Course { plan, steps, made, arrivals: Arrivals::new(coming) })
+        Ok(Course { plan, steps, made, arrivals: Arrivals::new(coming), looked })
     }
 
     /// Which of these steps a cache has. Layers of bases stay where their registry has them.
@@ -123,6 +130,9 @@ impl Builder<'_> {
             for below in step.below.iter().filter_map(|key| course.steps.get(key)) {
                 self.make_over(course, below, seen)?;
             }
+            if let Some(record) = self.take_late(course, step) {
+                return Ok(record);
+            }
             if !planned {
                 // nobody thought that it would be needed
                 let lost = BTreeSet::from([step.key]);
@@ -130,6 +140,16 @@ impl Builder<'_> {
             }
         }
         self.make_step(course.plan, step)
+    }
+
+    /// Another machine may have made a step while this one waited for what it sees.
+    fn take_late(&self, course: &Course<'_>, step: &Step) -> Option<LayerRecord> {
+        let late = !step.work.is_free() && course.looked.elapsed() > LATE;
+        let shared = self.shared.filter(|_| late)?;
+        let found = shared.look(&[step.key]).contains(&step.key);
+        let record = found.then(|| self.take_shared(shared, step)).flatten()?;
+        course.arrivals.add(step.key, record.clone());
+        Some(record)
     }
 
     fn make_step(&self, plan: &Plan, step: &Step) -> Result<LayerRecord, BuildError> {

@@ -61,7 +61,9 @@ impl Arrivals {
     /// Brings one after the other, until nothing is left or nobody waits any more.
     pub(super) fn bring(&self, take: impl Fn(&Key) -> Option<LayerRecord>) {
         while !self.over.load(Ordering::Relaxed) {
-            let Some(key) = self.keys.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let Some(key) = self.keys.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
+                return;
+            };
             let mut arriving = Arriving { arrivals: self, key, arrival: Arrival::Lost };
             if let Some(record) = take(key) {
                 arriving.arrival = Arrival::Here(record);
@@ -72,6 +74,12 @@ impl Arrivals {
     /// Nobody waits for what has not begun to come.
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// One that nobody waited for came, too.
+    pub(super) fn add(&self, key: Key, record: LayerRecord) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.insert(key, Some(Arrival::Here(record)));
     }
 
     /// Waits until it is known what became of a layer.

@@ -70,7 +70,8 @@ impl CacheArguments {
         let default = project.cache_to.as_ref().filter(|_| own.is_some());
         let to = self.cache_to.as_ref().or(default);
         if own.is_some() && to.is_none() {
-            let failure = Failure::input("`--cache-key` signs what is put into a cache, and none is named");
+            let failure =
+                Failure::input("`--cache-key` signs what is put into a cache, and none is named");
             return Err(failure.with_help("name one with `--cache-to`, or `cache-to` in `project`"));
         }
         let offline = workspace.client.is_offline();

@@ -38,7 +38,9 @@ impl Caches {
 
     /// `cache-to REF`.
     pub(super) fn read_to(&mut self, node: &Node<'_>) {
-        let Some(repository) = node.parse::<Repository>("a repository of a registry") else { return };
+        let Some(repository) = node.parse::<Repository>("a repository of a registry") else {
+            return;
+        };
         match &self.to {
             Some((_, first)) => {
                 let fault = Fault::new(&node.at(), "`cache-to` is declared twice");

@@ -307,7 +307,11 @@ impl Push<'_> {
     }
 
     /// Asks for a blob and sends it where it is missing.
-    pub(super) fn offer(&self, supplied: &Supplied, supply: &dyn Supply) -> Result<Traffic, ShipError> {
+    pub(super) fn offer(
+        &self,
+        supplied: &Supplied,
+        supply: &dyn Supply,
+    ) -> Result<Traffic, ShipError> {
         match self.ask(supply.label(), supplied)? {
             Asked::There(traffic) => Ok(traffic),
             Asked::Not(session) => self.send(supply, supplied.size, session),

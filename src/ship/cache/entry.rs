@@ -186,7 +186,10 @@ impl Entry {
             return Err(EntryError::Other(self.platform.to_string()));
         }
         if self.listing.media_type != LISTING {
-            return Err(EntryError::Damaged(format!("its listing is a `{}`", self.listing.media_type)));
+            return Err(EntryError::Damaged(format!(
+                "its listing is a `{}`",
+                self.listing.media_type
+            )));
         }
         if self.listing.size > LARGEST_LISTING || self.size > limits(self.layer.size).bytes {
             return Err(EntryError::Size { packed: self.layer.size, size: self.size });

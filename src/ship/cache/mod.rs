@@ -113,6 +113,7 @@ impl<'a> SharedCache<'a> {
             events,
             found: Mutex::default(),
             refused: Mutex::default(),
+            told: Mutex::default(),
             queue: Queue::default(),
             taken: AtomicUsize::new(0),
             given: AtomicUsize::new(0),
@@ -133,6 +134,8 @@ pub struct Exchange<'a> {
     found: Mutex<BTreeMap<Key, (usize, Vouched)>>,
     /// What lies where layers are put, and must not.
     refused: Mutex<BTreeSet<Key>>,
+    /// What was not taken, and that was said.
+    told: Mutex<BTreeSet<Key>>,
     queue: Queue,
     taken: AtomicUsize,
     given: AtomicUsize,
@@ -176,7 +179,8 @@ impl Exchange<'_> {
             Ok(is_new) => drop(self.given.fetch_add(usize::from(is_new), Ordering::Relaxed)),
             Err(error) if !desk.off.swap(true, Ordering::Relaxed) => {
                 let name = &desk.name;
-                self.events.note(&format!("nothing is put into cache `{name}`: {}", refusal(&error)));
+                self.events
+                    .note(&format!("nothing is put into cache `{name}`: {}", refusal(&error)));
             }
             Err(_) => {}
         }
@@ -221,6 +225,7 @@ impl Exchange<'_> {
 impl Shared for Exchange<'_> {
     fn look(&self, keys: &[Key]) -> BTreeSet<Key> {
         let mut left = keys.to_vec();
+        left.retain(|key| !lock(&self.told).contains(key));
         for (at, shelf) in self.shelves.iter().enumerate() {
             if left.is_empty() || shelf.off.load(Ordering::Relaxed) {
                 continue;
@@ -233,6 +238,7 @@ impl Shared for Exchange<'_> {
                     Err(error) if error.is_of_cache() => self.leave_out(shelf, &error),
                     Err(error) => {
                         self.refuse(shelf, &key);
+                        lock(&self.told).insert(key);
                         reasons.entry(with_help(&error)).or_default().push(key);
                     }
                 }
@@ -264,6 +270,8 @@ impl Shared for Exchange<'_> {
                     self.leave_out(shelf, &error);
                 } else {
                     self.refuse(shelf, key);
+                    lock(&self.told).insert(*key);
+                    lock(&self.found).remove(key);
                     self.tell(shelf, BTreeMap::from([(with_help(&error), vec![*key])]));
                 }
                 None
