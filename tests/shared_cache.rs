@@ -200,7 +200,7 @@ fn entries_count_by_whoever_signed_them() {
     assert_eq!(traffic(&made), (0, 2));
     let second = origin.second(&first);
     let try_with = |arguments: &[&str]| {
-        forget_store(&second);
+        drop(fs::remove_dir_all(second.cache()));
         let (answer, said) = build(&second, &[&["--cache-from", &cache][..], arguments].concat());
         assert_eq!(answer["image"], made["image"]);
         (traffic(&answer), said)
@@ -210,8 +210,15 @@ fn entries_count_by_whoever_signed_them() {
     assert_eq!(counts, (0, 0));
     said.says("layer `app`, `tool`, not taken: nobody signed it (`--trust-cache`");
     assert_eq!(try_with(&["--trust-cache"]).0, (2, 0));
+    // over what anybody may have written, nothing is signed
+    let own = ["--cache-to", &cache, "--cache-key", "key.pem"];
+    let signs = second.sbx(&[&["build", "s"], &own[..]].concat());
+    signs.fails(1, &["layers that nobody vouched for", "`sbx clean --all`"]);
+    second.sbx(&["build", "s", "--trust-cache", "--cache-key", "key.pem"]).fails(2, &["--trust-"]);
+    second.sbx(&["clean", "--all"]).success();
+    assert!(!second.cache().join("unvouched").exists());
     // whoever was refused makes room for who has the key
-    let (counts, _) = try_with(&["--cache-to", &cache, "--cache-key", "key.pem"]);
+    let (counts, _) = try_with(&own);
     assert_eq!(counts, (0, 2));
     assert_eq!(try_with(&["--cache-trust", "key.pub"]).0, (2, 0));
     let (counts, said) = try_with(&["--cache-trust", "other.pub"]);

@@ -30,7 +30,7 @@ pub struct CacheArguments {
     #[arg(long, value_name = "FILE")]
     cache_trust: Vec<PathBuf>,
     /// Take layers whoever wrote them, unsigned ones included
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cache_key")]
     trust_cache: bool,
 }
 
@@ -73,6 +73,13 @@ impl CacheArguments {
             let failure =
                 Failure::input("`--cache-key` signs what is put into a cache, and none is named");
             return Err(failure.with_help("name one with `--cache-to`, or `cache-to` in `project`"));
+        }
+        if own.is_some() && !workspace.store.is_vouched() {
+            let failure = Failure::input(
+                "the store took layers that nobody vouched for, and what it has is not signed",
+            );
+            return Err(failure
+                .with_help("build in another store (`--cache DIR`), or run `sbx clean --all`"));
         }
         let offline = workspace.client.is_offline();
         if offline && (!self.cache_from.is_empty() || self.cache_to.is_some()) {

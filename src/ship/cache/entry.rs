@@ -77,6 +77,7 @@ impl EntryError {
         match self {
             EntryError::Oci(OciError::Digest { .. } | OciError::Missing { .. }) => false,
             EntryError::Fetch(FetchError::Digest { .. } | FetchError::Size { .. }) => false,
+            EntryError::Oci(OciError::Fetch(FetchError::TooLarge { .. })) => false,
             EntryError::Fetch(error) => !error.is_gone(),
             EntryError::Oci(_) => true,
             _ => false,

@@ -95,6 +95,9 @@ impl<'a> Shelf<'a> {
         self.fetch(entry, &blob, store, progress)?;
         let draft = unpack(entry, &blob, &listing, store)?;
         drop(corner);
+        if !vouched.signed {
+            store.mark_unvouched()?;
+        }
         let (diff_id, _) = draft.commit()?;
         listing.write(&store.listing_path(&diff_id)).map_err(|_| EntryError::Listing)?;
         let record = store.put_layer(&entry.key, diff_id)?;
