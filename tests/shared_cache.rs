@@ -2,6 +2,7 @@
 //! in a layer, or to fail, by what such a cache says.
 
 use std::fs;
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -73,6 +74,17 @@ fn with_keys(machine: &Project) {
 fn build(machine: &Project, arguments: &[&str]) -> (Value, Outcome) {
     let outcome = machine.sbx(&[&["--json", "build", "s"], arguments].concat()).success();
     (serde_json::from_str(&outcome.stdout).unwrap(), outcome)
+}
+
+/// Where no build sandbox can be had: root without the right to mount.
+fn without_sandbox(machine: &Project, arguments: &[&str]) -> Outcome {
+    let plain = machine.command(arguments);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]);
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.current_dir(machine.dir.path()).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Outcome::new(command.output().unwrap())
 }
 
 /// Fills a cache, signed by the machine's key.
@@ -314,7 +326,6 @@ fn a_cache_that_cannot_be_had_ends_no_build() {
             assert_eq!(said.stderr.contains("cache `"), !passes && !silent, "{told}");
         }
     }
-    forget_store(&second);
     let (answer, said) = build(&second, &[&["--offline"][..], &trusted].concat());
     assert!(answer["cache"].is_null());
     said.says("no cache is asked: `--offline` refuses the network");
@@ -388,10 +399,16 @@ fn settles_and_commands_come_from_the_cache_with_what_they_saw() {
     let second = machine().file("sbx.lock", &first.read("sbx.lock"));
     let before = second.server().count("");
     let trusted = ["--locked", "--cache-from", &cache, "--cache-trust", "key.pub"];
-    let (taken, said) = build(&second, &trusted);
+    let arguments = [&["--json", "build", "s"], &trusted[..]].concat();
+    let said = without_sandbox(&second, &arguments).success();
+    let taken: Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!((traffic(&taken), &taken["image"]), ((3, 0), &made["image"]));
     assert!(!said.stderr.contains("building"), "{}", said.stderr);
     assert_eq!(second.server().count(""), before, "nothing is fetched");
+
+    // what the cache does not have is made, which takes a sandbox
+    let third = machine().file("sbx.lock", &first.read("sbx.lock"));
+    assert_eq!(without_sandbox(&third, &["build", "s"]).code, Some(3));
 
     // a new command over layers that were never made here
     let text = second.read("sandboxes.kdl").replace("cat /built >/made", "cat /built >/other");
