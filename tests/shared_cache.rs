@@ -326,6 +326,22 @@ fn a_cache_that_cannot_be_had_ends_no_build() {
             assert_eq!(said.stderr.contains("cache `"), !passes && !silent, "{told}");
         }
     }
+    // likewise while it is written to: what is there then is whole
+    for status in [400, 403, 500] {
+        for number in (0..16).step_by(3) {
+            depot.clear();
+            depot.fail(number, Fault::Status(status));
+            let own = ["--cache-to", &cache, "--cache-key", "key.pem"];
+            let (answer, said) = build(&first, &own);
+            let told = format!("{status} at {number}: {}", said.stderr);
+            assert_eq!(answer["image"], image, "{told}");
+            let noted = said.stderr.contains("nothing is put into cache");
+            assert!(noted || traffic(&answer).1 == 2, "{told}");
+            drop(fs::remove_dir_all(second.cache()));
+            let (taken, said) = build(&second, &trusted);
+            assert_eq!(traffic(&taken).0, traffic(&answer).1, "{told}, {}", said.stderr);
+        }
+    }
     let (answer, said) = build(&second, &[&["--offline"][..], &trusted].concat());
     assert!(answer["cache"].is_null());
     said.says("no cache is asked: `--offline` refuses the network");

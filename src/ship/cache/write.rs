@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::entry::{Entry, LISTING, Part, tag};
 use crate::digest::Digest;
-use crate::fetch::Progress;
+use crate::fetch::{FetchError, Progress};
 use crate::fsx::IoAt;
 use crate::image::{Form, MEDIA_MANIFEST};
-use crate::oci::{Registry, Supplied};
+use crate::oci::{OciError, Registry, Supplied};
 use crate::platform::Platform;
 use crate::report::sign::PrivateKey;
 use crate::ship::ShipError;
@@ -24,6 +25,9 @@ use crate::store::{Key, LayerRecord, Store, StoreError};
 
 /// Entries on their way at a time.
 const PARALLEL: usize = 4;
+/// How often an entry is offered to a registry that lacks a part of it, and the pause between.
+const ROUNDS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
 /// How hard listings are compressed.
 const LEVEL: i32 = 3;
 
@@ -44,7 +48,7 @@ impl Desk<'_> {
         let Desk { registry, progress, .. } = self;
         let (form, homes) = (Form::default(), self.homes.clone());
         let push = Push { store, registry, form, homes, progress: *progress };
-        Writer { push, key: self.key.as_ref(), turn: Turn::default() }
+        Writer { push, key: self.key.as_ref(), turn: Turn::default(), config: Mutex::default() }
     }
 }
 
@@ -53,6 +57,8 @@ pub(super) struct Writer<'a> {
     push: Push<'a>,
     key: Option<&'a PrivateKey>,
     turn: Turn,
+    /// Whether the one config of all entries is there.
+    config: Mutex<bool>,
 }
 
 /// What is done with an entry that is there.
@@ -78,14 +84,45 @@ impl Writer<'_> {
         if there == There::Stays && is_there()? {
             return Ok(false);
         }
+        for round in 1.. {
+            // somebody else's layer is where it came from
+            let Some(entry) = self.bring(key, platform, record)? else { return Ok(false) };
+            // whoever made it at the same time may have been faster
+            if there == There::Stays && is_there()? {
+                return Ok(false);
+            }
+            let put = registry.put_manifest(&tag, MEDIA_MANIFEST, &entry.manifest(self.key));
+            match put {
+                // one that is given a blob by two at once may be without it for a moment
+                Err(OciError::Fetch(FetchError::Status { status: 400, .. })) if round < ROUNDS => {
+                    *self.config() = false;
+                    std::thread::sleep(PAUSE * round);
+                }
+                put => {
+                    put?;
+                    self.remember(&entry)?;
+                    return Ok(true);
+                }
+            }
+        }
+        unreachable!("the last round ends it")
+    }
+
+    /// Brings all that an entry names in.
+    fn bring(
+        &self,
+        key: &Key,
+        platform: Platform,
+        record: &LayerRecord,
+    ) -> Result<Option<Entry>, ShipError> {
         let listing = self.put_listing(record)?;
-        let twin = match self.push.bring_layer(record, &self.turn)? {
-            (Some(twin), _) => twin,
-            // somebody else's layer, which is where it came from
-            (None, _) => return Ok(false),
-        };
-        self.put_bytes("config", b"{}")?;
-        let entry = Entry {
+        let (Some(twin), _) = self.push.bring_layer(record, &self.turn)? else { return Ok(None) };
+        let mut config = self.config();
+        if !*config {
+            self.put_bytes("config", b"{}")?;
+            *config = true;
+        }
+        Ok(Some(Entry {
             key: *key,
             platform,
             diff_id: record.diff_id,
@@ -97,15 +134,19 @@ impl Writer<'_> {
                 size: twin.size,
             },
             listing,
-        };
-        // whoever made it at the same time may have been faster
-        if there == There::Stays && is_there()? {
-            return Ok(false);
-        }
-        registry.put_manifest(&tag, MEDIA_MANIFEST, &entry.manifest(self.key))?;
-        let store = self.push.store;
-        match store.put_homes(registry.host(), registry.repository(), &[twin.digest]) {
-            Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(true),
+        }))
+    }
+
+    fn config(&self) -> MutexGuard<'_, bool> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the layer lies now, for pushes to other repositories.
+    fn remember(&self, entry: &Entry) -> Result<(), ShipError> {
+        let Push { store, registry, .. } = self.push;
+        let blobs = [entry.layer.digest];
+        match store.put_homes(registry.host(), registry.repository(), &blobs) {
+            Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
