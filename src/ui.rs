@@ -26,6 +26,8 @@ pub struct Ui {
     bars: MultiProgress,
     terminal: bool,
     fetch: Mutex<Fetching>,
+    /// What goes out beside it.
+    outgoing: Mutex<Fetching>,
     steps: Mutex<HashMap<Key, ProgressBar>>,
 }
 
@@ -79,6 +81,7 @@ impl Ui {
             bars: MultiProgress::with_draw_target(target),
             terminal,
             fetch: Mutex::default(),
+            outgoing: Mutex::new(Fetching { sends: true, ..Fetching::default() }),
             steps: Mutex::default(),
         }
     }
@@ -145,6 +148,11 @@ impl Ui {
         (!stdout.is_terminal()).then(|| stdout.lock())
     }
 
+    /// What goes out while other things come in.
+    pub fn outgoing(&self) -> Outgoing<'_> {
+        Outgoing(self)
+    }
+
     /// From now on, what is transferred goes out.
     pub fn sends(&self) {
         lock(&self.fetch).sends = true;
@@ -197,46 +205,78 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Progress for Ui {
-    fn started(&self, _: &str, size: Option<u64>) {
-        let mut fetch = lock(&self.fetch);
-        fetch.files += 1;
-        fetch.running += 1;
-        fetch.total += size.unwrap_or(0);
-        if fetch.bar.is_none() {
+impl Fetching {
+    fn start(&mut self, size: Option<u64>, bars: &MultiProgress) {
+        self.files += 1;
+        self.running += 1;
+        self.total += size.unwrap_or(0);
+        if self.bar.is_none() {
             let style = ProgressStyle::with_template(
                 "{spinner} {prefix} {msg:30} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}",
             )
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-            let what = if fetch.sends { "pushing" } else { "fetching" };
-            let bar = ProgressBar::new(0).with_style(style).with_prefix(what);
-            let bar = self.bars.add(bar);
+            let what = if self.sends { "pushing" } else { "fetching" };
+            let bar = bars.add(ProgressBar::new(0).with_style(style).with_prefix(what));
             bar.enable_steady_tick(Duration::from_millis(120));
-            fetch.bar = Some(bar);
+            self.bar = Some(bar);
         }
-        if let Some(bar) = &fetch.bar {
-            bar.set_length(fetch.total);
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.total);
         }
     }
 
-    fn advanced(&self, bytes: u64) {
-        if let Some(bar) = &lock(&self.fetch).bar {
+    fn advance(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
             bar.inc(bytes);
         }
     }
 
-    fn finished(&self, label: &str) {
-        let mut fetch = lock(&self.fetch);
-        fetch.running = fetch.running.saturating_sub(1);
-        if let Some(bar) = &fetch.bar {
+    fn finish(&mut self, label: &str) {
+        self.running = self.running.saturating_sub(1);
+        if let Some(bar) = &self.bar {
             bar.set_message(label.to_owned());
         }
-        if fetch.running > 0 {
+        if self.running > 0 {
             return;
         }
-        if let Some(bar) = fetch.bar.take() {
+        if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// What goes out while other things come in, with a bar of its own.
+pub struct Outgoing<'a>(&'a Ui);
+
+impl Progress for Outgoing<'_> {
+    fn started(&self, _: &str, size: Option<u64>) {
+        lock(&self.0.outgoing).start(size, &self.0.bars);
+    }
+
+    fn advanced(&self, bytes: u64) {
+        lock(&self.0.outgoing).advance(bytes);
+    }
+
+    fn finished(&self, label: &str) {
+        lock(&self.0.outgoing).finish(label);
+    }
+
+    fn retried(&self, label: &str, reason: &str) {
+        self.0.retried(label, reason);
+    }
+}
+
+impl Progress for Ui {
+    fn started(&self, _: &str, size: Option<u64>) {
+        lock(&self.fetch).start(size, &self.bars);
+    }
+
+    fn advanced(&self, bytes: u64) {
+        lock(&self.fetch).advance(bytes);
+    }
+
+    fn finished(&self, label: &str) {
+        lock(&self.fetch).finish(label);
     }
 
     fn noted(&self, text: &str) {

@@ -49,6 +49,7 @@ mod run_recipe;
 mod same_image;
 mod sandboxes;
 mod save;
+mod shared_cache;
 mod support;
 mod terminal;
 mod toolroom;

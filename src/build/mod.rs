@@ -23,6 +23,7 @@ pub mod room;
 pub mod run;
 mod schedule;
 pub mod settle;
+pub mod shared;
 mod sources;
 pub mod toolroom;
 pub mod tree;

@@ -1,6 +1,6 @@
 //! `sbx pull`: an image from a registry.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -62,7 +62,7 @@ pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
     let origin = Origin::of_registry(registry, client, reference);
     let whole = origin.resolve_whole(platform)?;
     if let Some(path) = &arguments.verify {
-        let key = read_key(path)?;
+        let key = read_public_key(path)?;
         if let Some(registry) = origin.registry() {
             verify(registry, &whole.root, &key)?;
         }
@@ -84,7 +84,8 @@ pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
     Ok(())
 }
 
-fn read_key(path: &PathBuf) -> Outcome<PublicKey> {
+/// The public key of a file.
+pub fn read_public_key(path: &Path) -> Outcome<PublicKey> {
     let fail =
         |error: &dyn std::fmt::Display| Failure::input(format!("key {}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;

@@ -26,6 +26,7 @@ use super::Global;
 use super::build::{
     Built, Manner, builder, current_map, ensure_lock, obtain, plan_target, run_in_namespace,
 };
+use super::cache::{CacheArguments, tell};
 use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
 use super::launchers::{LauncherArguments, LauncherName, Pinned, pushed};
@@ -72,6 +73,8 @@ pub struct RunArguments {
     /// Fail where the lock would have to change, and read no index
     #[arg(long)]
     locked: bool,
+    #[command(flatten)]
+    cache: CacheArguments,
     /// The sandbox, or the reference of an image that was pulled
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
@@ -151,8 +154,13 @@ fn build(
     ui: &Ui,
 ) -> Outcome<Option<Built>> {
     let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
-    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End };
-    obtain(workspace, target, &lock, manner, ui)
+    let setup = arguments.cache.set_up(workspace, ui)?;
+    let cache = setup.open()?;
+    let cache = cache.as_ref();
+    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End, cache };
+    let built = obtain(workspace, target, &lock, manner, ui)?;
+    tell(built.as_ref().and_then(|built| built.tally), ui);
+    Ok(built)
 }
 
 /// What is to be started.

@@ -5,6 +5,7 @@
 //! pushes) saves questions and reading, and is never the reason to leave something out.
 
 mod attest;
+mod cache;
 mod counter;
 mod docker;
 mod error;
@@ -15,9 +16,10 @@ mod push;
 mod supply;
 
 pub use attest::{Attaching, ENVELOPE, Paper, verify};
+pub use cache::{Exchange, Reach, SharedCache, Tally, Trust};
 pub use docker::Docker;
 pub use error::ShipError;
 pub use load::{Loaded, Way};
 pub use podman::Podman;
 pub use pull::{Pull, Pulled};
-pub use push::{Placed, Push, Pushed, Shipped, Traffic};
+pub use push::{Placed, Push, Pushed, Shipped, Traffic, mounts};
