@@ -103,7 +103,7 @@ from_error! {
     RegistryError: |error| error.help();
     ReportError: |error| error.help().map(str::to_owned);
     ShipError: |error| error.help();
-    VendorError: |_| None;
+    VendorError: |error| error.help();
 }
 
 impl From<PlanError> for Failure {

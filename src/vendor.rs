@@ -1,13 +1,19 @@
-//! Vendoring: a directory with every source of a lock, for machines that see nothing else.
+//! Vendoring: a directory, or a repository of a registry, with every source of a lock, for machines that see
+//! nothing else.
 //!
-//! It is an OCI image layout: sources are blobs under the digests that the lock has for them, and a
+//! A directory is an OCI image layout: sources are blobs under the digests that the lock has for them, and a
 //! manifest per project lists them with their names. So a mirror needs no index to answer for a digest
-//! (a web server's static files do), a store can serve as one, and a registry can hold the same manifest
-//! and the same blobs. The manifest is an inventory for people and for copying; no build reads it.
+//! (a web server's static files do), and a store can serve as one. The manifest is an inventory for people and
+//! for copying; no build reads it. A registry holds the same manifest, but for the names of its blobs
+//! (`registry`).
 //!
 //! A blob gets its name once its bytes have been hashed, so whatever ends a run, the next one goes on
 //! where it ended. What is listed stays listed: that old packages are still there when their archive
 //! has dropped them is what the directory is for. What may be deleted, its owner decides.
+
+mod registry;
+
+pub use registry::VendorRepository;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,6 +31,7 @@ use crate::fetch::blob_below;
 use crate::fsx::{self, IoAt, PathIo};
 use crate::lock::Source;
 use crate::name::ProjectName;
+use crate::oci::OciError;
 use crate::store::Store;
 
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -35,11 +42,13 @@ const MEDIA_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 pub const ARTIFACT: &str = "application/vnd.dev.sbx.sources.v1";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const TITLE: &str = "org.opencontainers.image.title";
+/// The config of an artifact that has none.
+const EMPTY: &[u8] = b"{}";
 
 /// Tells the drafts of one process apart.
 static DRAFTS: AtomicU64 = AtomicU64::new(0);
 
-/// Why a directory cannot take sources.
+/// Why a place cannot take sources.
 #[derive(Debug, thiserror::Error)]
 pub enum VendorError {
     #[error(transparent)]
@@ -50,13 +59,40 @@ pub enum VendorError {
     Damaged { path: PathBuf, reason: String },
     #[error("{label} of the store has other bytes: expected {expected}, found {found}")]
     Corrupt { label: String, expected: Integrity, found: Integrity },
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    #[error("`{0}` is something else than vendored sources")]
+    ForeignTag(String),
+    #[error(
+        "`{reference}` lists {count} sources, which is more than a registry takes in one manifest"
+    )]
+    TooMany { reference: String, count: usize },
+    #[error("`{0}` is written by others at the same time, and what is listed there does not stay")]
+    Contended(String),
 }
 
 impl VendorError {
     pub fn blame(&self) -> Blame {
         match self {
-            VendorError::Foreign(_) => Blame::Input,
+            VendorError::Foreign(_) | VendorError::ForeignTag(_) | VendorError::TooMany { .. } => {
+                Blame::Input
+            }
+            VendorError::Oci(error) => error.blame(),
             _ => Blame::World,
+        }
+    }
+
+    /// The next step.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            VendorError::Oci(error) => error.help(),
+            VendorError::ForeignTag(_) | VendorError::TooMany { .. } => {
+                Some("name another tag".to_owned())
+            }
+            VendorError::Contended(_) => {
+                Some("run it again, or name a tag for each project".to_owned())
+            }
+            _ => None,
         }
     }
 }
@@ -248,26 +284,41 @@ impl VendorDir {
 
     /// Writes the manifest of an artifact, and the empty config that it has to name.
     fn put_manifest(&self, layers: Vec<Descriptor>) -> Result<Descriptor, VendorError> {
-        let describe = |media_type: &str, artifact_type: Option<&str>, bytes: &[u8]| Descriptor {
+        let manifest = Manifest::new(layers);
+        fsx::write_atomic(&self.path(&manifest.config.digest), EMPTY)?;
+        let bytes = manifest.to_bytes();
+        let mut descriptor = Descriptor::of(MEDIA_MANIFEST, &bytes);
+        descriptor.artifact_type = Some(ARTIFACT.to_owned());
+        fsx::write_atomic(&self.path(&descriptor.digest), &bytes)?;
+        Ok(descriptor)
+    }
+}
+
+impl Descriptor {
+    fn of(media_type: &str, bytes: &[u8]) -> Self {
+        Descriptor {
             media_type: media_type.to_owned(),
-            artifact_type: artifact_type.map(str::to_owned),
+            artifact_type: None,
             digest: Digest::of(bytes).into(),
             size: bytes.len() as u64,
             annotations: BTreeMap::new(),
-        };
-        let config = describe(MEDIA_EMPTY, None, b"{}");
-        fsx::write_atomic(&self.path(&config.digest), b"{}")?;
-        let manifest = Manifest {
+        }
+    }
+}
+
+impl Manifest {
+    fn new(layers: Vec<Descriptor>) -> Self {
+        Manifest {
             schema_version: 2,
             media_type: MEDIA_MANIFEST.to_owned(),
             artifact_type: ARTIFACT.to_owned(),
-            config,
+            config: Descriptor::of(MEDIA_EMPTY, EMPTY),
             layers,
-        };
-        let bytes = serde_json::to_vec(&manifest).expect("a manifest has string keys only");
-        let descriptor = describe(MEDIA_MANIFEST, Some(ARTIFACT), &bytes);
-        self.write(&self.path(&descriptor.digest), &manifest)?;
-        Ok(descriptor)
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a manifest has string keys only")
     }
 }
 
@@ -279,13 +330,25 @@ fn place(from: &Path, draft: &Path) -> io::Result<()> {
 }
 
 fn hash(path: &Path, like: &Integrity) -> Result<Integrity, PathIo> {
+    hash_beside(path, like, &mut |_| {})
+}
+
+/// Likewise, and hands the bytes on.
+fn hash_beside(
+    path: &Path,
+    like: &Integrity,
+    other: &mut dyn FnMut(&[u8]),
+) -> Result<Integrity, PathIo> {
     let mut file = File::open(path).at("open", path)?;
     let mut hasher = like.hasher();
     let mut buffer = vec![0; 1 << 18];
     loop {
         match file.read(&mut buffer).at("read", path)? {
             0 => return Ok(hasher.finish()),
-            count => hasher.update(&buffer[..count]),
+            count => {
+                hasher.update(&buffer[..count]);
+                other(&buffer[..count]);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -16,12 +16,13 @@ use sbx::decl::{
     Ask, MirrorPlace, Project, Recipe, Sandbox, SecretSource, SourceMirror, read_project,
 };
 use sbx::fetch::{
-    Client, ClientConfig, IndexSettings, MirrorMap, NpmSettings, ProxyConfig, Settings, parse_cap,
+    Client, ClientConfig, IndexSettings, MirrorMap, NpmSettings, ProxyConfig, Settings,
+    SourceRegistry, parse_cap,
 };
 use sbx::jail::{IdMap, Jail};
 use sbx::lock::solve::lock_path;
 use sbx::lock::{Lock, LockError, Source};
-use sbx::oci::Keychain;
+use sbx::oci::{Depository, Keychain};
 use sbx::platform::Platform;
 use sbx::store::{Cap, Claimant, Stamp, Store};
 
@@ -42,7 +43,7 @@ pub struct Global {
     /// Refuse the network
     #[arg(long, global = true)]
     pub offline: bool,
-    /// Look for sources here first: what `sbx vendor` wrote, a directory or the address of one
+    /// Look for sources here first: what `sbx vendor` wrote, a directory, its address, or `oci://…`
     #[arg(long, global = true, value_name = "DIR|URL", env = "SBX_MIRROR")]
     pub mirror: Vec<MirrorPlace>,
     /// Answer in JSON, one document on stdout
@@ -160,14 +161,16 @@ impl Workspace {
             pool.build_global().unwrap_or_default();
         }
         let usual = ClientConfig::default();
+        let (keychain, mirrors) = (read_keychain()?, source_mirrors(global, &project)?);
         let config = ClientConfig {
+            registries: depositories(&mirrors, &keychain, &settings.mirrors),
             offline: global.offline,
             parallel: settings.downloads.unwrap_or(usual.parallel),
             certificates: settings.certificates,
             proxies: settings.proxies,
             credentials: settings.credentials,
             host_certificates: certificate_dirs(),
-            mirrors: source_mirrors(global, &project)?,
+            mirrors,
             ..usual
         };
         let program = own_program()?;
@@ -176,7 +179,7 @@ impl Workspace {
             store,
             client: Client::new(config),
             mirrors: settings.mirrors,
-            keychain: read_keychain()?,
+            keychain,
             jail: Jail { program },
             vault: HostVault { root },
             now: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
@@ -294,7 +297,9 @@ fn source_mirrors(global: &Global, project: &Project) -> Outcome<Vec<SourceMirro
             let failure = Failure::input(format!("mirror `{}` is no directory", dir.display()));
             Err(failure.with_help("`sbx vendor` makes one"))
         }
-        MirrorPlace::Url(_) => Ok(SourceMirror { place: place.clone(), ask: Ask::First }),
+        MirrorPlace::Url(_) | MirrorPlace::Registry(_) => {
+            Ok(SourceMirror { place: place.clone(), ask: Ask::First })
+        }
     };
     let mut mirrors = global.mirror.iter().map(absolute).collect::<Outcome<Vec<_>>>()?;
     mirrors.extend(project.mirrors.iter().cloned().map(|mut mirror| {
@@ -304,6 +309,23 @@ fn source_mirrors(global: &Global, project: &Project) -> Outcome<Vec<SourceMirro
         mirror
     }));
     Ok(mirrors)
+}
+
+/// Those of some mirrors that are repositories of registries.
+fn depositories(
+    mirrors: &[SourceMirror],
+    keychain: &Keychain,
+    hosts: &MirrorMap,
+) -> Vec<Arc<dyn SourceRegistry>> {
+    let one = |mirror: &SourceMirror| match &mirror.place {
+        MirrorPlace::Registry(reference) => {
+            let (reference, keychain, hosts) = (reference.clone(), keychain.clone(), hosts.clone());
+            let depository = Depository::new(reference, mirror.ask, keychain, hosts);
+            Some(Arc::new(depository) as Arc<dyn SourceRegistry>)
+        }
+        MirrorPlace::Dir(_) | MirrorPlace::Url(_) => None,
+    };
+    mirrors.iter().filter_map(one).collect()
 }
 
 /// What the environment says of the network, then what `settings.kdl` in the configuration

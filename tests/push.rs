@@ -316,7 +316,11 @@ fn what_is_attached_is_found_and_signatures_count() {
             (&signed["digest"], signed["blobs"]["sent"].as_u64()),
             (&plain["digest"], Some(0))
         );
-        pull("key.pub").success();
+        let pulled = project.sbx(&["--json", "pull", &reference, "--verify", "key.pub"]).success();
+        let attested = json(&pulled.stdout)["attested"].as_array().unwrap().len();
+        assert_eq!(attested, 3, "{}", pulled.stdout);
+        // the image is the stranger's too, what is attested of it is not
+        pull("other.pub").fails(3, &["none of the 3 attestations", "is of this key"]);
 
         let hex = plain["digest"].as_str().unwrap().trim_start_matches("sha256:");
         let tags = depot.tags("s");
@@ -357,6 +361,13 @@ fn what_is_attached_is_found_and_signatures_count() {
         depot.tag("s", &from, &format!("sha256-{}.sig", digest.trim_start_matches("sha256:")));
         let stolen = project.sbx(&["pull", &format!("{}/s:2", depot.host), "--verify", "key.pub"]);
         stolen.fails(3, &["none of the", "is of this key"]);
+        // neither is an attestation
+        push(&project, &["s", &format!("{}/s:2", depot.host), "--key", "key.pem"]);
+        let pull = ["pull", &format!("{}/s:2", depot.host), "--verify", "key.pub"];
+        project.sbx(&pull).success();
+        let from = format!("sha256-{hex}.att");
+        depot.tag("s", &from, &format!("sha256-{}.att", digest.trim_start_matches("sha256:")));
+        project.sbx(&pull).fails(3, &["an attestation of this key", "about something else"]);
     }
 }
 

@@ -18,14 +18,14 @@ use serde_json::Value;
 /// Whoever judges.
 const VALIDATORS: [&str; 5] = [
     "spdx-tools==0.8.5",
-    "cyclonedx-python-lib[json-validation]",
+    "cyclonedx-python-lib[json-validation]==11.12.0",
     "in-toto-attestation==0.9.3",
-    "pynacl",
-    "cryptography",
+    "pynacl==1.6.2",
+    "cryptography==50.0.2",
 ];
 
 #[track_caller]
-fn judge(kind: &str, file: &Path) {
+pub fn judge(kind: &str, file: &Path) {
     let python = kept_environment("report-validators", &VALIDATORS);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/report/judge.py");
     let words = [script.to_str().unwrap(), kind, file.to_str().unwrap()];
@@ -188,6 +188,27 @@ fn packages_of_every_ecosystem_are_listed_and_validators_accept_the_bills() {
     let bundles =
         list(&document, "dependencies").iter().find(|one| one["ref"] == find("tool")["bom-ref"]);
     assert_eq!(bundles.unwrap()["dependsOn"][0], find("inner")["bom-ref"]);
+}
+
+#[test]
+fn the_bill_of_the_program_itself_is_accepted() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = env!("CARGO_BIN_EXE_sbx");
+    let bill =
+        tool(here.join("release/bill").to_str().unwrap(), &["x86_64-unknown-linux-musl", program]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &bill).unwrap();
+    judge("cyclonedx", file.path());
+    let bill: Value = serde_json::from_str(&bill).unwrap();
+    let own = &bill["metadata"]["component"]["hashes"][0]["content"];
+    assert_eq!(*own, sbx::digest::Digest::of(&fs::read(program).unwrap()).hex());
+    let names: Vec<&str> =
+        list(&bill, "components").iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"rustls") && names.contains(&"kdl"), "{names:?}");
+    assert!(
+        !names.contains(&"insta") && !names.contains(&"axum"),
+        "what is for tests is not in it"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::register::{AGENTSCOPE, drive, mend};
+use crate::report::judge;
 use crate::support::docker::{Container, Engine};
 use crate::support::project::Project;
 use crate::support::python::kept_environment;
@@ -72,10 +73,21 @@ fn the_types_honour_the_contract_and_are_the_same_whoever_builds_them_and_where(
     tool("cp", &["-a", project.cache().to_str().unwrap(), store.to_str().unwrap()]);
     let images = build(&project);
     assert_eq!(images.len(), TYPES.len());
+    has_bills_that_validators_accept(&project);
     honours_the_contract_without_a_network(&project);
     passes_its_own_test(&project);
     project.sbx(&["clean", "--all"]).success();
     is_the_same_for_another_user(&project, &store, &images);
+}
+
+/// Of the largest type, which has all packages of the others.
+fn has_bills_that_validators_accept(project: &Project) {
+    for kind in ["spdx", "cyclonedx"] {
+        let file = project.dir.path().join(format!("bill.{kind}.json"));
+        let words = ["sbom", "custom_sandbox", "--format", kind, "-o", file.to_str().unwrap()];
+        project.sbx(&words).success();
+        judge(kind, &file);
+    }
 }
 
 /// Built elsewhere, later, by somebody else, out of a store that has the sources alone.

@@ -18,13 +18,14 @@ use sbx::lock::Lock;
 use sbx::lock::question::LocalDigests;
 use sbx::lock::solve::{SolveError, Solver, Update, unanswered};
 use sbx::lock::toolroom::ToolError;
-use sbx::plan::{Plan, PlanError};
+use sbx::plan::{Plan, PlanError, Shard};
 use sbx::platform::Platform;
 use sbx::ship::{Exchange, SharedCache, Tally};
 use sbx::store::{Claimant, ImageRecord, Key, PublishedImage};
 
 use super::Global;
 use super::cache::{self, CacheArguments};
+use super::expected::{self, drop_outdated, hold};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace, now_nanos, own_arguments};
@@ -37,9 +38,15 @@ pub struct BuildArguments {
     /// Every sandbox of the project
     #[arg(long, conflicts_with = "names")]
     all: bool,
-    /// Fail where the lock would have to change, and read no index
+    /// Of what is named, build the share of one of N machines
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Fail where the lock would have to change or an image is not the recorded one; read no index
     #[arg(long)]
     locked: bool,
+    /// Write the ids of the images into the lock, for `--locked` to hold
+    #[arg(long, conflicts_with = "locked")]
+    record: bool,
     /// Build for this platform (default: this machine's)
     #[arg(long, value_name = "OS/ARCH")]
     platform: Vec<Platform>,
@@ -59,6 +66,13 @@ pub struct Manner<'a> {
     pub locked: bool,
     pub on_failure: OnFailure<'a>,
     pub cache: Option<&'a SharedCache<'a>>,
+}
+
+impl Manner<'_> {
+    /// Refuses an image that the lock does not expect.
+    fn check(&self, lock: &Lock, plan: &Plan, record: &ImageRecord, ui: &Ui) -> Outcome {
+        if self.locked { hold(lock, plan, &record.image, ui) } else { Ok(()) }
+    }
 }
 
 /// `build --json`.
@@ -95,22 +109,41 @@ pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
     let setup = arguments.cache.set_up(&workspace, ui)?;
     let cache = setup.open()?;
     let manner = Manner { locked: arguments.locked, on_failure, cache: cache.as_ref() };
-    for target in targets {
+    let mut results = Vec::new();
+    for target in share(&workspace, targets, arguments.shard, &lock, ui)? {
         let start = Instant::now();
-        let mut answer = match obtain(&workspace, target, &lock, manner, ui)? {
-            Some(built) => {
-                cache::tell(built.tally, ui);
-                answer(target, &built)
-            }
-            None => return run_in_namespace(&workspace.jail.program),
+        let Some(built) = obtain(&workspace, target, &lock, manner, ui)? else {
+            return run_in_namespace(&workspace.jail.program);
         };
+        cache::tell(built.tally, ui);
+        let (key, image) = (built.plan.key, built.record.image);
+        results.push(expected::Obtained { target, key, image });
+        let mut answer = answer(target, &built);
         if arguments.compress {
             answer.manifest = Some(compress(&workspace, target, &answer)?);
         }
         answer.seconds = start.elapsed().as_secs_f64();
         ui.answer(&answer, || answer.image.to_string());
     }
-    Ok(())
+    if arguments.record { expected::record(&workspace, &results, ui) } else { Ok(()) }
+}
+
+/// What of some targets falls to a share.
+fn share<'a>(
+    workspace: &Workspace,
+    mut targets: Vec<Target<'a>>,
+    shard: Option<Shard>,
+    lock: &Lock,
+    ui: &Ui,
+) -> Outcome<Vec<Target<'a>>> {
+    let Some(shard) = shard else { return Ok(targets) };
+    let plans = targets.iter().map(|target| plan_target(workspace, *target, lock));
+    let mut selected = shard.select(&plans.collect::<Outcome<Vec<_>>>()?).into_iter();
+    targets.retain(|_| selected.next().unwrap_or_default());
+    if targets.is_empty() {
+        ui.say(&format!("nothing falls to share {shard}"));
+    }
+    Ok(targets)
 }
 
 /// The layers of all targets, each after those it needs.
@@ -155,7 +188,8 @@ pub fn ensure_lock(
         return Err(Failure::input(message).with_help("run `sbx lock`"));
     }
     ui.say(&format!("resolving layer {}", names.join(", ")));
-    let next = solve(workspace, &local, &lock, &layers, &Update::Missing, ui)?;
+    let mut next = solve(workspace, &local, &lock, &layers, &Update::Missing, ui)?;
+    drop_outdated(workspace, &mut next);
     next.write(&workspace.lock_path())?;
     workspace.register(&next)?;
     Ok(next)
@@ -256,6 +290,7 @@ pub fn obtain(
     let plan = plan_target(workspace, target, lock)?;
     let exchange = manner.cache.map(|cache| cache.exchange(&plan, ui));
     if let Some(record) = workspace.store.use_image(&plan.key)? {
+        manner.check(lock, &plan, &record, ui)?;
         publish(workspace, target, &record)?;
         if let Some(exchange) = &exchange {
             workspace.store.within_cap(|| exchange.during(|| exchange.offer(&plan)))?;
@@ -282,6 +317,7 @@ pub fn obtain(
     };
     let mut record = write_image(&workspace.store, &plan.spec, &image_layers(&layers))?;
     record.keys = keys(&plan);
+    manner.check(lock, &plan, &record, ui)?;
     workspace.store.put_image(&plan.key, &record)?;
     publish(workspace, target, &record)?;
     let tally = exchange.map(|exchange| exchange.tally());
@@ -319,7 +355,8 @@ fn solve_again(
     let layers = layers_of(&workspace.project, &[target]);
     let update = Update::Named(names.iter().map(|name| name.to_string()).collect());
     let local = scan_layers(workspace, &layers)?;
-    let next = solve(workspace, &local, lock, &layers, &update, ui)?;
+    let mut next = solve(workspace, &local, lock, &layers, &update, ui)?;
+    drop_outdated(workspace, &mut next);
     next.write(&workspace.lock_path())?;
     Ok(next)
 }

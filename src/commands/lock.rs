@@ -11,6 +11,7 @@ use sbx::platform::Platform;
 
 use super::Global;
 use super::build::{layers_of, scan_layers, solve};
+use super::expected::drop_outdated;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace};
@@ -48,6 +49,7 @@ pub fn run(global: &Global, arguments: &LockArguments, ui: &Ui) -> Outcome {
     next.retain(|name, platform| {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
+    drop_outdated(&workspace, &mut next);
     let diff = LockDiff::between(&lock, &next);
     if !arguments.diff && next != lock {
         next.write(&workspace.lock_path())?;

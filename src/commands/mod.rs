@@ -9,6 +9,7 @@ mod completions;
 mod cp;
 mod doctor;
 mod exec;
+mod expected;
 mod fetch;
 mod gc;
 mod image;

@@ -2,7 +2,8 @@
 //!
 //! A mirror of an archive or a host (`settings.kdl`) has the paths of what it mirrors, and belongs to a
 //! machine. These know digests only, so one of them serves every ecosystem, and they may belong to a
-//! project: no byte of an image depends on which place gave it.
+//! project: no byte of an image depends on which place gave it. A place is a directory, here or on a
+//! server, or a repository of a registry, which needs no server but the one that images go to.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use url::Url;
 
 use super::fault::Fault;
 use super::node::Node;
+use crate::reference::Reference;
 
 /// When a mirror is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,11 +49,18 @@ pub enum MirrorPlace {
     Dir(PathBuf),
     /// A directory that a server has; ends in `/`.
     Url(Url),
+    /// A repository of a registry, and the tag under which it lists what it has.
+    Registry(Reference),
 }
+
+/// What stands before a registry's name.
+const REGISTRY: &str = "oci://";
 
 /// A text that is no place.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is neither a directory nor an http or https address of one")]
+#[error(
+    "`{0}` is neither a directory nor an http or https address of one, nor `oci://HOST/REPOSITORY`"
+)]
 pub struct MirrorPlaceError(String);
 
 impl FromStr for MirrorPlace {
@@ -63,6 +72,11 @@ impl FromStr for MirrorPlace {
         let fail = || MirrorPlaceError(shown.to_owned());
         if !text.contains("://") {
             return if text.is_empty() { Err(fail()) } else { Ok(MirrorPlace::Dir(text.into())) };
+        }
+        if let Some(rest) = text.strip_prefix(REGISTRY) {
+            let reference: Reference = rest.parse().map_err(|_| fail())?;
+            let sound = reference.registry().is_some() && reference.digest().is_none();
+            return if sound { Ok(MirrorPlace::Registry(reference)) } else { Err(fail()) };
         }
         let mut url = Url::parse(text).map_err(|_| fail())?;
         let plain = url.query().is_none() && url.fragment().is_none();
@@ -80,6 +94,7 @@ impl fmt::Display for MirrorPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MirrorPlace::Dir(path) => path.display().fmt(f),
+            MirrorPlace::Registry(reference) => write!(f, "{REGISTRY}{reference}"),
             // a URL without its user
             MirrorPlace::Url(url) => {
                 let host = url.host_str().unwrap_or_default();
@@ -134,10 +149,24 @@ mod tests {
         assert_eq!(shown("https://m.example.org:8443/v"), "https://m.example.org:8443/v/");
         assert_eq!(
             shown("ftp://me:secret@m.example.org"),
-            "`m.example.org` is neither a directory nor an http or https address of one"
+            "`m.example.org` is neither a directory nor an http or https address of one, nor `oci://HOST/REPOSITORY`"
         );
         assert!(shown("https://m.example.org/?x").contains("neither"));
         assert!(shown("").contains("neither"));
+    }
+
+    #[test]
+    fn a_registry_is_one_by_its_name() {
+        assert_eq!(shown("oci://r.example.org:5000/a/b"), "oci://r.example.org:5000/a/b:latest");
+        assert_eq!(shown("oci://localhost/a:v1"), "oci://localhost/a:v1");
+        let digest = crate::digest::Digest::of(b"");
+        for bad in
+            ["oci://", "oci://team/a", "oci://r.example.org", "oci://u:secret@r.example.org/a"]
+        {
+            let text = shown(bad);
+            assert!(text.contains("neither") && !text.contains("secret"), "{text}");
+        }
+        assert!(shown(&format!("oci://r.example.org/a@{digest}")).contains("neither"));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Mirrors by digest: directories, here or on a server, that keep sources as `blobs/ALGORITHM/HEX`.
+//! Mirrors by digest: directories, here or on a server, that keep sources as `blobs/ALGORITHM/HEX`, and
+//! registries.
 //!
 //! They are asked for what a lock pins, whatever ecosystem it is of, and for nothing else: an index of
 //! today has no digest that anybody could have kept. A directory on this machine is no network, so
@@ -6,19 +7,55 @@
 //! named, and is an error unless another place gives the right ones.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::client::Want;
+use super::client::{Client, Want};
 use super::error::FetchError;
 use super::progress::{Meter, Progress};
 use crate::decl::{Ask, MirrorPlace, SourceMirror};
 use crate::digest::Integrity;
 use crate::fsx::{self, IoAt};
+
+/// A repository of a registry that keeps sources. How one speaks with it is not known here.
+pub trait SourceRegistry: fmt::Debug + Send + Sync {
+    fn ask(&self) -> Ask;
+
+    /// Brings in what it has; answers why it did not, by digest.
+    fn take(
+        &self,
+        client: &Client,
+        wants: Vec<Want>,
+        progress: &dyn Progress,
+    ) -> BTreeMap<Integrity, FetchError>;
+}
+
+/// Takes out of `wants` what registries have; answers what they failed at, absence left out.
+pub(super) fn take_from<'r>(
+    registries: impl Iterator<Item = &'r Arc<dyn SourceRegistry>>,
+    client: &Client,
+    wants: &mut BTreeMap<Integrity, Want>,
+    progress: &dyn Progress,
+) -> BTreeMap<Integrity, FetchError> {
+    let mut failed = BTreeMap::new();
+    for registry in registries {
+        let pinned: Vec<Want> = wants.values().filter(|want| want.is_pinned).cloned().collect();
+        if pinned.is_empty() {
+            break;
+        }
+        let failures = registry.take(client, pinned, progress);
+        wants.retain(|digest, want| !want.is_pinned || failures.contains_key(digest));
+        failed.retain(|digest, _| wants.contains_key(digest));
+        failed.extend(failures.into_iter().filter(|(_, error)| !error.is_absence()));
+    }
+    failed
+}
 
 /// Tells the drafts of one process apart.
 static DRAFTS: AtomicU64 = AtomicU64::new(0);
@@ -75,7 +112,7 @@ pub(super) fn add_urls(mirrors: &[SourceMirror], want: &mut Want) {
         mirrors.iter().filter(move |mirror| mirror.ask == ask).filter_map(|mirror| {
             match &mirror.place {
                 MirrorPlace::Url(url) => url.join(&below).ok(),
-                MirrorPlace::Dir(_) => None,
+                MirrorPlace::Dir(_) | MirrorPlace::Registry(_) => None,
             }
         })
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use url::Url;
 
-use super::by_digest::{self, add_urls};
+use super::by_digest::{self, SourceRegistry, add_urls};
 use super::connect::{Line, Lines, Trust};
 use super::error::FetchError;
 use super::npmrc::Credentials;
@@ -47,6 +47,8 @@ pub struct ClientConfig {
     pub socket: Option<PathBuf>,
     /// Where sources may lie under their digests. Directories are absolute.
     pub mirrors: Vec<SourceMirror>,
+    /// Of these, the registries.
+    pub registries: Vec<Arc<dyn SourceRegistry>>,
 }
 
 impl Default for ClientConfig {
@@ -64,6 +66,7 @@ impl Default for ClientConfig {
             host_certificates: Vec::new(),
             socket: None,
             mirrors: Vec::new(),
+            registries: Vec::new(),
         }
     }
 }
@@ -187,12 +190,14 @@ impl Client {
         let mirrors = &self.config.mirrors;
         let before = |mirror: &&SourceMirror| self.config.offline || mirror.ask == Ask::First;
         let mut damaged = by_digest::take(mirrors.iter().filter(before), &mut wants, progress);
+        damaged.extend(self.take_registered(Ask::First, &mut wants, progress));
         let mut all = wants.clone();
         all.values_mut().for_each(|want| add_urls(mirrors, want));
         let mut failures = self.transfer_all(all, &Headers::default(), progress)?;
         wants.retain(|digest, _| failures.contains_key(digest));
         let after = mirrors.iter().filter(|mirror| !before(mirror));
         damaged.extend(by_digest::take(after, &mut wants, progress));
+        damaged.extend(self.take_registered(Ask::Last, &mut wants, progress));
         failures.retain(|digest, _| wants.contains_key(digest));
         blame(&mut failures, damaged);
         Ok(failures)
@@ -223,7 +228,8 @@ impl Client {
         };
         let mirrors: Vec<SourceMirror> =
             self.config.mirrors.iter().filter(|mirror| asked(mirror)).cloned().collect();
-        let damaged = by_digest::take(mirrors.iter(), &mut wants, progress);
+        let mut damaged = by_digest::take(mirrors.iter(), &mut wants, progress);
+        damaged.extend(self.take_registered(ask, &mut wants, progress));
         for want in wants.values_mut() {
             want.urls.clear();
             add_urls(&mirrors, want);
@@ -235,6 +241,18 @@ impl Client {
         failures.extend(nowhere.into_iter().map(|(digest, want)| (digest, none(want))));
         blame(&mut failures, damaged);
         Ok(failures)
+    }
+
+    /// Takes out of `wants` what the registries have that are asked then.
+    fn take_registered(
+        &self,
+        ask: Ask,
+        wants: &mut BTreeMap<Integrity, Want>,
+        progress: &dyn Progress,
+    ) -> BTreeMap<Integrity, FetchError> {
+        let asked =
+            |registry: &&Arc<dyn SourceRegistry>| !self.config.offline && registry.ask() == ask;
+        by_digest::take_from(self.config.registries.iter().filter(asked), self, wants, progress)
     }
 
     /// Fetches over the network, or answers that there is none.

@@ -28,7 +28,7 @@ mod send;
 mod settings;
 mod transfer;
 
-pub use by_digest::{blob_below, take_file};
+pub use by_digest::{SourceRegistry, blob_below, take_file};
 pub use client::{Client, ClientConfig, Document, Headers, Want};
 pub use error::{FetchError, Tries};
 pub use indexes::{Index, IndexError, IndexSettings, Indexes};

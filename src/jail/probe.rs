@@ -16,7 +16,7 @@ use super::spec::{SetupFault, Spec};
 use super::subordinate::{GROUPS, NEEDED, USERS, find_range, mend_range, user_name};
 use super::userns::{MEND_TOOL, UserNamespaceError};
 
-const CONTAINER: &str = "run the container with `--privileged`, or with `--cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`";
+const CONTAINER: &str = "run the container with `--privileged`, or with `--cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`; or take what is settled and run elsewhere from a shared cache (`sbx build --cache-from REF`)";
 const FILTERED: &str = "run the container with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`";
 const MASKED: &str = "run the container with `--security-opt systempaths=unconfined`";
 const OTHER_DISK: &str =

@@ -8,12 +8,13 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use super::{ArchiveName, DebPin, LayerLock, Lock, Pin, RequestId, Words};
+use super::{ArchiveName, DebPin, ImageLock, LayerLock, Lock, Pin, RequestId, Words};
 use crate::blame::Blame;
 use crate::digest::Digest;
 use crate::fsx::{self, IoAt, PathIo};
 use crate::name::LayerName;
 use crate::platform::Platform;
+use crate::store::Key;
 
 /// Version of the lock's format, its first line.
 pub const FORMAT: &str = "sbx-lock 1";
@@ -146,6 +147,9 @@ impl Lock {
         for (request, pins) in &self.answers {
             lines.extend(pins.iter().map(|pin| pin_line(request, pin)));
         }
+        for ((sandbox, platform), ImageLock { key, image }) in &self.images {
+            lines.push(format!("image {sandbox} {platform} {key} {image}"));
+        }
         lines.sort_unstable();
         let mut text = format!("{FORMAT}\n");
         for line in lines {
@@ -212,6 +216,16 @@ fn parse_line(
             let request: RequestId = word(&mut words, "request")?;
             lock.answers.entry(request.clone()).or_default();
             lock.recipes.entry(key).or_default().insert(request, kind);
+        }
+        Some("image") => {
+            let key = (word(&mut words, "sandbox")?, word(&mut words, "platform")?);
+            let image = ImageLock {
+                key: Key(word(&mut words, "key")?),
+                image: word(&mut words, "image's id")?,
+            };
+            if lock.images.insert(key, image).is_some() {
+                return Err("an image of the sandbox is recorded twice".to_owned());
+            }
         }
         Some(kind) if Pin::is_kind(kind) => {
             let request: RequestId = word(&mut words, "request")?;
@@ -281,7 +295,7 @@ fn word<'a, T: FromStr<Err: std::fmt::Display>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::Mark;
+    use crate::lock::{Expected, Mark};
 
     fn sample() -> Lock {
         let pin = |name: &str| DebPin {
@@ -300,6 +314,8 @@ mod tests {
         let request = Digest::of(b"request");
         let locked = LayerLock { request, debs: vec![pin("a"), pin("b")] };
         lock.layers.insert(("debian".parse().unwrap(), Platform::Amd64), locked);
+        let image = ImageLock { key: Key(Digest::of(b"key")), image: Digest::of(b"image") };
+        lock.images.insert(("base".parse().unwrap(), Platform::Amd64), image);
         lock
     }
 
@@ -330,7 +346,24 @@ mod tests {
         insta::assert_snapshot!(refused("deb debian", "<<<<<<< HEAD\ndeb debian"), @"sbx.lock:2: has an unresolved merge conflict");
         insta::assert_snapshot!(refused("pool/main/a.deb", "../../etc"), @"sbx.lock:2: path `../../etc` leaves its archive");
         insta::assert_snapshot!(refused("sbx-lock 1", "sbx-lock 9"), @"sbx.lock: begins with `sbx-lock 9`, expected `sbx-lock 1`");
+        let image = text.lines().find(|line| line.starts_with("image ")).unwrap();
+        insta::assert_snapshot!(refused(image, &format!("{image}\n{image}")), @"sbx.lock:5: an image of the sandbox is recorded twice");
         insta::assert_snapshot!(refused(" b ", " a "), @"sbx.lock:1: layer `debian` for linux/amd64 pins `a` twice, at 1:2.3-4+b1 and 1:2.3-4+b1");
+    }
+
+    #[test]
+    fn an_image_is_expected_of_its_key_alone() {
+        let mut lock = sample();
+        let (name, platform) = ("base".parse().unwrap(), Platform::Amd64);
+        let (key, other) = (Key(Digest::of(b"key")), Key(Digest::of(b"other")));
+        let image = Expected::Image(Digest::of(b"image"));
+        assert_eq!(lock.expected(&name, platform, &key), image);
+        assert_eq!(lock.expected(&name, platform, &other), Expected::Outdated);
+        assert_eq!(lock.expected(&name, Platform::Arm64, &key), Expected::Nothing);
+        lock.retain_images(|_, _| Some(key));
+        assert_eq!(lock.expected(&name, platform, &key), image);
+        lock.retain_images(|_, _| Some(other));
+        assert_eq!(lock.expected(&name, platform, &key), Expected::Nothing);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! sbx-lock 1
 //! KIND REQUEST WORDS…        a pin of an answer; words are escaped
 //! deb LAYER PLATFORM NAME VERSION ARCH auto|manual ARCHIVE SIZE DIGEST PATH
+//! image SANDBOX PLATFORM KEY IMAGEID
 //! layer LAYER PLATFORM REQUEST
 //! recipe LAYER PLATFORM KIND REQUEST
 //! release ARCHIVE SUITE DATE
@@ -18,6 +19,7 @@
 pub mod base;
 mod diff;
 mod format;
+mod image;
 pub mod interpreter;
 mod pin;
 pub mod question;
@@ -26,6 +28,7 @@ pub mod toolroom;
 
 pub use diff::{Change, LockDiff};
 pub use format::{FORMAT, LockError};
+pub use image::{Expected, ImageLock};
 pub use pin::{
     ArchiveName, ArchivePin, BaseLayerPin, BasePart, BasePin, DebPin, GitPin, LaidPin, Mark,
     NpmPart, NpmPin, Pin, PythonPin, RequestId, Source, WheelPin, Words,
@@ -37,7 +40,7 @@ use jiff::Timestamp;
 
 use crate::decl::Layer;
 use crate::digest::Digest;
-use crate::name::LayerName;
+use crate::name::{LayerName, SandboxName};
 use crate::platform::Platform;
 
 /// All pins of a project.
@@ -51,6 +54,8 @@ pub struct Lock {
     pub recipes: BTreeMap<(LayerName, Platform), BTreeMap<RequestId, String>>,
     /// What they were answered.
     pub answers: BTreeMap<RequestId, Vec<Pin>>,
+    /// What plans are expected to give, where that was recorded.
+    pub images: BTreeMap<(SandboxName, Platform), ImageLock>,
 }
 
 /// The pins of one layer for one platform.

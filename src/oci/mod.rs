@@ -6,6 +6,7 @@
 //! references, credentials and tokens; what an image is, the modules above know.
 
 pub mod credentials;
+mod depository;
 pub mod document;
 mod error;
 mod layout;
@@ -18,6 +19,7 @@ mod token;
 mod upload;
 
 pub use credentials::Keychain;
+pub use depository::{Depository, SOURCE_DIGEST, source_digest};
 pub use error::OciError;
 pub use packing::{Packing, Unpacked};
 pub use referrers::Referrer;

@@ -6,6 +6,7 @@
 //! that it redirects to. Plain http is spoken with loopback (but for hosts that this machine has
 //! certificates for), where a mirror is named so, and where one is told to.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use url::Url;
@@ -45,6 +46,8 @@ pub struct Registry<'a> {
     /// Out of a mirror's address.
     pub(super) credential: Option<Credential>,
     authorization: Mutex<Option<String>>,
+    /// Whether it takes a small blob in the request that ends a session, as far as is known.
+    pub(super) takes_whole: AtomicBool,
     pub(super) image: String,
 }
 
@@ -88,6 +91,7 @@ impl<'a> Registry<'a> {
             access: Access::Read,
             credential,
             authorization,
+            takes_whole: AtomicBool::new(true),
             image,
         })
     }
@@ -102,6 +106,11 @@ impl<'a> Registry<'a> {
         // every address that is made here can have either scheme
         self.base.set_scheme("http").unwrap_or_default();
         self
+    }
+
+    /// Likewise, where it is known already what it wants to see.
+    pub(super) fn with_authorization(self, authorization: Option<String>) -> Self {
+        Registry { authorization: Mutex::new(authorization), ..self }
     }
 
     /// As people call the registry.
@@ -156,10 +165,25 @@ impl<'a> Registry<'a> {
     ) -> Result<T, OciError> {
         let challenge = match request(self.known()) {
             Err(FetchError::Unauthorized { challenge, .. }) => challenge,
+            // some say only at their root what they want to see
+            Err(error @ FetchError::Status { status: 401, .. }) => {
+                self.find_challenge().ok_or_else(|| self.judge(error))?
+            }
             result => return result.map_err(|error| self.judge(error)),
         };
         let authorization = self.renew(&challenge)?;
         request(Some(authorization)).map_err(|error| self.judge(error))
+    }
+
+    /// What the registry's root demands.
+    fn find_challenge(&self) -> Option<String> {
+        let mut root = self.base.clone();
+        root.set_path("/v2/");
+        let label = format!("registry of `{}`", self.image);
+        match self.client.get(&label, &[root], LARGEST_MANIFEST) {
+            Err(FetchError::Unauthorized { challenge, .. }) => Some(challenge),
+            _ => None,
+        }
     }
 
     /// Answers a challenge, for this request and those to come.

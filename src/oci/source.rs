@@ -230,7 +230,7 @@ impl<'a> Origin<'a> {
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
         match &self.place {
-            Place::Registry(registry) => self.fetch_from(registry, wants, progress),
+            Place::Registry(registry) => fetch_blobs(self.client, registry, wants, progress),
             Place::Layout(layout) => {
                 for (digest, _) in wants.iter().filter(|(digest, _)| !store.has_blob(digest)) {
                     let path = layout.blob_path(digest);
@@ -248,30 +248,36 @@ impl<'a> Origin<'a> {
             }
         }
     }
+}
 
-    fn fetch_from(
-        &self,
-        registry: &Registry<'_>,
-        wants: Vec<(Digest, Want)>,
-        progress: &dyn Progress,
-    ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
-        let wants = wants.into_iter().map(|(digest, want)| {
-            let urls = vec![registry.blob_url(&digest)];
-            Want { urls, ..want }
-        });
-        let wants: Vec<Want> = wants.collect();
-        registry.ask(|authorization| {
-            let headers = Headers { authorization, ..Headers::default() };
-            let mut failures = self.client.fetch_all_with(wants.clone(), &headers, progress)?;
-            // one that was refused speaks for all: with a token, those that are there are passed over
-            let refused = failures
-                .iter()
-                .find(|(_, error)| matches!(error, FetchError::Unauthorized { .. }))
-                .map(|(digest, _)| *digest);
-            match refused.and_then(|digest| failures.remove(&digest)) {
-                Some(error) => Err(error),
-                None => Ok(failures),
-            }
-        })
-    }
+/// Has blobs of a registry fetched; answers what failed. The addresses of `wants` are filled in here.
+pub(super) fn fetch_blobs(
+    client: &Client,
+    registry: &Registry<'_>,
+    wants: Vec<(Digest, Want)>,
+    progress: &dyn Progress,
+) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
+    let wants = wants.into_iter().map(|(digest, want)| {
+        let urls = vec![registry.blob_url(&digest)];
+        Want { urls, ..want }
+    });
+    let wants: Vec<Want> = wants.collect();
+    registry.ask(|authorization| {
+        let headers = Headers { authorization, ..Headers::default() };
+        let mut failures = client.fetch_all_with(wants.clone(), &headers, progress)?;
+        // one that was refused speaks for all: with a token, those that are there are passed over
+        let refused = failures
+            .iter()
+            .find(|(_, error)| {
+                matches!(
+                    error,
+                    FetchError::Unauthorized { .. } | FetchError::Status { status: 401, .. }
+                )
+            })
+            .map(|(digest, _)| *digest);
+        match refused.and_then(|digest| failures.remove(&digest)) {
+            Some(error) => Err(error),
+            None => Ok(failures),
+        }
+    })
 }

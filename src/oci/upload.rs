@@ -9,6 +9,7 @@
 //! Sessions may lead to other hosts (storage behind a registry): no token goes there.
 
 use std::io::{self, Read};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use url::Url;
@@ -222,15 +223,15 @@ impl Upload<'_> {
         loop {
             if let Some(known) = self.supply.known() {
                 if known.size == self.sent {
-                    return self.finish(place, known, b"");
+                    return self.finish(place, known);
                 }
                 if self.is_there(known)? {
                     self.cancel(&place);
                     return Ok(false);
                 }
-                if self.sent == 0 && known.size <= SMALL {
-                    let body = self.read_all(known)?;
-                    return self.finish(place, known, &body);
+                let whole = !self.refused && self.registry.takes_whole.load(Ordering::Relaxed);
+                if self.sent == 0 && known.size <= SMALL && whole {
+                    return self.send_whole(&place, known);
                 }
             }
             place = self.pour(&place, progress)?;
@@ -321,20 +322,52 @@ impl Upload<'_> {
         Ok(next)
     }
 
+    /// Sends a small blob with its end. Not every registry takes that: one that does not gets it as a stream,
+    /// and all further ones.
+    fn send_whole(&mut self, place: &Url, known: Supplied) -> Result<bool, Trouble> {
+        let body = self.read_all(known)?;
+        let end = end_of(place, &known);
+        let own = self.registry.is_own(&end);
+        let letter = Letter {
+            media_type: Some(OCTETS),
+            authorization: self.registry.known().filter(|_| own),
+            ..Letter::new(self.supply.label(), Method::PUT, &end)
+        };
+        let streamed = self.registry.client.stream(&letter, &mut &*body, Some(known.size));
+        let refusal = match streamed {
+            Ok(answer) => return self.judge_answer(&answer, known),
+            Err(refusal) => refusal,
+        };
+        (self.place, self.sent, self.asked) = (None, 0, None);
+        if let Refusal::Final(error) | Refusal::Again(error, _) = &refusal
+            && matches!(error, FetchError::Status { status, .. } if ![401, 403, 429].contains(status))
+        {
+            self.refused = true;
+            self.registry.takes_whole.store(false, Ordering::Relaxed);
+        }
+        match self.judge(refusal) {
+            Trouble::Final(error @ OciError::Fetch(FetchError::Status { .. })) if self.refused => {
+                Err(Trouble::Again(error, Some(Duration::ZERO)))
+            }
+            trouble => Err(trouble),
+        }
+    }
+
     /// Has the registry judge the whole.
-    fn finish(&mut self, mut place: Url, known: Supplied, body: &[u8]) -> Result<bool, Trouble> {
-        let kept = place.clone();
-        place.query_pairs_mut().append_pair("digest", &known.digest.to_string());
-        let label = self.supply.label();
+    fn finish(&mut self, place: Url, known: Supplied) -> Result<bool, Trouble> {
+        let end = end_of(&place, &known);
         let letter = Letter {
             media_type: Some(OCTETS),
             patience: JUDGEMENT,
-            ..Letter::new(label, Method::PUT, &place)
+            ..Letter::new(self.supply.label(), Method::PUT, &end)
         };
-        let answer = match self.registry.write(&letter, body) {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.judge_end(error, kept)),
-        };
+        match self.registry.write(&letter, b"") {
+            Ok(answer) => self.judge_answer(&answer, known),
+            Err(error) => Err(self.judge_end(error, place)),
+        }
+    }
+
+    fn judge_answer(&self, answer: &Answer, known: Supplied) -> Result<bool, Trouble> {
         match answer.header("docker-content-digest").and_then(|text| text.parse().ok()) {
             Some(found) if found != known.digest => Err(Trouble::Final(OciError::Digest {
                 image: self.registry.image.clone(),
@@ -400,6 +433,13 @@ impl Upload<'_> {
         let (image, blob) = (self.registry.image.clone(), self.supply.label().to_owned());
         OciError::Source { image, blob, reason: error.to_string() }
     }
+}
+
+/// Where a session ends with a blob.
+fn end_of(place: &Url, known: &Supplied) -> Url {
+    let mut end = place.clone();
+    end.query_pairs_mut().append_pair("digest", &known.digest.to_string());
+    end
 }
 
 /// What goes out, counted.

@@ -14,6 +14,7 @@ mod owner;
 mod pnpm;
 mod python;
 mod run;
+mod shard;
 mod spec;
 mod step;
 mod unpack;
@@ -21,6 +22,7 @@ mod unpack;
 pub use npm::NpmWork;
 pub use pnpm::{PNPM, PnpmWork};
 pub use python::{BytecodeWork, WheelsWork};
+pub use shard::{Shard, ShardError};
 pub use spec::{ImageSpec, Port};
 pub use step::{
     AccountWork, BaseWork, ContentWork, FileWork, Ids, RunWork, SettleWork, SourceWork, Step, Work,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::Scope;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::PipeFlags;
 
 use super::http::{Request, Response, Unreadable, read_request, write_response};
@@ -52,15 +52,21 @@ pub(super) fn stopper() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 
 /// Waits until there is something to read; `false` when it is time to end.
 pub(super) fn wait(fd: impl AsFd, stop: &OwnedFd) -> bool {
+    wait_for(fd, stop, None)
+}
+
+/// Likewise, for so long.
+fn wait_for(fd: impl AsFd, stop: &OwnedFd, patience: Option<Duration>) -> bool {
+    let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
     let (fd, stop) = (fd.as_fd(), stop.as_fd());
     let mut polled = [
         PollFd::from_borrowed_fd(fd, PollFlags::IN),
         PollFd::from_borrowed_fd(stop, PollFlags::IN),
     ];
     loop {
-        match rustix::event::poll(&mut polled, None) {
+        match rustix::event::poll(&mut polled, patience.as_ref()) {
             Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return false,
+            Err(_) | Ok(0) => return false,
             Ok(_) => return polled[1].revents().is_empty(),
         }
     }
@@ -74,6 +80,7 @@ pub fn serve<'scope>(
 ) -> std::io::Result<Serving> {
     listener.set_nonblocking(true)?;
     let (ended, stop) = stopper()?;
+    let ended = Arc::new(ended);
     let running = Arc::new(AtomicUsize::new(0));
     scope.spawn(move || {
         while wait(&listener, &ended) {
@@ -82,11 +89,11 @@ pub fn serve<'scope>(
                 continue;
             }
             let Ok((stream, _)) = listener.accept() else { continue };
-            let running = Arc::clone(&running);
+            let (running, ended) = (Arc::clone(&running), Arc::clone(&ended));
             running.fetch_add(1, Ordering::Relaxed);
             scope.spawn(move || {
                 // a connection that breaks is the program's own affair
-                converse(&stream, site).unwrap_or_default();
+                converse(&stream, site, &ended).unwrap_or_default();
                 running.fetch_sub(1, Ordering::Relaxed);
             });
         }
@@ -94,13 +101,17 @@ pub fn serve<'scope>(
     Ok(Serving::until(stop))
 }
 
-fn converse(stream: &TcpStream, site: &dyn Site) -> std::io::Result<()> {
+fn converse(stream: &TcpStream, site: &dyn Site, ended: &OwnedFd) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     let (mut reader, mut writer) = (BufReader::new(stream), BufWriter::new(stream));
     loop {
+        // whoever keeps a connection for later does not keep the server
+        if reader.buffer().is_empty() && !wait_for(stream, ended, Some(PATIENCE)) {
+            return Ok(());
+        }
         let request = match read_request(&mut reader) {
             Ok(request) => request,
             Err(Unreadable::Gone) => return Ok(()),
@@ -116,5 +127,28 @@ fn converse(stream: &TcpStream, site: &dyn Site) -> std::io::Result<()> {
         if request.last {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::time::Instant;
+
+    #[test]
+    fn a_connection_that_is_kept_does_not_hold_up_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut kept = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let serving = serve(scope, listener, &Closed).unwrap();
+            kept.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            let mut answer = [0; 12];
+            kept.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 403");
+            drop(serving);
+        });
+        assert!(start.elapsed() < PATIENCE / 4, "{:?}", start.elapsed());
     }
 }

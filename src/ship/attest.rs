@@ -103,7 +103,7 @@ impl Attaching<'_> {
     }
 }
 
-fn cosign_tag(subject: &Digest, suffix: &str) -> String {
+pub(super) fn cosign_tag(subject: &Digest, suffix: &str) -> String {
     format!("sha256-{}.{suffix}", subject.hex())
 }
 

@@ -65,8 +65,7 @@ impl Docker {
 
     /// Brings an image in under its reference.
     pub fn load(&self, saved: &Saved<'_>, token: &str) -> Result<Loaded, ShipError> {
-        let image = saved.record.image;
-        if self.has_image(saved.reference, &image)? {
+        if self.has_image(saved)? {
             return Ok(Loaded { way: Way::There, layers: 0, bytes: 0 });
         }
         let way = if self.has_graph_driver { Way::Archive } else { Way::Registry };
@@ -81,9 +80,11 @@ impl Docker {
         }
     }
 
-    fn has_image(&self, reference: &str, image: &Digest) -> Result<bool, ShipError> {
-        match self.get(&["images", reference, "json"]) {
-            Ok(known) => Ok(known["Id"].as_str() == Some(&image.to_string())),
+    /// A graph driver knows an image by its config, containerd's store by the manifest that it was given.
+    fn has_image(&self, saved: &Saved<'_>) -> Result<bool, ShipError> {
+        let ids = [saved.record.image, saved.record.manifest].map(|digest| digest.to_string());
+        match self.get(&["images", saved.reference, "json"]) {
+            Ok(known) => Ok(known["Id"].as_str().is_some_and(|id| ids.iter().any(|own| own == id))),
             Err(ShipError::Fetch(error)) if error.is_gone() => Ok(false),
             Err(error) => Err(error),
         }
@@ -119,7 +120,7 @@ impl Docker {
             .filter(|layer| !without.contains(&layer.diff_id))
             .map(|layer| layer.size)
             .collect();
-        if !self.has_image(saved.reference, &saved.record.image)? {
+        if !self.has_image(saved)? {
             return Err(ShipError::Engine {
                 said: "it took the image and does not have it".to_owned(),
             });

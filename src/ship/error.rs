@@ -42,6 +42,12 @@ pub enum ShipError {
     Unsigned { subject: Digest },
     #[error("none of the {count} signatures of {subject} is of this key")]
     Stranger { subject: Digest, count: usize },
+    #[error("none of the {count} attestations of {subject} is of this key")]
+    StrangerAttests { subject: Digest, count: usize },
+    #[error(
+        "an attestation of this key (`{predicate_type}`) is attached to {subject} and about something else"
+    )]
+    OtherSubject { subject: Digest, predicate_type: String },
 }
 
 impl ShipError {
@@ -68,6 +74,10 @@ impl ShipError {
             }
             ShipError::Unsigned { .. } => Some(
                 "`sbx push --key FILE` and `cosign sign --key FILE` sign what they push".to_owned(),
+            ),
+            ShipError::StrangerAttests { .. } => Some(
+                "`sbx push --attest --key FILE` attests with the key that signs the image"
+                    .to_owned(),
             ),
             _ => None,
         }

@@ -5,6 +5,7 @@
 //! pushes) saves questions and reading, and is never the reason to leave something out.
 
 mod attest;
+mod attestations;
 mod cache;
 mod counter;
 mod docker;
@@ -16,6 +17,7 @@ mod push;
 mod supply;
 
 pub use attest::{Attaching, ENVELOPE, Paper, verify};
+pub use attestations::verify_attestations;
 pub use cache::{Exchange, Reach, SharedCache, Tally, Trust};
 pub use docker::Docker;
 pub use error::ShipError;
@@ -23,3 +25,4 @@ pub use load::{Loaded, Way};
 pub use podman::Podman;
 pub use pull::{Pull, Pulled};
 pub use push::{Placed, Push, Pushed, Shipped, Traffic, mounts};
+pub use supply::{Bytes, Stored};

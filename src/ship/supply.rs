@@ -8,10 +8,10 @@ use crate::image::Growth;
 use crate::oci::{Supplied, Supply};
 
 /// Small bytes.
-pub(super) struct Bytes {
-    pub(super) label: String,
-    pub(super) supplied: Supplied,
-    pub(super) bytes: Vec<u8>,
+pub struct Bytes {
+    pub label: String,
+    pub supplied: Supplied,
+    pub bytes: Vec<u8>,
 }
 
 impl Supply for Bytes {
@@ -30,11 +30,11 @@ impl Supply for Bytes {
     }
 }
 
-/// A blob of the store.
-pub(super) struct Stored {
-    pub(super) label: String,
-    pub(super) supplied: Supplied,
-    pub(super) path: PathBuf,
+/// A file of the store.
+pub struct Stored {
+    pub label: String,
+    pub supplied: Supplied,
+    pub path: PathBuf,
 }
 
 impl Supply for Stored {

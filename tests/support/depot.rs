@@ -154,6 +154,12 @@ impl Depot {
         bytes[middle] ^= 1;
     }
 
+    /// Has other bytes under a digest than those that it is of.
+    pub fn put_blob(&self, repository: &str, digest: &str, bytes: &[u8]) {
+        let place = (repository.to_owned(), digest.to_owned());
+        self.state.lock().unwrap().blobs.insert(place, bytes.to_vec());
+    }
+
     /// Puts a manifest under another tag.
     pub fn tag(&self, repository: &str, from: &str, to: &str) {
         let mut state = self.state.lock().unwrap();
