@@ -149,7 +149,7 @@ impl Workspace {
             client: Client::new(config),
             mirrors: settings.mirrors,
             keychain: read_keychain()?,
-            jail: Jail { program },
+            jail: Jail { program, emulator: None },
             vault: HostVault { root },
             now: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
         })

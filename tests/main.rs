@@ -17,6 +17,7 @@ mod egress;
 mod equal_file_systems;
 mod escape;
 mod fetch;
+mod foreign;
 mod from;
 mod gc;
 mod git;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::builder::{BuildError, Builder, BuiltLayer, directories_key};
+use crate::jail::Jail;
 use crate::plan::{Plan, Step, Work};
 use crate::store::{Held, Key, LayerRecord};
 
@@ -16,7 +17,8 @@ impl Builder<'_> {
         // what is made here becomes part of images: whoever builds must not show in its modes
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let wanted = self.prepare(plan)?;
-        let records = self.make(plan, &wanted)?;
+        let jail = self.jail_over(plan, &wanted)?;
+        let records = Builder { jail: &jail, ..*self }.make(plan, &wanted)?;
         let mut layers: Vec<BuiltLayer> = Vec::new();
         for (step, record) in plan.steps.iter().zip(records) {
             let (name, title) = (step.layer.to_string(), step.title.clone());
@@ -31,7 +33,9 @@ impl Builder<'_> {
     pub fn trees(&self, plan: &Plan) -> Result<Vec<PathBuf>, BuildError> {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let wanted = self.prepare(plan)?;
-        self.make(plan, &wanted)?.iter().map(|record| self.tree(record)).collect()
+        let jail = self.jail_over(plan, &wanted)?;
+        let records = Builder { jail: &jail, ..*self }.make(plan, &wanted)?;
+        records.iter().map(|record| self.tree(record)).collect()
     }
 
     /// Holds what the plan has and needs, fetches what is missing, and answers which steps have to be
@@ -47,6 +51,16 @@ impl Builder<'_> {
         self.places().hold(&sources)?;
         self.fetch(&self.missing_sources(plan)?)?;
         Ok(wanted)
+    }
+
+    /// The sandbox for what a plan has to run; where it has nothing to run, this machine need not be
+    /// able to.
+    fn jail_over(&self, plan: &Plan, wanted: &BTreeSet<Key>) -> Result<Jail, BuildError> {
+        let mut made = plan.aside.iter().chain(&plan.steps);
+        match made.any(|step| step.work.runs_programs() && wanted.contains(&step.key)) {
+            true => self.jail_for(plan.platform),
+            false => Ok(self.jail.clone()),
+        }
     }
 
     /// Makes the steps that are wanted and answers the layers of all that are in the image.

@@ -3,8 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 
+use sbx::build::emulator::packages;
 use sbx::build::run::OnFailure;
 use sbx::jail::IdMap;
+use sbx::lock::Source;
 use sbx::lock::solve::Places;
 use sbx::platform::Platform;
 
@@ -44,6 +46,8 @@ pub fn run(global: &Global, arguments: &FetchArguments, ui: &Ui) -> Outcome {
     let mut missing = lock.sources(|name, platform| {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
+    let tools = packages(&targets.iter().map(|target| target.platform).collect::<Vec<_>>());
+    missing.extend(tools.iter().map(Source::Deb));
     missing.retain(|source| !places.has(source));
     let builder = builder(&workspace, ui, IdMap::Identity, OnFailure::End);
     store.within_cap(|| builder.fetch(&missing))??;

@@ -6,6 +6,7 @@ use clap::Args;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use sbx::build::emulator::packages;
 use sbx::build::run::OnFailure;
 use sbx::jail::IdMap;
 use sbx::lock::Source;
@@ -46,9 +47,11 @@ pub fn run(global: &Global, arguments: &VendorArguments, ui: &Ui) -> Outcome {
     let targets = workspace.targets(&arguments.names, all, &platforms)?;
     let lock = ensure_lock(&workspace, &targets, arguments.locked, ui)?;
     let layers = layers_of(&workspace.project, &targets);
-    let sources = lock.sources(|name, platform| {
+    let mut sources = lock.sources(|name, platform| {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
+    let tools = packages(&platforms);
+    sources.extend(tools.iter().map(Source::Deb));
     let dir = VendorDir::open(&arguments.dir)?;
     let survey = dir.survey(&sources)?;
     for digest in &survey.damaged {
