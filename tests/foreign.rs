@@ -119,11 +119,12 @@ fn json(outcome: &Outcome) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap()
 }
 
-/// The delta of the topmost layer, unpacked.
+/// The last delta of layer `l`, unpacked.
 fn delta(project: &Project, answer: &Value) -> tempfile::TempDir {
     let layers = answer["layers"].as_array().unwrap();
-    let last = layers.last().unwrap()["diff_id"].as_str().unwrap();
-    let blob = project.cache().join("blobs/sha256").join(last.trim_start_matches("sha256:"));
+    let own = layers.iter().rfind(|layer| layer["name"] == "l").unwrap();
+    let digest = own["diff_id"].as_str().unwrap().trim_start_matches("sha256:");
+    let blob = project.cache().join("blobs/sha256").join(digest);
     let dir = tempfile::tempdir().unwrap();
     tool("tar", &["-xf", blob.to_str().unwrap(), "-C", dir.path().to_str().unwrap()]);
     dir
@@ -166,12 +167,26 @@ fn nothing_of_the_emulator_is_left_on_the_machine() {
 fn content_for_another_platform_takes_no_emulator() {
     let project = over_tiny("file \"/own\" content=\"own\\n\"");
     build(&project).success();
-    assert!(!project.cache().join("tools").exists());
+    let tools = fs::read_dir(project.cache().join("tools")).unwrap();
+    assert_eq!(tools.count(), 0);
     if Platform::host() == Platform::Amd64 {
         project
             .sbx(&["run", "s"])
             .fails(1, &["`s` is for linux/arm64", "`platforms` in `project`"]);
     }
+}
+
+#[test]
+fn what_is_vendored_builds_for_another_platform_without_a_network() {
+    let project = supplied(over_tiny("run \"this shell reads nothing\""));
+    let image = json(&build(&project).success());
+    let vendored = project.dir.path().join("vendored");
+    project.sbx(&["vendor", vendored.to_str().unwrap(), "--offline"]).success();
+    let bare = over_tiny("run \"this shell reads nothing\"");
+    build(&bare).fails(3, &["`qemu-user", "`--offline` refuses the network"]);
+    let arguments = ["build", "s", "--platform", "linux/arm64", "--offline", "--mirror"];
+    let outcome = bare.sbx(&[&arguments[..], &[vendored.to_str().unwrap()]].concat());
+    assert_eq!(outcome.success().answer(), image["image"]);
 }
 
 /// Where the kernel gives no user namespaces, as root of one.
@@ -207,14 +222,14 @@ fn where_nothing_can_run_it_that_is_said_and_doctor_says_it_too() {
 
 /// The real thing: Debian's own packages for arm64, settled, and Python.
 const DEBIAN: &str = "project \"p\" { platforms \"linux/arm64\"; }\n\
-    layer \"debian\" { debian \"trixie\" { suites \"trixie\"; base \"essential\"; packages \"python3\"; }; }\n\
+    layer \"debian\" { debian \"trixie\" { suites \"trixie\"; base \"essential\"; packages \"python3-minimal\"; }; }\n\
     layer \"l\" needs=\"debian\" {\n\
-        run \"python3 -c 'import os, socket; print(os.uname().machine, file=open(\\\"/said\\\", \\\"w\\\"))'\"\n\
+        run #\"python3 -c 'import os, socket; print(os.uname().machine, os.popen(\"dpkg --print-architecture\").read().strip(), socket.socket().connect_ex((\"192.0.2.1\", 9)))' >/said\"#\n\
     }\n\
     sandbox \"s\" { layers \"l\"; }\n";
 
 #[test]
-fn debian_for_arm64_is_settled_and_python_runs() {
+fn debian_for_arm64_is_settled_and_is_the_same_whoever_builds_it() {
     if std::env::var_os("SBX_TEST_QUICK").is_some_and(|value| !value.is_empty()) {
         return eprintln!("not built: `tests/run --quick` leaves Debian's own archive alone");
     }
@@ -222,5 +237,16 @@ fn debian_for_arm64_is_settled_and_python_runs() {
     let arguments = ["build", "s", "--platform", "linux/arm64", "--json"];
     let answer = json(&patiently(|| project.sbx(&arguments)).success());
     let delta = delta(&project, &answer);
-    assert_eq!(fs::read_to_string(delta.path().join("said")).unwrap(), "aarch64\n");
+    let said = fs::read_to_string(delta.path().join("said")).unwrap();
+    assert_eq!(said, "aarch64 arm64 101\n", "ENETUNREACH: it has no network");
+    let user = User::new();
+    let theirs = supplied(Project::new().file("sandboxes.kdl", DEBIAN));
+    theirs.write("sbx.lock", &project.read("sbx.lock"));
+    let again = patiently(|| {
+        let locked = [&arguments[..], &["--locked"]].concat();
+        let run = theirs.run(&locked).env("TZ", "Asia/Tokyo").user(&user);
+        run.umask("077").clock("+400 days").outcome()
+    });
+    assert_eq!(json(&again.success())["image"], answer["image"]);
+    theirs.run(&["clean", "--all"]).user(&user).outcome().success();
 }

@@ -94,9 +94,9 @@ const fn program(platform: Platform) -> &'static str {
 }
 
 /// What this machine needs to build for some platforms, beside what the lock says.
-pub fn packages(platforms: &[Platform]) -> Vec<DebPin> {
+pub fn packages(platforms: impl IntoIterator<Item = Platform>) -> Vec<DebPin> {
     let host = Platform::host();
-    let foreign = platforms.iter().any(|platform| *platform != host);
+    let foreign = platforms.into_iter().any(|platform| platform != host);
     foreign.then(|| package(host)).into_iter().collect()
 }
 

@@ -50,8 +50,10 @@ pub fn run(global: &Global, arguments: &VendorArguments, ui: &Ui) -> Outcome {
     let mut sources = lock.sources(|name, platform| {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
-    let tools = packages(&platforms);
-    sources.extend(tools.iter().map(Source::Deb));
+    let tools = packages(platforms);
+    let tools: Vec<Source<'_>> = tools.iter().map(Source::Deb).collect();
+    builder(&workspace, ui, IdMap::Identity, OnFailure::End).fetch_tools(&tools)?;
+    sources.extend(tools);
     let dir = VendorDir::open(&arguments.dir)?;
     let survey = dir.survey(&sources)?;
     for digest in &survey.damaged {
