@@ -48,7 +48,8 @@ pub fn run(global: &Global, arguments: &FetchArguments, ui: &Ui) -> Outcome {
     });
     missing.retain(|source| !places.has(source));
     let tools = packages(targets.iter().map(|target| target.platform));
-    let tools: Vec<Source<'_>> = tools.iter().map(Source::Deb).filter(|one| !places.has(one)).collect();
+    let tools: Vec<Source<'_>> =
+        tools.iter().map(Source::Deb).filter(|one| !places.has(one)).collect();
     let builder = builder(&workspace, ui, IdMap::Identity, OnFailure::End);
     store.within_cap(|| builder.fetch(&missing).and_then(|()| builder.fetch_tools(&tools)))??;
     missing.extend(tools);
