@@ -9,6 +9,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// A build allocates on all processors at once, and a command that finds all built for a few
+/// milliseconds only: both take a fifth less time than with the C library's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     sbx::jail::intercept();
     sbx::launch::intercept();

@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use clap::Args;
@@ -18,7 +20,7 @@ use sbx::fetch::{
 };
 use sbx::jail::{IdMap, Jail};
 use sbx::lock::solve::lock_path;
-use sbx::lock::{Lock, Source};
+use sbx::lock::{Lock, LockError, Source};
 use sbx::oci::Keychain;
 use sbx::platform::Platform;
 use sbx::store::{Cap, Claimant, Stamp, Store};
@@ -64,6 +66,31 @@ pub struct Workspace {
     pub jail: Jail,
     pub vault: HostVault,
     pub now: Timestamp,
+    ahead: Ahead,
+}
+
+/// The lock, read while the project is: on a machine with two processors the one costs nothing beside
+/// the other.
+struct Ahead(Mutex<Option<JoinHandle<Early>>>);
+
+/// What a lock was, and of which file.
+struct Early {
+    stamp: Option<Stamp>,
+    lock: Result<Lock, LockError>,
+}
+
+impl Ahead {
+    fn start(path: PathBuf) -> Self {
+        let read = move || Early { stamp: Stamp::at(&path), lock: Lock::read(&path) };
+        Ahead(Mutex::new(std::thread::Builder::new().spawn(read).ok()))
+    }
+
+    /// What was read, unless another lock is there by now.
+    fn take(&self, path: &Path) -> Option<Result<Lock, LockError>> {
+        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let early = thread.join().ok()?;
+        (early.stamp == Stamp::at(path)).then_some(early.lock)
+    }
 }
 
 /// Secrets of build steps: variables of this process, files of this machine.
@@ -122,6 +149,7 @@ pub fn store_path(global: &Global, root: &Path) -> Outcome<PathBuf> {
 impl Workspace {
     pub fn open(global: &Global) -> Outcome<Self> {
         let root = find_root(global)?;
+        let ahead = Ahead::start(lock_path(&root));
         let project = read_project(&root)?;
         let settings = read_settings(&root, &project)?;
         let store = Store::open(&store_path(global, &root)?)?;
@@ -152,6 +180,7 @@ impl Workspace {
             jail: Jail { program, emulator: None },
             vault: HostVault { root },
             now: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
+            ahead,
         })
     }
 
@@ -160,7 +189,8 @@ impl Workspace {
     }
 
     pub fn read_lock(&self) -> Outcome<Lock> {
-        Ok(Lock::read(&self.lock_path())?)
+        let path = self.lock_path();
+        Ok(self.ahead.take(&path).unwrap_or_else(|| Lock::read(&path))?)
     }
 
     /// Tells the store what this project's lock needs.

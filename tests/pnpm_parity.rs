@@ -40,6 +40,10 @@ impl Set {
     fn at(version: &'static str, dir: &str) -> Self {
         let project = declared("");
         tool("cp", &["-r", dir, project.dir.path().join("app").to_str().unwrap()]);
+        // one version for both
+        let manager = format!("{{\"packageManager\": \"pnpm@{version}\", ");
+        let manifest = project.read("app/package.json").replacen('{', &manager, 1);
+        project.write("app/package.json", &manifest);
         Set { project, version }
     }
 

@@ -6,10 +6,12 @@
 //! first: where two archives bring one path, the second body waits in a spill until the caller says
 //! whose it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use foldhash::HashMap;
 
 use super::listing::Listing;
 use super::pack::pack;
@@ -284,7 +286,7 @@ fn find_file<'s>(
 
 /// Of the paths that share a body, the first is its file and the others are links to it.
 fn name_bodies(winners: BTreeMap<LayerPath, Claimed>) -> BTreeMap<LayerPath, Entry> {
-    let mut files: HashMap<u64, LayerPath> = HashMap::new();
+    let mut files: HashMap<u64, LayerPath> = HashMap::default();
     let name = |(path, claimed): (LayerPath, Claimed)| {
         let mut entry = claimed.entry;
         if let Kind::File(_) = entry.kind {

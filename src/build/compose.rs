@@ -1,8 +1,10 @@
 //! Deltas on top of each other: what may not meet, and what directories must look like in the end.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+
+use foldhash::{HashMap, HashMapExt, HashSet};
 
 use super::assembly::{Assembly, AssemblyError};
 use super::listing::Listing;
@@ -92,7 +94,8 @@ struct Seen {
 /// of the layers gets wrong: in an overlay the topmost layer that has a directory decides, while a
 /// directory is to look as its lowest owner made it, or as somebody set it on purpose.
 pub fn compose(deltas: &[Delta<'_>]) -> Result<Vec<Entry>, ComposeError> {
-    let mut files: HashMap<&LayerPath, Seen> = HashMap::new();
+    let count = deltas.iter().map(|delta| delta.listing.entries.len()).sum();
+    let mut files: HashMap<&LayerPath, Seen> = HashMap::with_capacity(count);
     let mut dirs: BTreeMap<&LayerPath, DirState> = BTreeMap::new();
     for (number, delta) in deltas.iter().enumerate() {
         for (at, entry) in delta.listing.entries.iter().enumerate() {

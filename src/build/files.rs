@@ -58,6 +58,32 @@ pub fn lay(
     tree: &Path,
     tar: &mut dyn Write,
 ) -> Result<Listing, FilesError> {
+    let items = items(root, layer, works)?;
+    let assembly = Assembly::new(tree)?;
+    // every item is its own origin: of two at one path, neither may win without a word
+    for (origin, item) in (0..).zip(items) {
+        let path = item.entry.path.clone();
+        if path.is_root() {
+            continue;
+        }
+        match item.body {
+            Body::None => assembly.put(origin, item.entry, &mut std::io::empty())?,
+            Body::Text(bytes) => assembly.put(origin, item.entry, &mut &bytes[..])?,
+            Body::File(full) => {
+                let mut file = File::open(&full).at("open", &full)?;
+                let Kind::File(size) = item.entry.kind else { continue };
+                assembly.put(origin, item.entry, &mut (&mut file).take(size))?;
+            }
+        }
+    }
+    let twice = |path: &LayerPath, _, _| {
+        Err(FilesError::Twice { layer: layer.name.to_string(), path: path.clone() })
+    };
+    assembly.finish(twice, tar)
+}
+
+/// What the works lay, in their order.
+fn items(root: &Path, layer: &Layer, works: &[FileWork]) -> Result<Vec<Item>, FilesError> {
     let mut items: Vec<Item> = Vec::new();
     for work in works {
         match work {
@@ -92,27 +118,7 @@ pub fn lay(
             }
         }
     }
-    let assembly = Assembly::new(tree)?;
-    // every item is its own origin: of two at one path, neither may win without a word
-    for (origin, item) in (0..).zip(items) {
-        let path = item.entry.path.clone();
-        if path.is_root() {
-            continue;
-        }
-        match item.body {
-            Body::None => assembly.put(origin, item.entry, &mut std::io::empty())?,
-            Body::Text(bytes) => assembly.put(origin, item.entry, &mut &bytes[..])?,
-            Body::File(full) => {
-                let mut file = File::open(&full).at("open", &full)?;
-                let Kind::File(size) = item.entry.kind else { continue };
-                assembly.put(origin, item.entry, &mut (&mut file).take(size))?;
-            }
-        }
-    }
-    let twice = |path: &LayerPath, _, _| {
-        Err(FilesError::Twice { layer: layer.name.to_string(), path: path.clone() })
-    };
-    assembly.finish(twice, tar)
+    Ok(items)
 }
 
 fn owned(mode: u32, ids: Ids) -> Meta {

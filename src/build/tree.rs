@@ -4,7 +4,6 @@
 //! (`openat2(2)`, `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`), so an archive that lays a link and then
 //! writes through it gets an error, not a file elsewhere.
 
-use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -12,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use foldhash::HashSet;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 

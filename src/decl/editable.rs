@@ -10,8 +10,9 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use super::fault::Fault;
-use super::layer::{Recipe, checked};
+use super::layer::checked;
 use super::node::Node;
+use super::recipe::Recipe;
 use crate::path::LayerPath;
 
 /// A project whose source stays where it is.

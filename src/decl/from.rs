@@ -3,9 +3,10 @@
 use serde::{Serialize, Serializer};
 
 use super::fault::{Fault, Location};
-use super::layer::{Layer, Recipe};
+use super::layer::Layer;
 use super::node::{Node, Sink};
 use super::project::Project;
+use super::recipe::Recipe;
 use super::sandbox::Sandbox;
 use crate::reference::Reference;
 

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::fault::{Fault, Location};
-use super::layer::{Recipe, checked};
+use super::layer::checked;
 use super::node::Node;
+use super::recipe::Recipe;
 use crate::path::LayerPath;
 
 /// Packages of a project.
@@ -121,33 +122,7 @@ impl Npm {
             at: node.at(),
         };
         node.finish();
-        let mut at = into;
-        for child in node.children() {
-            match child.name() {
-                "at" => {
-                    at = child.text("a path in the image").and_then(|text| checked(&child, &text));
-                }
-                "omit" => {
-                    let kinds = child.parse_all::<Kind>("kinds of dependencies").into_iter();
-                    npm.omit.extend(kinds.map(|(kind, _)| kind));
-                }
-                "scripts" => {
-                    let names = child.texts("names of packages").into_iter();
-                    npm.scripts.extend(names.map(|(name, _)| name));
-                }
-                "unprepared" => {
-                    let names = child.texts("names of packages").into_iter();
-                    npm.unprepared.extend(names.map(|(name, _)| name));
-                }
-                _ => {
-                    child.unknown("`npm`", &["at", "omit", "scripts", "unprepared"]);
-                    continue;
-                }
-            }
-            child.finish_leaf();
-        }
-        npm.omit.sort();
-        npm.omit.dedup();
+        let at = npm.read_children(node).or(into);
         if let (None, Some(Before::Laid(recipe, into))) = (&named, &before) {
             return npm.in_laid(node, *recipe, into, at);
         }
@@ -172,6 +147,38 @@ impl Npm {
         let mut npm = Npm { project: clean?, into, ..npm };
         npm.files = READS.iter().map(|name| npm.file(name)).collect();
         Some(npm)
+    }
+
+    /// Reads what may stand in children; answers where the project goes, if one says so.
+    fn read_children(&mut self, node: &Node<'_>) -> Option<LayerPath> {
+        let mut at = None;
+        for child in node.children() {
+            match child.name() {
+                "at" => {
+                    at = child.text("a path in the image").and_then(|text| checked(&child, &text));
+                }
+                "omit" => {
+                    let kinds = child.parse_all::<Kind>("kinds of dependencies").into_iter();
+                    self.omit.extend(kinds.map(|(kind, _)| kind));
+                }
+                "scripts" => {
+                    let names = child.texts("names of packages").into_iter();
+                    self.scripts.extend(names.map(|(name, _)| name));
+                }
+                "unprepared" => {
+                    let names = child.texts("names of packages").into_iter();
+                    self.unprepared.extend(names.map(|(name, _)| name));
+                }
+                _ => {
+                    child.unknown("`npm`", &["at", "omit", "scripts", "unprepared"]);
+                    continue;
+                }
+            }
+            child.finish_leaf();
+        }
+        self.omit.sort();
+        self.omit.dedup();
+        at
     }
 
     /// In what an earlier recipe lays, `at` names the project's directory.

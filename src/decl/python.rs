@@ -5,9 +5,10 @@ use serde::Serialize;
 use super::as_of::read_day;
 use super::editable::{Editable, Laid};
 use super::fault::{Fault, Location};
-use super::layer::{Recipe, checked};
+use super::layer::checked;
 use super::node::Node;
 use super::npm::LaidProject;
+use super::recipe::Recipe;
 use crate::path::LayerPath;
 
 /// What an environment is to hold.

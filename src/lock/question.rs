@@ -147,9 +147,7 @@ pub fn recipe_request(
             .collect(),
         as_of: project.as_of(layer, recipe),
         before: (0..at)
-            .filter(|before| {
-                recipe.builds_on() || recipe.laid().is_some_and(|one| one.recipe == *before)
-            })
+            .filter(|before| recipe.laid().is_some_and(|one| one.recipe == *before))
             .filter_map(|before| recipe_request(project, layer, before, platform, local))
             .collect(),
     };

@@ -130,8 +130,37 @@ struct Given<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
     Whole,
-    /// Debian and runtimes.
-    Runtimes,
+    /// Bases and Debian.
+    Ground,
+}
+
+/// Recipes of files that stand together: they become one step.
+#[derive(Default)]
+struct FileHeap {
+    works: Vec<FileWork>,
+    titles: Vec<String>,
+}
+
+impl FileHeap {
+    fn lay(&mut self, works: impl IntoIterator<Item = FileWork>, title: Option<String>) {
+        let before = self.works.len();
+        self.works.extend(works);
+        self.titles.extend(title.filter(|_| self.works.len() > before));
+    }
+}
+
+/// Whether all that a recipe gives are files that its layer lays itself.
+fn is_of_files(recipe: &Recipe) -> bool {
+    let is_step = matches!(
+        recipe,
+        Recipe::Run(_)
+            | Recipe::Venv(_)
+            | Recipe::NodeJs(_)
+            | Recipe::Npm(_)
+            | Recipe::NpmTools(_)
+            | Recipe::LayerFiles(_)
+    );
+    !is_step && recipe.take().is_none()
 }
 
 struct Planner<'a> {
@@ -189,8 +218,8 @@ impl Plan {
         Ok(Plan { sandbox: sandbox.name.clone(), platform, steps, aside, spec, key })
     }
 
-    /// Plans what programs that resolve for a layer run over: Debian and the runtimes of the layers
-    /// that it needs, and its own. It is no image; its sandbox has the layer's name.
+    /// Plans what programs that resolve for a layer run over: the base and the Debian packages of the
+    /// layers that it needs, and its own. It is no image; its sandbox has the layer's name.
     pub fn ground(
         project: &Project,
         layer: &Layer,
@@ -202,7 +231,7 @@ impl Plan {
         let sandbox = sandbox.expect("what names a layer can name a sandbox");
         let views = Views::default();
         let given = Given { project, sandbox: &sandbox, platform, lock, local, views: &views };
-        let mut planner = Planner::new(given, Scope::Runtimes);
+        let mut planner = Planner::new(given, Scope::Ground);
         let layers: Vec<&Layer> =
             project.closure_on(layer, platform).into_iter().chain([layer]).collect();
         planner.add_all(&layers)?;
@@ -278,8 +307,30 @@ impl<'a> Planner<'a> {
             .lock
             .find(&layer.name, self.given.platform, &request)
             .ok_or_else(not_locked)?;
+        let pins = self.ship(layer, &locked.debs)?;
+        let fresh = self.chain.is_empty();
+        let title = debian_title(layer);
+        let identity: Vec<_> =
+            pins.iter().map(|pin| (&pin.name, &pin.version, &pin.arch, &pin.digest)).collect();
+        let paths = self.path_rules(layer);
+        let key = key_of("content", &(identity, fresh, &paths));
+        self.chain.push(Step {
+            layer: layer.name.clone(),
+            key,
+            title: title.clone(),
+            below: Vec::new(),
+            work: Work::Content(ContentWork { pins: pins.clone(), fresh, paths }),
+        });
+        let settle = self.settle_work(layer, pins, accounts);
+        self.add_settle(layer, &title, settle);
+        Ok(())
+    }
+
+    /// Which of a layer's packages no layer below has; one that another has in another version cannot
+    /// be.
+    fn ship(&mut self, layer: &Layer, debs: &[DebPin]) -> Result<Vec<DebPin>, PlanError> {
         let mut pins: Vec<DebPin> = Vec::new();
-        for pin in &locked.debs {
+        for pin in debs {
             match self.shipped.get(&*pin.name) {
                 None => pins.push(pin.clone()),
                 Some((version, _)) if **version == *pin.version => {}
@@ -299,20 +350,10 @@ impl<'a> Planner<'a> {
             self.shipped
                 .insert(pin.name.to_string(), (pin.version.to_string(), layer.name.clone()));
         }
-        let fresh = self.chain.is_empty();
-        let title = debian_title(layer);
-        let identity: Vec<_> =
-            pins.iter().map(|pin| (&pin.name, &pin.version, &pin.arch, &pin.digest)).collect();
-        let paths = self.path_rules(layer);
-        let key = key_of("content", &(identity, fresh, &paths));
-        self.chain.push(Step {
-            layer: layer.name.clone(),
-            key,
-            title: title.clone(),
-            below: Vec::new(),
-            work: Work::Content(ContentWork { pins: pins.clone(), fresh, paths }),
-        });
-        let settle = self.settle_work(layer, pins, accounts);
+        Ok(pins)
+    }
+
+    fn add_settle(&mut self, layer: &Layer, title: &str, settle: SettleWork) {
         let marks: Vec<_> = settle.pins.iter().map(|pin| (&pin.name, pin.mark)).collect();
         let keyrings: Vec<_> = settle
             .keyrings
@@ -337,7 +378,6 @@ impl<'a> Planner<'a> {
             below,
             work: Work::Settle(settle),
         });
-        Ok(())
     }
 
     /// What is left out of packages: the lowest debian layer says it for all.
@@ -400,80 +440,78 @@ impl<'a> Planner<'a> {
     }
 
     /// What lies on top of the chain: consecutive recipes of files as one step, and a step for each
-    /// command.
+    /// other.
     fn add_rest(&mut self, layer: &'a Layer, until: usize) -> Result<(), PlanError> {
-        let owners = Owners::new(self.given.project, layer);
-        let mut works = Vec::new();
-        let mut titles = Vec::new();
-        let wanted =
-            |(_, recipe): &(usize, &'a Recipe)| self.scope == Scope::Whole || recipe.is_runtime();
-        let recipes: Vec<_> = layer.recipes.iter().enumerate().take(until).filter(wanted).collect();
-        for (at, recipe) in recipes {
-            if let Recipe::Run(run) = recipe {
-                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
-                self.add_run(layer, at, run)?;
-                continue;
-            }
-            if let Recipe::Venv(venv) = recipe {
-                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
-                self.add_venv(layer, at, venv)?;
-                continue;
-            }
-            if let Recipe::NodeJs(node) = recipe {
-                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
-                works.extend(self.add_node(layer, at, node)?);
-                titles.push(format!("commands of node {}", node.into));
-                continue;
-            }
-            if let Recipe::Npm(npm) = recipe {
-                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
-                self.add_npm(layer, at, npm)?;
-                continue;
-            }
-            if let Recipe::NpmTools(tools) = recipe {
-                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
-                let links = self.add_tools(layer, at, tools)?;
-                if !links.is_empty() {
-                    titles.push(format!("commands of {}", tools.packages.join(" ")));
-                }
-                works.extend(links);
-                continue;
-            }
-            if let Recipe::Mcp(mcp) = recipe {
-                let (wrappers, title) = self.add_servers(layer, mcp);
-                titles.extend(title.filter(|_| !wrappers.is_empty()));
-                works.extend(wrappers);
-                continue;
-            }
-            if let Recipe::LayerFiles(files) = recipe {
-                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
-                self.add_copy(layer, files)?;
-                continue;
-            }
-            if let Some(take) = recipe.take() {
-                self.push_files(layer, std::mem::take(&mut works), std::mem::take(&mut titles));
-                self.add_unpack(layer, at, take, recipe.at())?;
-                continue;
-            }
-            match owners.work(recipe, at, || {
-                self.given.local.recipes.get(&(layer.name.clone(), at)).copied()
-            }) {
-                Ok(Some((work, title))) => {
-                    works.push(work);
-                    titles.push(title);
-                }
-                Ok(None) => {}
-                Err(owner::OwnerError::Fault(fault)) => self.faults.push(*fault),
-                Err(owner::OwnerError::NotScanned) => {
-                    return Err(PlanError::NotScanned(layer.name.clone()));
-                }
-            }
+        if self.scope == Scope::Ground {
+            return Ok(());
         }
-        self.push_files(layer, works, titles);
+        let owners = Owners::new(self.given.project, layer);
+        let mut heap = FileHeap::default();
+        for (at, recipe) in layer.recipes.iter().enumerate().take(until) {
+            if !is_of_files(recipe) {
+                self.push_files(layer, std::mem::take(&mut heap));
+            }
+            self.add_recipe(layer, at, &owners, &mut heap)?;
+        }
+        self.push_files(layer, heap);
         Ok(())
     }
 
-    fn push_files(&mut self, layer: &Layer, works: Vec<FileWork>, titles: Vec<String>) {
+    /// Adds the steps of a recipe, and to the heap what it lays itself.
+    fn add_recipe(
+        &mut self,
+        layer: &'a Layer,
+        at: usize,
+        owners: &Owners,
+        heap: &mut FileHeap,
+    ) -> Result<(), PlanError> {
+        match &layer.recipes[at] {
+            Recipe::Run(run) => self.add_run(layer, at, run)?,
+            Recipe::Venv(venv) => self.add_venv(layer, at, venv)?,
+            Recipe::Npm(npm) => self.add_npm(layer, at, npm)?,
+            Recipe::LayerFiles(files) => self.add_copy(layer, files)?,
+            Recipe::NodeJs(node) => {
+                let links = self.add_node(layer, at, node)?;
+                heap.lay(links, Some(format!("commands of node {}", node.into)));
+            }
+            Recipe::NpmTools(tools) => {
+                let links = self.add_tools(layer, at, tools)?;
+                let title = format!("commands of {}", tools.packages.join(" "));
+                heap.lay(links, Some(title));
+            }
+            Recipe::Mcp(mcp) => {
+                let (wrappers, title) = self.add_servers(layer, mcp);
+                heap.lay(wrappers, title);
+            }
+            recipe => match recipe.take() {
+                Some(take) => self.add_unpack(layer, at, take, recipe.at())?,
+                None => self.add_own(layer, at, owners, heap)?,
+            },
+        }
+        Ok(())
+    }
+
+    /// Lays files whose bytes are at hand.
+    fn add_own(
+        &mut self,
+        layer: &'a Layer,
+        at: usize,
+        owners: &Owners,
+        heap: &mut FileHeap,
+    ) -> Result<(), PlanError> {
+        let local = || self.given.local.recipes.get(&(layer.name.clone(), at)).copied();
+        match owners.work(&layer.recipes[at], at, local) {
+            Ok(Some((work, title))) => heap.lay([work], Some(title)),
+            Ok(None) => {}
+            Err(owner::OwnerError::Fault(fault)) => self.faults.push(*fault),
+            Err(owner::OwnerError::NotScanned) => {
+                return Err(PlanError::NotScanned(layer.name.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn push_files(&mut self, layer: &Layer, FileHeap { works, titles }: FileHeap) {
         if works.is_empty() {
             return;
         }

@@ -108,19 +108,6 @@ impl Owners {
         content: impl Fn() -> Option<Digest>,
     ) -> Result<Option<(FileWork, String)>, OwnerError> {
         Ok(Some(match recipe {
-            Recipe::From(_)
-            | Recipe::Debian(_)
-            | Recipe::User(_)
-            | Recipe::Run(_)
-            | Recipe::Venv(_)
-            | Recipe::Npm(_)
-            | Recipe::NodeJs(_)
-            | Recipe::NpmTools(_)
-            | Recipe::Mcp(_)
-            | Recipe::Archive(_)
-            | Recipe::PackageFiles(_)
-            | Recipe::LayerFiles(_)
-            | Recipe::Git(_) => return Ok(None),
             Recipe::Files(files) => {
                 let work = FileWork::Local {
                     recipe: at,
@@ -144,10 +131,8 @@ impl Owners {
             }
             Recipe::Dir(dir) => {
                 let ids = self.ids(dir.owner.as_ref(), &dir.at)?;
-                (
-                    FileWork::Dir { path: dir.path.clone(), mode: dir.mode, ids },
-                    format!("dir {}", dir.path),
-                )
+                let work = FileWork::Dir { path: dir.path.clone(), mode: dir.mode, ids };
+                (work, format!("dir {}", dir.path))
             }
             Recipe::Link(link) => {
                 let work = FileWork::Link {
@@ -168,6 +153,8 @@ impl Owners {
                     FileWork::GitInit { path: git.path.clone(), branch: git.branch.clone(), ids };
                 (work, format!("git-init {}", git.path))
             }
+            // users belong to a settle or a step, the rest lays no files of its own
+            _ => return Ok(None),
         }))
     }
 }

@@ -12,6 +12,7 @@ use crate::lock::question::recipe_request;
 use crate::lock::{Pin, WheelPin};
 use crate::path::LayerPath;
 use crate::python::Interpreter;
+use crate::store::Key;
 
 /// An environment and its wheels.
 #[derive(Clone, Debug)]
@@ -90,6 +91,17 @@ impl<'a> Planner<'a> {
         }
         let work =
             BytecodeWork { prefix: venv.prefix.clone(), program: interpreter.program.clone() };
+        self.add_bytecode(layer, key, work)
+    }
+
+    /// Compiles the environment that the step of this Key lays, over Debian's content alone.
+    fn add_bytecode(
+        &mut self,
+        layer: &'a Layer,
+        wheels: Key,
+        work: BytecodeWork,
+    ) -> Result<(), PlanError> {
+        let super::Given { project, platform, lock, .. } = self.given;
         let view = self.view(layer, 0)?;
         let is_below = |step: &&Step| matches!(step.work, Work::Base(_) | Work::Content(_));
         let content = view.steps.iter().filter(is_below);
@@ -102,8 +114,8 @@ impl<'a> Planner<'a> {
                 (pin.name, pin.digest.map_or_else(other, |digest| digest.to_string()))
             })
             .collect();
-        let bytecode = key_of("bytecode", &(key, &work, pythons));
-        let below = content.iter().map(|step| step.key).chain([key]).collect();
+        let bytecode = key_of("bytecode", &(wheels, &work, pythons));
+        let below = content.iter().map(|step| step.key).chain([wheels]).collect();
         for step in content {
             if !self.aside.iter().any(|known| known.key == step.key) {
                 self.aside.push(step);
@@ -112,7 +124,7 @@ impl<'a> Planner<'a> {
         self.rest.push(Step {
             layer: layer.name.clone(),
             key: bytecode,
-            title: format!("bytecode of {prefix}"),
+            title: format!("bytecode of {}", work.prefix),
             below,
             work: Work::Bytecode(work),
         });

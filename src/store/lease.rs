@@ -187,26 +187,24 @@ fn holds(lock: &File, path: &Path) -> bool {
         }
 }
 
-/// Removes the corners whose process is gone. A corner without a lock file is a minute old at
-/// least before it counts as abandoned: its process may be between two calls.
+/// Removes the corners whose process is gone. The lock is the first file of a corner: one without it
+/// has just begun, and its process makes another when it finds it gone, or is what a removal left.
 pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
     let tmp = root.join("tmp");
     for entry in fs::read_dir(&tmp).at("list", &tmp)? {
         let dir = entry.at("list", &tmp)?.path();
-        match File::open(dir.join("lock")) {
+        let path = dir.join("lock");
+        match File::open(&path) {
             // held until the corner is gone, so that of two sweeps only one removes it
-            Ok(lock) => {
-                if holds(&lock, &dir.join("lock")) {
+            Ok(lock) if holds(&lock, &path) => remove(&dir)?,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let is_begun = || fs::symlink_metadata(&path).is_ok();
+                if fs::remove_dir(&dir).is_err() && !is_begun() {
                     remove(&dir)?;
                 }
             }
-            Err(_) => {
-                let modified = fs::metadata(&dir).and_then(|meta| meta.modified());
-                let age = modified.ok().and_then(|time| time.elapsed().ok());
-                if age.is_some_and(|age| age.as_secs() > 60) {
-                    remove(&dir)?;
-                }
-            }
+            Err(_) => {}
         }
     }
     Ok(())

@@ -175,7 +175,11 @@ impl Store {
         // whatever the work made of it, that is why it ended
         let full = self.overflow.check();
         self.overflow.set(State::Fits);
-        full.map(|()| result)
+        full?;
+        // what was written faster than anybody looked
+        room.claim = 0;
+        room.claim(measure(self.own_lease()?.dir()), &Done::default())?;
+        Ok(result)
     }
 
     /// Makes room for sources that are held and still to come. To be called before they are fetched.

@@ -103,22 +103,9 @@ pub(super) fn decode(
     if header[156] == b'S' || records.keys().any(|name| name.starts_with(b"GNU.sparse")) {
         return Some(Err(TarError::Sparse(label())));
     }
-    let kind = match header[156] {
-        // old archives mark a directory by the end of its name alone
-        b'0' | 0 | b'7' if path.ends_with(b"/") => MemberKind::Dir,
-        b'0' | 0 | b'7' => MemberKind::File,
-        b'1' => MemberKind::Hardlink,
-        b'2' => MemberKind::Symlink,
-        b'3' => MemberKind::Char,
-        b'4' => MemberKind::Block,
-        b'5' => MemberKind::Dir,
-        b'6' => MemberKind::Fifo,
-        other => {
-            return Some(Err(TarError::Kind {
-                path: label(),
-                kind: other.escape_ascii().to_string(),
-            }));
-        }
+    let Some(kind) = kind_of(header[156], &path) else {
+        let kind = header[156].escape_ascii().to_string();
+        return Some(Err(TarError::Kind { path: label(), kind }));
     };
     let mut field = |name: &[u8], range: std::ops::Range<usize>| match records.remove(name) {
         Some(value) => std::str::from_utf8(&value).ok()?.parse().ok(),
@@ -154,6 +141,22 @@ pub(super) fn decode(
         xattrs: attributes.collect(),
         path,
     }))
+}
+
+/// What a type flag means (POSIX.1-2017, ustar).
+fn kind_of(flag: u8, path: &[u8]) -> Option<MemberKind> {
+    Some(match flag {
+        // old archives mark a directory by the end of its name alone
+        b'0' | 0 | b'7' if path.ends_with(b"/") => MemberKind::Dir,
+        b'0' | 0 | b'7' => MemberKind::File,
+        b'1' => MemberKind::Hardlink,
+        b'2' => MemberKind::Symlink,
+        b'3' => MemberKind::Char,
+        b'4' => MemberKind::Block,
+        b'5' => MemberKind::Dir,
+        b'6' => MemberKind::Fifo,
+        _ => return None,
+    })
 }
 
 /// Whether a header's own checksum is right.

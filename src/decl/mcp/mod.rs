@@ -18,10 +18,11 @@ pub use self::probe::ToolCall;
 
 use self::launch::requirement_name;
 use super::fault::{Fault, Location};
-use super::layer::{Recipe, as_text};
+use super::layer::as_text;
 use super::npm_tools::NpmTools;
 use super::project::Project;
 use super::python::Venv;
+use super::recipe::Recipe;
 use super::sandbox::{HostVar, Sandbox};
 use crate::path::LayerPath;
 use crate::platform::Platform;

@@ -9,9 +9,10 @@ use super::launch::{Launch, npm_spec, parse_launch, requirement};
 use super::{CONFIG, Draft, KeyVar, Mcp, Origin, Server, ToolCall, pypi_origin};
 use crate::decl::as_of::read_day;
 use crate::decl::fault::{Fault, Location};
-use crate::decl::layer::{Recipe, checked, read_env};
+use crate::decl::layer::{checked, read_env};
 use crate::decl::node::Node;
 use crate::decl::python::Venv;
+use crate::decl::recipe::Recipe;
 use crate::decl::units::is_variable;
 
 const CHILDREN: &[&str] =
