@@ -128,10 +128,11 @@ impl Ui {
         }
     }
 
-    /// What is typed or piped in, and whether it is a terminal.
+    /// What is typed or piped in, and whether it is a pipe.
     pub fn input(&self) -> std::io::Result<(OwnedFd, bool)> {
-        let stdin = std::io::stdin();
-        Ok((stdin.as_fd().try_clone_to_owned()?, stdin.is_terminal()))
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+        let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&stdin)?.st_mode);
+        Ok((stdin, kind == rustix::fs::FileType::Fifo))
     }
 
     /// Where somebody sits, if somebody does.

@@ -88,6 +88,16 @@ pub fn streams(bench: &Bench<'_>) {
     let outcome = Outcome::new(child.wait_with_output().unwrap());
     assert_eq!(outcome.answer(), (3 << 20).to_string());
     assert_eq!(bench.script("s", "busybox wc -c").answer(), "0", "without -i nothing is read");
+    let given = bench.project.dir.path().join("given-in");
+    fs::write(&given, "seven\n").unwrap();
+    let owners =
+        || ["/dev/null".as_ref(), given.as_path()].map(|path| fs::metadata(path).unwrap().uid());
+    let before = owners();
+    let mut command = bench.command(&["run", "-i", "s", "--", "busybox", "wc", "-c"]);
+    let outcome = command.stdin(fs::File::open(&given).unwrap()).output().unwrap();
+    assert_eq!(Outcome::new(outcome).answer(), "6");
+    bench.script("s", "true").success();
+    assert_eq!(owners(), before, "what was lent to an instance is not its own");
     let many = bench.script("s", "busybox head -c 5000000 /dev/zero").success();
     assert_eq!(many.stdout.len(), 5_000_000);
 }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use super::base::BaseError;
 use super::compose::{ComposeError, Delta, Origin, compose, restate};
 use super::content::{self, ContentError, Laying};
+use super::emulator::EmulatorError;
 use super::extract::ExtractError;
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
@@ -82,6 +83,8 @@ pub enum BuildError {
     Listing(#[from] ListingError),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    #[error(transparent)]
+    Emulator(#[from] EmulatorError),
 }
 
 fn list(errors: &[FetchError]) -> String {
@@ -118,6 +121,7 @@ impl BuildError {
             BuildError::Fetch(error) => error.help().map(str::to_owned),
             BuildError::Oci(error) => error.help(),
             BuildError::Store(error) => error.help().map(str::to_owned),
+            BuildError::Emulator(error) => error.help().map(str::to_owned),
             BuildError::Settle { source, .. } => source.help().map(str::to_owned),
             BuildError::Compose(error) => error.help().map(str::to_owned),
             BuildError::Run { source, .. } => source.help(),

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod compose;
 pub mod content;
 mod copy;
+pub mod emulator;
 mod environments;
 pub mod extract;
 mod extraction;

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use super::builder::{BuildError, Builder, BuiltLayer, Came, directories_key};
 use super::shared::{Arrival, Arrivals};
+use crate::jail::Jail;
 use crate::plan::{Plan, Step, Work};
 use crate::store::{Held, Key, LayerRecord};
 
@@ -37,7 +38,8 @@ impl Builder<'_> {
         // what is made here becomes part of images: whoever builds must not show in its modes
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let course = self.prepare(plan)?;
-        let records = self.carry_out(&course)?;
+        let jail = self.jail_over(&course)?;
+        let records = Builder { jail: &jail, ..*self }.carry_out(&course)?;
         let mut layers: Vec<BuiltLayer> = Vec::new();
         for (step, record) in plan.steps.iter().zip(records) {
             let (name, title) = (step.layer.to_string(), step.title.clone());
@@ -52,7 +54,19 @@ impl Builder<'_> {
     pub fn trees(&self, plan: &Plan) -> Result<Vec<PathBuf>, BuildError> {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let course = self.prepare(plan)?;
-        self.carry_out(&course)?.iter().map(|record| self.tree(record)).collect()
+        let jail = self.jail_over(&course)?;
+        let records = Builder { jail: &jail, ..*self }.carry_out(&course)?;
+        records.iter().map(|record| self.tree(record)).collect()
+    }
+
+    /// The sandbox for what a plan has to run; where it has nothing to run, this machine need not be
+    /// able to.
+    fn jail_over(&self, course: &Course<'_>) -> Result<Jail, BuildError> {
+        let mut made = course.made.iter().filter_map(|key| course.steps.get(key));
+        match made.any(|step| step.work.runs_programs()) {
+            true => self.jail_for(course.plan.platform),
+            false => Ok(self.jail.clone()),
+        }
     }
 
     /// Holds what the plan has and needs, and finds out which steps have to be made and which come from
@@ -137,6 +151,10 @@ impl Builder<'_> {
                 // nobody thought that it would be needed
                 let lost = BTreeSet::from([step.key]);
                 self.fetch(&self.lacking_sources(course.plan, &lost))?;
+                if step.work.runs_programs() {
+                    let jail = self.jail_for(course.plan.platform)?;
+                    return Builder { jail: &jail, ..*self }.make_step(course.plan, step);
+                }
             }
         }
         self.make_step(course.plan, step)

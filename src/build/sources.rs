@@ -43,6 +43,11 @@ impl Builder<'_> {
         Places { project, mirrors, store, keychain }
     }
 
+    /// Fetches packages of sbx's own, if they are not there.
+    pub fn fetch_tools(&self, tools: &[Source<'_>]) -> Result<(), BuildError> {
+        Ok(self.places().fetch_tools(self.client, tools, self.events)?)
+    }
+
     /// Fetches sources.
     pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
         let places = self.places();

@@ -10,6 +10,7 @@ use sbx::build::run::OnFailure;
 use sbx::decl::{PortDecl, Ready, Sandbox};
 use sbx::digest::Digest;
 use sbx::image::save::Saved;
+use sbx::jail::Emulation;
 use sbx::launch::docker::Engine;
 use sbx::launch::{
     Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, PrivateOption,
@@ -179,6 +180,7 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
         return prepare_pulled(workspace, arguments, &reference?);
     }
     let target = workspace.target(&arguments.sandbox, None)?;
+    check_platform(arguments, target.platform)?;
     let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
         return Err(Failure::world("the build needs a user namespace"));
     };
@@ -188,6 +190,23 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
 }
 
+/// Instances have no emulator of sbx's: what this machine cannot run itself is not started. An engine
+/// knows for itself.
+fn check_platform(arguments: &RunArguments, platform: Platform) -> Outcome {
+    let by_engine = arguments.launcher.launcher == LauncherName::Docker;
+    match Emulation::find(platform) {
+        Ok(Emulation::Native | Emulation::Host(_)) => Ok(()),
+        Ok(Emulation::Own) | Err(_) if !by_engine => {
+            let (name, host) = (&arguments.sandbox, Platform::host());
+            let message = format!("`{name}` is for {platform}, and this machine runs {host}");
+            let help =
+                format!("add {host} to `platforms` in `project`, or run it on such a machine");
+            Err(Failure::input(message).with_help(help))
+        }
+        Ok(Emulation::Own) | Err(_) => Ok(()),
+    }
+}
+
 /// An image that was pulled runs as its config says.
 fn prepare_pulled(
     workspace: &Workspace,
@@ -195,6 +214,7 @@ fn prepare_pulled(
     reference: &Reference,
 ) -> Outcome<Prepared> {
     let found = find_pulled(workspace, reference, None)?;
+    check_platform(arguments, found.platform)?;
     let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
     let settings = config.and_then(|config| config.settings());
     let settings =

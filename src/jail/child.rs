@@ -7,6 +7,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions};
@@ -14,6 +15,7 @@ use rustix::thread::UnshareFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::emulator::Ids;
 use super::signals::release_signals;
 use super::spec::{Ended, Order, Report, SetupFault, Spec};
 use super::{mounts, network, passing, program};
@@ -61,10 +63,9 @@ fn run() -> Setup<()> {
     die_with_parent()?;
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text).step("read the description")?;
-    let Order { parent, spec }: Order<Spec> =
-        serde_json::from_slice(&text).step("read the description")?;
+    let order: Order<Spec> = serde_json::from_slice(&text).step("read the description")?;
     let found = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
-    if found.cast_unsigned() != parent {
+    if found.cast_unsigned() != order.parent {
         return Err(fault("look for the parent", "it is gone"));
     }
     let flags = UnshareFlags::NEWNS
@@ -80,26 +81,38 @@ fn run() -> Setup<()> {
         rustix::process::PidfdFlags::empty(),
     )
     .step("open a handle of this process")?;
+    let ids = order.emulator.as_ref().map(|_| Ids::open()).transpose()?;
+    let (mut inner, mut outer) = UnixStream::pair().step("join the two first processes")?;
     match fork()? {
-        None => init(&spec, &own),
+        None => {
+            drop((inner, ids));
+            init(&order, &own, &mut outer)
+        }
         Some(pid) => {
-            if let Some(timeout) = spec.timeout {
+            drop(outer);
+            if let Some(timeout) = order.spec.timeout {
                 set_alarm(timeout)?;
             }
             close_output();
+            if let Some(ids) = ids {
+                ids.map(pid, &mut inner)?;
+            }
             wait_for(pid).map(drop)
         }
     }
 }
 
 /// Mounts the sandbox, starts its program and reaps until that ends; all others end with this one.
-fn init(spec: &Spec, outer: &impl AsFd) -> Setup<()> {
+fn init(order: &Order<Spec>, parent: &impl AsFd, outer: &mut UnixStream) -> Setup<()> {
+    let spec = &order.spec;
     die_with_parent()?;
-    let mut gone = [rustix::event::PollFd::new(outer, rustix::event::PollFlags::IN)];
+    let mut gone = [rustix::event::PollFd::new(parent, rustix::event::PollFlags::IN)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     if rustix::event::poll(&mut gone, Some(&now)).step("look for the parent")? > 0 {
         return Err(fault("look for the parent", "it is gone"));
     }
+    let emulator = order.emulator.as_ref();
+    let emulator = emulator.map(|emulator| Ok((emulator, emulator.open()?))).transpose()?;
     mounts::enter(spec)?;
     for (from, to) in &spec.renames {
         rustix::fs::rename(from, to).step(format!("move {from}"))?;
@@ -108,6 +121,9 @@ fn init(spec: &Spec, outer: &impl AsFd) -> Setup<()> {
     rustix::system::setdomainname(b"(none)").step("set the domain name")?;
     network::raise_loopback()?;
     passing::pass_sockets(&spec.sockets)?;
+    let entered = emulator.map(|(emulator, file)| emulator.enter(&file, outer));
+    // kept until the program has ended
+    let _table = entered.transpose()?;
     match fork()? {
         None => program::exec(spec),
         Some(pid) => {

@@ -14,6 +14,7 @@
 
 pub mod cgroup;
 mod child;
+mod emulator;
 mod filter;
 pub mod instance;
 mod mounts;
@@ -32,6 +33,7 @@ mod terminal;
 mod userns;
 
 pub use child::{Setup, apart, close_all_but, die_with_parent, forget_parent, fork};
+pub use emulator::{Emulation, Emulator};
 pub use passing::{open_terminal, pass_terminal_over, receive, send};
 pub use probe::{Abilities, Obstacle, probe};
 pub use sealed::seal;

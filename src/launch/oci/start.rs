@@ -1,12 +1,13 @@
 //! The keeper's side: from an order to a process that a runtime started.
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::fd::AsFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::fs::FileType;
 use rustix::process::{Pid, PidfdFlags};
 use serde::Deserialize;
 
@@ -74,7 +75,8 @@ impl Runtime {
         }
         let own = |fd: &std::os::fd::OwnedFd| fd.try_clone().or_else(failed("copy a descriptor"));
         let [input, output, errors] = &wires.stdio;
-        command.arg(&id).stdin(own(input)?).stdout(own(output)?).stderr(own(errors)?);
+        let input = no_device(own(input)?).or_else(failed("open a pipe"))?;
+        command.arg(&id).stdin(input).stdout(own(output)?).stderr(own(errors)?);
         let status = command.status().or_else(failed("start the runtime"))?;
         if !status.success() {
             return Err(bundle.explain(&format!("`{}`: {status}", self.name())));
@@ -88,6 +90,17 @@ impl Runtime {
         let number = fs::read_to_string(PID).or_else(failed("read the instance's number"))?;
         number.trim().parse().or_else(failed("read the instance's number"))
     }
+}
+
+/// crun gives its program's stdin to the instance's root, were it this machine's `/dev/null`; a pipe
+/// that has ended says as much.
+fn no_device(input: OwnedFd) -> io::Result<OwnedFd> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&input)?.st_mode);
+    if kind != FileType::CharacterDevice {
+        return Ok(input);
+    }
+    let (ended, _) = io::pipe()?;
+    Ok(ended.into())
 }
 
 /// What a runtime is given, and where it complains.
