@@ -100,9 +100,9 @@ fn an_image_goes_to_a_registry_of_the_plainest_kind_and_back() {
     registry.log_in(&puller);
     let pulled = json(&puller.sbx(&["--json", "pull", &reference]).success().stdout);
     assert_eq!((pulled["image"].as_str(), &pulled["fetched"]), (Some(&*image), &2.into()));
-    // what refers to an image needs an index, and that it has none is said
+    // what refers to an image has no tag, and what has none is not taken there, which is said
     let attested = project.sbx(&["push", "s", &reference, "--attest"]);
-    attested.fails(3, &["/manifests/sha256-", "answers 400"]);
+    attested.fails(3, &["/manifests/sha256:", "answers 400"]);
 }
 
 #[test]
