@@ -125,6 +125,47 @@ impl FromStr for Reference {
     }
 }
 
+/// A repository of a registry: what has no tag and no digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository(Reference);
+
+/// A text that is no repository.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RepositoryError {
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error("`{0}` means one image, and a repository is asked for: leave tag and digest out")]
+    Image(Reference),
+}
+
+impl Repository {
+    /// As registries are asked.
+    pub fn reference(&self) -> &Reference {
+        &self.0
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(registry) = &self.0.registry {
+            write!(f, "{registry}/")?;
+        }
+        f.write_str(&self.0.repository)
+    }
+}
+
+impl FromStr for Repository {
+    type Err = RepositoryError;
+
+    fn from_str(text: &str) -> Result<Self, RepositoryError> {
+        let reference: Reference = text.parse()?;
+        match (&reference.tag, reference.digest) {
+            (None, None) => Ok(Repository(reference)),
+            _ => Err(RepositoryError::Image(reference)),
+        }
+    }
+}
+
 /// Whether the first part of a name is a registry and not a part of a repository.
 fn is_host(text: &str) -> bool {
     text == "localhost" || text.contains(['.', ':']) || text.bytes().any(|c| c.is_ascii_uppercase())
@@ -192,6 +233,16 @@ mod tests {
         assert_eq!(name("registry.example.org/team/app"), "team/app:latest");
         let digest = Digest::of(b"");
         assert_eq!(name(&format!("localhost:1/a@{digest}")), format!("a@{digest}"));
+    }
+
+    #[test]
+    fn a_repository_has_no_version() {
+        let shown = |text: &str| text.parse::<Repository>().map(|one| one.to_string());
+        assert_eq!(shown("localhost:1/a/b").as_deref(), Ok("localhost:1/a/b"));
+        assert!(shown("localhost:1/a:1").unwrap_err().to_string().contains("leave tag"));
+        let digest = Digest::of(b"");
+        assert!(shown(&format!("a@{digest}")).unwrap_err().to_string().contains("leave tag"));
+        assert!(shown("A").unwrap_err().to_string().contains("no reference"));
     }
 
     #[test]

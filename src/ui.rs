@@ -1,7 +1,7 @@
 //! What people see: the answer on stdout, the story on stderr. The only place that writes to either.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -26,8 +26,13 @@ pub struct Ui {
     bars: MultiProgress,
     terminal: bool,
     fetch: Mutex<Fetching>,
+    /// What goes out beside it.
+    outgoing: Mutex<Fetching>,
     steps: Mutex<HashMap<Key, ProgressBar>>,
 }
+
+/// Bytes of a program's output at a time.
+const CARRIED: usize = 64 << 10;
 
 /// Where a program's output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,7 @@ impl Ui {
             bars: MultiProgress::with_draw_target(target),
             terminal,
             fetch: Mutex::default(),
+            outgoing: Mutex::new(Fetching { sends: true, ..Fetching::default() }),
             steps: Mutex::default(),
         }
     }
@@ -102,22 +108,31 @@ impl Ui {
         std::io::stdout().lock().write_all(bytes).unwrap_or_default();
     }
 
-    /// Carries a program's output to stdout or stderr, as it is, until its end.
-    pub fn carry(&self, mut from: impl std::io::Read, to: Stream) {
+    /// Carries a program's output to stdout or stderr, as it is, until its end. Both may be one file,
+    /// whose offset only write(2) looks up and moves in one go: splice(2), which `std::io::copy` takes
+    /// where it can, would have two threads write to the same place.
+    pub fn carry(&self, mut from: impl Read, to: Stream) {
         let fd = match to {
             Stream::Output => std::io::stdout().as_fd().try_clone_to_owned(),
             Stream::Errors => std::io::stderr().as_fd().try_clone_to_owned(),
         };
         // a reader that went away, as `head` does, is no failure; the program hears of it itself
-        if let Ok(fd) = fd {
-            std::io::copy(&mut from, &mut std::fs::File::from(fd)).map(drop).unwrap_or_default();
+        let Ok(mut file) = fd.map(std::fs::File::from) else { return };
+        let mut bytes = vec![0; CARRIED];
+        loop {
+            match from.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(n @ 1..) if file.write_all(&bytes[..n]).is_ok() => {}
+                _ => return,
+            }
         }
     }
 
-    /// What is typed or piped in, and whether it is a terminal.
+    /// What is typed or piped in, and whether it is a pipe.
     pub fn input(&self) -> std::io::Result<(OwnedFd, bool)> {
-        let stdin = std::io::stdin();
-        Ok((stdin.as_fd().try_clone_to_owned()?, stdin.is_terminal()))
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+        let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&stdin)?.st_mode);
+        Ok((stdin, kind == rustix::fs::FileType::Fifo))
     }
 
     /// Where somebody sits, if somebody does.
@@ -132,6 +147,11 @@ impl Ui {
     pub fn take_stdout(&self) -> Option<impl Write> {
         let stdout = std::io::stdout();
         (!stdout.is_terminal()).then(|| stdout.lock())
+    }
+
+    /// What goes out while other things come in.
+    pub fn outgoing(&self) -> Outgoing<'_> {
+        Outgoing(self)
     }
 
     /// From now on, what is transferred goes out.
@@ -186,46 +206,78 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Progress for Ui {
-    fn started(&self, _: &str, size: Option<u64>) {
-        let mut fetch = lock(&self.fetch);
-        fetch.files += 1;
-        fetch.running += 1;
-        fetch.total += size.unwrap_or(0);
-        if fetch.bar.is_none() {
+impl Fetching {
+    fn start(&mut self, size: Option<u64>, bars: &MultiProgress) {
+        self.files += 1;
+        self.running += 1;
+        self.total += size.unwrap_or(0);
+        if self.bar.is_none() {
             let style = ProgressStyle::with_template(
                 "{spinner} {prefix} {msg:30} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}",
             )
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-            let what = if fetch.sends { "pushing" } else { "fetching" };
-            let bar = ProgressBar::new(0).with_style(style).with_prefix(what);
-            let bar = self.bars.add(bar);
+            let what = if self.sends { "pushing" } else { "fetching" };
+            let bar = bars.add(ProgressBar::new(0).with_style(style).with_prefix(what));
             bar.enable_steady_tick(Duration::from_millis(120));
-            fetch.bar = Some(bar);
+            self.bar = Some(bar);
         }
-        if let Some(bar) = &fetch.bar {
-            bar.set_length(fetch.total);
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.total);
         }
     }
 
-    fn advanced(&self, bytes: u64) {
-        if let Some(bar) = &lock(&self.fetch).bar {
+    fn advance(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
             bar.inc(bytes);
         }
     }
 
-    fn finished(&self, label: &str) {
-        let mut fetch = lock(&self.fetch);
-        fetch.running = fetch.running.saturating_sub(1);
-        if let Some(bar) = &fetch.bar {
+    fn finish(&mut self, label: &str) {
+        self.running = self.running.saturating_sub(1);
+        if let Some(bar) = &self.bar {
             bar.set_message(label.to_owned());
         }
-        if fetch.running > 0 {
+        if self.running > 0 {
             return;
         }
-        if let Some(bar) = fetch.bar.take() {
+        if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// What goes out while other things come in, with a bar of its own.
+pub struct Outgoing<'a>(&'a Ui);
+
+impl Progress for Outgoing<'_> {
+    fn started(&self, _: &str, size: Option<u64>) {
+        lock(&self.0.outgoing).start(size, &self.0.bars);
+    }
+
+    fn advanced(&self, bytes: u64) {
+        lock(&self.0.outgoing).advance(bytes);
+    }
+
+    fn finished(&self, label: &str) {
+        lock(&self.0.outgoing).finish(label);
+    }
+
+    fn retried(&self, label: &str, reason: &str) {
+        self.0.retried(label, reason);
+    }
+}
+
+impl Progress for Ui {
+    fn started(&self, _: &str, size: Option<u64>) {
+        lock(&self.fetch).start(size, &self.bars);
+    }
+
+    fn advanced(&self, bytes: u64) {
+        lock(&self.fetch).advance(bytes);
+    }
+
+    fn finished(&self, label: &str) {
+        lock(&self.fetch).finish(label);
     }
 
     fn noted(&self, text: &str) {

@@ -180,7 +180,7 @@ impl Workspace {
             client: Client::new(config),
             mirrors: settings.mirrors,
             keychain,
-            jail: Jail { program },
+            jail: Jail { program, emulator: None },
             vault: HostVault { root },
             now: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
             ahead,

@@ -1,13 +1,16 @@
 //! What leads out of an instance: what is declared and nothing else, for programs that know of proxies and
-//! for those that do not, as root and as an ordinary user.
+//! for those that do not, as root and as an ordinary user, whatever starts it.
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::launch::{Bench, kill, soon};
+use crate::support::docker::Engine;
+use crate::support::launch::{Bench, exists, kill, soon};
 use crate::support::project::Outcome;
 use crate::support::user::User;
 
@@ -59,6 +62,11 @@ struct Out<'a> {
 
 impl<'a> Out<'a> {
     fn new(user: Option<&'a User>) -> Self {
+        Self::by(user, &[])
+    }
+
+    /// With these options of every `run`.
+    fn by(user: Option<&'a User>, options: &[&str]) -> Self {
         let upstream = Upstream::new();
         let port = upstream.port;
         let declared = format!(
@@ -70,9 +78,18 @@ sandbox "starred" extends="s" {{ egress "*.example.test:{port}"; }}
 sandbox "open" extends="s" {{ egress "any"; }}
 sandbox "serving" extends="s" {{ egress "one.test:80"; port 80; }}
 sandbox "shut" extends="s" {{ security-level "high"; egress "one.test:80"; }}
+layer "tool" {{ files "ask" into="/srv/www/cgi-bin/ask" }}
+sandbox "tools" extends="web" {{
+    layers "tool"
+    egress "one.test:{port}"
+    env-from-host "SBX_TEST_KEY" default="123"
+    limits pids=200
+    security-level "medium"
+    timeout 30
+}}
 "#
         );
-        let bench = Bench::declaring(user, &declared);
+        let bench = Bench::declaring(user, &declared).launcher(options);
         let own = own_address();
         let hosts = format!(
             "127.0.0.1 localhost one.test two.test a.example.test b.example.test example.test\n\
@@ -80,6 +97,12 @@ sandbox "shut" extends="s" {{ security-level "high"; egress "one.test:80"; }}
              ::ffff:127.0.0.1 mapped.test\n"
         );
         fs::write(bench.project.dir.path().join("hosts"), hosts).unwrap();
+        let ask = format!(
+            "#!/bin/sh\n{CLIENTS}printf 'Content-Type: text/plain\\r\\n\\r\\n'\nget $QUERY_STRING {port} 2>&1\n"
+        );
+        fs::write(bench.project.dir.path().join("ask"), ask).unwrap();
+        fs::set_permissions(bench.project.dir.path().join("ask"), PermissionsExt::from_mode(0o755))
+            .unwrap();
         Out { bench, upstream }
     }
 
@@ -124,28 +147,61 @@ const EVERYBODY: &[(&str, Test)] = &[
     ("anything", anything),
     ("ports", ports),
     ("relay", relay),
+    ("at once", at_once),
     ("log", log),
     ("gone", gone),
+    ("through a service", through_a_service),
     ("input", input),
+    ("doctor", doctor),
 ];
+
+/// Few enough for an engine that takes a second a start.
+const SLOW: &[(&str, Test)] = &[
+    ("declared", declared),
+    ("at once", at_once),
+    ("starred", starred),
+    ("anything", anything),
+    ("ports", ports),
+    ("log", log),
+    ("gone", gone),
+];
+
+fn try_all(out: &Out<'_>, tests: &[(&str, Test)]) {
+    for (name, test) in tests {
+        println!("{name}");
+        test(out);
+    }
+}
 
 #[test]
 fn what_is_declared_leads_out_of_roots_instances() {
-    let out = Out::new(None);
-    EVERYBODY.iter().for_each(|(name, test)| {
-        println!("{name}");
-        test(&out);
-    });
+    try_all(&Out::new(None), EVERYBODY);
 }
 
 #[test]
 fn what_is_declared_leads_out_of_an_ordinary_users_instances() {
     let user = User::new();
-    let out = Out::new(Some(&user));
-    EVERYBODY.iter().for_each(|(name, test)| {
-        println!("{name}");
-        test(&out);
-    });
+    try_all(&Out::new(Some(&user)), EVERYBODY);
+}
+
+#[test]
+fn what_is_declared_leads_out_of_instances_of_runc() {
+    try_all(&Out::by(None, &["--launcher", "oci", "--runtime", "runc"]), EVERYBODY);
+}
+
+#[test]
+fn what_is_declared_leads_out_of_instances_of_crun() {
+    try_all(&Out::by(None, &["--launcher", "oci", "--runtime", "crun"]), SLOW);
+}
+
+#[test]
+fn what_is_declared_leads_out_of_instances_of_docker() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start(home.path());
+    let mut out = Out::by(None, &["--launcher", "docker"]);
+    out.bench.set("DOCKER_HOST", engine.host());
+    try_all(&out, SLOW);
+    soon("no container left", || engine.docker(&["ps", "--all", "--quiet"]).is_empty());
 }
 
 /// A name that may be private, said twice: in the declaration and on the command line.
@@ -199,12 +255,56 @@ fn stars(out: &Out<'_>) {
     out.get(&[&allow], "starred", "example.test").fails(1, &["example.test", "not declared"]);
     // it is no name outside either
     out.get(&[&allow], "starred", "none.example.test").fails(1, &["no such name"]);
+    starred(out);
+    let own = out.script(&["-e", "https_proxy=x"], "starred", "busybox env").success().stdout;
+    assert!(own.contains("https_proxy=x\n") && !own.contains("HTTPS_PROXY"), "{own}");
+}
+
+/// The proxy is named where names are allowed that nobody has written down.
+fn starred(out: &Out<'_>) {
     let env = out.script(&[], "starred", "busybox env").success().stdout;
     for name in ["HTTP_PROXY", "https_proxy"] {
         assert!(env.contains(&format!("{name}=http://198.18.0.1:3128\n")), "{env}");
     }
-    let own = out.script(&["-e", "https_proxy=x"], "starred", "busybox env").success().stdout;
-    assert!(own.contains("https_proxy=x\n") && !own.contains("HTTPS_PROXY"), "{own}");
+}
+
+/// A program finds the way out there, however early it looks.
+fn at_once(out: &Out<'_>) {
+    let words = ["run", "named", "--", "busybox", "ip", "route"];
+    for _ in 0..3 {
+        let route = out.sbx(&words).success().stdout;
+        assert!(route.starts_with("default via 198.18.0.1 dev eth0"), "{route}");
+    }
+    let names = out.sbx(&["run", "named", "--", "busybox", "cat", "/etc/resolv.conf"]).success();
+    let servers: Vec<&str> =
+        names.stdout.lines().filter(|line| line.starts_with("nameserver")).collect();
+    assert_eq!(servers, ["nameserver 198.18.0.1"], "{}", names.stdout);
+    assert!(!names.stdout.contains("search"), "no domain of this machine's: {}", names.stdout);
+}
+
+/// A caller asks a service of the instance, as agents do, and that asks a declared host: a sandbox with all
+/// that such a one has.
+fn through_a_service(out: &Out<'_>) {
+    let port = out.upstream.port;
+    let allow = format!("--allow-private=one.test:{port}");
+    let answer = out.sbx(&["run", "-d", "--json", "--name", "tools", &allow, "tools"]).success();
+    let answer: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    let before = out.upstream.count();
+    let ask = |host: &str| {
+        let address =
+            ("127.0.0.1", u16::try_from(answer["ports"]["80"].as_u64().unwrap()).unwrap());
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET /cgi-bin/ask?{host} HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    let text = ask("one.test");
+    assert!(text.contains(&format!("you said: GET /x HTTP/1.0\nHost: one.test:{port}")), "{text}");
+    assert_eq!(out.upstream.count(), before + 1);
+    let text = ask("other.test");
+    assert!(text.contains("no such name: other.test"), "{text}");
+    out.sbx(&["rm", "-f", "tools"]).success();
 }
 
 /// Programs that know of proxies.
@@ -337,24 +437,38 @@ fn log(out: &Out<'_>) {
     out.sbx(&["rm", "-f", "logged"]).success();
 }
 
-/// When the keeper is killed, so is the relay, and the networks with it.
-fn gone(out: &Out<'_>) {
-    let before = relays();
-    out.sbx(&["run", "-d", "--name", "gone", "named"]).success();
-    let keeper = out.bench.number("gone", "keeper");
-    assert!(relays() > before);
-    kill(keeper, "KILL");
-    soon("the end of its relay", || relays() == before);
-    out.sbx(&["rm", "-f", "gone"]).success();
+/// A kernel without cables is what `doctor` knows of beforehand.
+fn doctor(out: &Out<'_>) {
+    let told = |output: Output| {
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let obstacles = answer["obstacles"].as_array().unwrap().clone();
+        obstacles.into_iter().find(|one| one["what"].as_str().unwrap().contains("`egress`"))
+    };
+    let mut command = out.bench.command(&["doctor", "--json"]);
+    assert_eq!(told(command.output().unwrap()), None);
+    let mut without = Command::new(out.bench.project.dir.path().join("probe"));
+    without.arg("without-links").arg(env!("CARGO_BIN_EXE_sbx")).args(["doctor", "--json"]);
+    let output = without.current_dir(out.bench.project.dir.path()).output().unwrap();
+    let trouble = told(output).expect("it is told");
+    assert!(trouble["mend"].as_str().unwrap().contains("modprobe veth"), "{trouble}");
 }
 
-/// Children of keepers' and of their relays'.
-fn relays() -> usize {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    lines
-        .filter(|line| line.split(|byte| *byte == 0).any(|word| word == b"--instance-keeper"))
-        .count()
+/// When the keeper is killed, so is the relay, and the networks with it.
+fn gone(out: &Out<'_>) {
+    out.sbx(&["run", "-d", "--name", "gone", "named"]).success();
+    let (keeper, first) = (out.bench.number("gone", "keeper"), out.bench.number("gone", "first"));
+    // what others start is the instance's, and ends when somebody looks
+    let relays: Vec<u32> = children(keeper).into_iter().filter(|child| *child != first).collect();
+    assert!(!relays.is_empty());
+    kill(keeper, "KILL");
+    soon("the end of its relay", || !relays.iter().any(|relay| exists(*relay)));
+    out.sbx(&["rm", "-f", "gone"]).success();
+    soon("the end of the instance", || !exists(first));
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    list.split_whitespace().map(|number| number.parse().unwrap()).collect()
 }
 
 fn input(out: &Out<'_>) {

@@ -102,7 +102,7 @@ fn a_socket_of_the_inside_is_served_from_the_outside() {
     let mut said = String::new();
     // the program has not started while `serve` runs: it has to go on beside it
     let serve = |sockets| std::thread::spawn(move || serve(sockets));
-    let jail = Jail { program: SBX.into() };
+    let jail = Jail { program: SBX.into(), emulator: None };
     let outcome = jail.run_serving(&spec, serve, &mut |line| said.push_str(line)).unwrap();
     assert_eq!(outcome.end, End::Code(111), "{said}");
     assert!(said.starts_with("helloConnection refused"), "the host's own ports are not: {said}");

@@ -2,16 +2,18 @@
 //! engine, and as objects of Kubernetes; what each cannot honour is refused.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::launch::{
     Test, copies, exit_codes, killed_caller, killed_first_process, life, names, nothing_is_left,
-    ports, readiness, signals, streams, users, volumes,
+    one_file, ports, readiness, signals, streams, users, volumes,
 };
+use crate::support::depot::Depot;
 use crate::support::docker::Engine;
 use crate::support::launch::{Bench, exists, kill, soon};
+use crate::support::project::Outcome;
 use crate::support::python::kept_environment;
 use crate::support::{tool, user::User};
 
@@ -19,6 +21,7 @@ use crate::support::{tool, user::User};
 const EVERYWHERE: &[(&str, Test)] = &[
     ("exit codes", exit_codes),
     ("streams", streams),
+    ("one file", one_file),
     ("signals", signals),
     ("life", life),
     ("users", users),
@@ -42,7 +45,8 @@ fn try_all(bench: &Bench<'_>, tests: &[(&str, Test)]) {
 
 #[test]
 fn instances_of_runc() {
-    let bench = Bench::new(None).launcher(&["--launcher", "oci", "--runtime", "runc"]);
+    let out = "sandbox \"out\" extends=\"s\" { egress \"example.org:443\"; }";
+    let bench = Bench::declaring(None, out).launcher(&["--launcher", "oci", "--runtime", "runc"]);
     try_all(&bench, EVERYWHERE);
     try_all(&bench, &[("volumes", volumes), ("own ids", own_ids), ("no relay", no_relay)]);
     nothing_is_left(&bench);
@@ -60,8 +64,8 @@ fn instances_of_crun() {
 fn confinement(bench: &Bench<'_>) {
     let own = |sandbox: &str, words: &[&str]| {
         let arguments = [&["run", "--launcher", "embedded", sandbox, "--"], words].concat();
-        let run = bench.project.run(&arguments).outcome();
-        run.success().stdout
+        let output = bench.plain_command(&arguments).stdin(Stdio::null()).output();
+        Outcome::new(output.unwrap()).success().stdout
     };
     // the first process is the program itself there, which may look into itself
     let tried = |text: String| -> Vec<String> {
@@ -83,7 +87,7 @@ fn confinement(bench: &Bench<'_>) {
             "busybox",
             "grep",
             "-E",
-            "Cap(Bnd|Eff|Prm|Inh)|NoNewPrivs|^Seccomp:",
+            "Cap(Bnd|Eff|Prm|Inh)|NoNewPrivs|^Seccomp:|SigBlk",
             "/proc/self/status",
         ];
         let theirs = bench.sbx(&[&["run", sandbox, "--"], &status[..]].concat()).success().stdout;
@@ -111,13 +115,13 @@ fn limits(bench: &Bench<'_>) {
     assert_eq!(bench.groups(answer["id"].as_str().unwrap()), Vec::<PathBuf>::new());
 }
 
-/// An instance may outlive its keeper, but not the next look.
+/// What a runtime or an engine started ends with its keeper, too, and is forgotten at the next look.
 fn killed_keeper(bench: &Bench<'_>) {
     bench.detach(&["--name", "web", "web"]);
     let (keeper, first) = (bench.number("web", "keeper"), bench.number("web", "first"));
     kill(keeper, "KILL");
-    soon("what is true", || bench.status("web").as_deref() == Some("killed"));
     soon("the end of the instance", || !exists(first));
+    soon("what is true", || bench.status("web").as_deref() == Some("killed"));
     bench.sbx(&["exec", "web", "true"]).fails(1, &["does not run"]);
     bench.sbx(&["rm", "web"]).success();
 }
@@ -142,7 +146,8 @@ fn no_relay(bench: &Bench<'_>) {
         let words = [&["run", "--launcher", "oci", "--runtime", other], rest].concat();
         bench.project.run(&words).outcome()
     };
-    by(&["web"]).fails(1, &["`oci`", "runtime `other`", "ports"]);
+    by(&["web"]).fails(1, &["`oci`", "ports with runtime `other`"]);
+    by(&["out"]).fails(1, &["`oci`", "`egress` with runtime `other`"]);
     by(&["-d", "--name", "one", "s"]).success();
     bench.exec("one", "echo $((6*7)); exit 5").fails(5, &[]);
     let said = bench.sbx(&[
@@ -176,9 +181,39 @@ fn instances_of_docker() {
     removed_by_others(&bench, &engine);
     told(&bench, &engine);
     nothing_is_left(&bench);
+    may_use_the_socket(&home, &engine);
     soon("no container left", || engine.docker(&["ps", "--all", "--quiet"]).is_empty());
     drop(engine);
     bench.script("s", "true").fails(3, &["engine does not answer", "systemctl start docker"]);
+}
+
+/// An ordinary user who may use the engine's socket starts what nobody need enter.
+fn may_use_the_socket(home: &tempfile::TempDir, engine: &Engine) {
+    let user = User::new();
+    let out = "sandbox \"out\" extends=\"s\" { egress \"any\"; }";
+    let mut bench = Bench::declaring(Some(&user), out).launcher(&["--launcher", "docker"]);
+    bench.set("DOCKER_HOST", engine.host());
+    bench.script("s", "true").fails(3, &["does not answer", "ermission denied"]);
+    fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    chown(engine.host().strip_prefix("unix://").unwrap(), Some(user.id), None).unwrap();
+    let tests: &[(&str, Test)] = &[
+        ("exit codes", exit_codes),
+        ("streams", streams),
+        ("signals", signals),
+        ("life", life),
+        ("names", names),
+        ("killed caller", killed_caller),
+    ];
+    try_all(&bench, tests);
+    for (sandbox, what) in [("web", "ports"), ("asks", "`ready`"), ("out", "`egress`")] {
+        bench.sbx(&["run", sandbox]).fails(1, &[&format!("cannot honour {what} without root")]);
+    }
+    bench.detach(&["--name", "one", "s"]);
+    kill(bench.number("one", "keeper"), "KILL");
+    soon("no container left", || engine.docker(&["ps", "--all", "--quiet"]).is_empty());
+    soon("what is true", || bench.status("one").as_deref() == Some("killed"));
+    bench.sbx(&["rm", "one"]).success();
+    nothing_is_left(&bench);
 }
 
 fn removed_by_others(bench: &Bench<'_>, engine: &Engine) {
@@ -232,14 +267,21 @@ sandbox "out" extends="s" { egress "example.org:443"; }
         }
         run(&["--waive", "pids", "s"]).fails(1, &["for launcher `kubernetes`"]);
     }
-    bench.sbx(&["run", "--launcher", "oci", "out"]).fails(1, &["`oci` cannot honour `egress`"]);
-    bench.sbx(&["run", "--launcher", "oci", "any"]).fails(1, &["`oci` cannot honour `egress`"]);
+    // nobody would serve the way out of what others start
+    for (launcher, sandbox) in
+        [("oci", "out"), ("oci", "any"), ("docker", "out"), ("docker", "any")]
+    {
+        let refused = format!("`{launcher}` cannot honour `egress` in what it prints");
+        bench.sbx(&["run", "--launcher", launcher, "--print", sandbox]).fails(1, &[&refused]);
+    }
     let missing = bench.sbx(&["run", "--launcher", "oci", "--runtime", "runsc", "s"]);
     missing.fails(1, &["no runtime `runsc`", "apt-get install runsc"]);
     bench.sbx(&["run", "--runtime", "runc", "s"]).fails(1, &["`--runtime` is for"]);
     bench.sbx(&["run", "--print", "s"]).fails(1, &["nothing to print", "--launcher"]);
+    let image = format!("example.org/s@sha256:{}", "5".repeat(64));
     let cluster = |rest: &[&str]| {
-        bench.sbx(&[&["run", "--launcher", "kubernetes", "--print"], rest].concat())
+        let words = ["run", "--launcher", "kubernetes", "--print"];
+        bench.sbx(&[&words[..], &of(rest, &image)].concat())
     };
     bench.sbx(&["run", "--launcher", "kubernetes", "s"]).fails(1, &["--print", "kubectl apply"]);
     cluster(&["out"]).fails(1, &["`kubernetes` cannot honour", "addresses only"]);
@@ -255,15 +297,51 @@ sandbox "out" extends="s" { egress "example.org:443"; }
     away.sbx(&run).fails(3, &["does not answer at /none.sock", "systemctl start docker"]);
 }
 
+/// Runtimes start instances of ordinary users as ours are: in their ids, within their limits.
+#[test]
+fn instances_of_runc_and_an_ordinary_user() {
+    of_an_ordinary_user("runc");
+}
+
+#[test]
+fn instances_of_crun_and_an_ordinary_user() {
+    of_an_ordinary_user("crun");
+}
+
+fn of_an_ordinary_user(runtime: &str) {
+    let user = User::new();
+    let bench = Bench::new(Some(&user)).launcher(&["--launcher", "oci", "--runtime", runtime]);
+    let root_only = ["limits"];
+    let tests: Vec<(&str, Test)> =
+        EVERYWHERE.iter().filter(|(name, _)| !root_only.contains(name)).copied().collect();
+    try_all(&bench, &tests);
+    try_all(&bench, &[("volumes", volumes), ("user limits", user_limits)]);
+    nothing_is_left(&bench);
+    let left = bench.project.dir.path().join("state.oci");
+    assert_eq!(fs::read_dir(left).unwrap().count(), 0, "the runtime's state is gone");
+}
+
+/// Who may make no control groups is told so; processes are counted all the same.
+fn user_limits(bench: &Bench<'_>) {
+    bench.sbx(&["run", "limited", "--", "true"]).fails(3, &["limits", "--no-limits"]);
+    bench.sbx(&["run", "--no-limits", "limited", "--", "true"]).success();
+    let script = "n=0; while [ $n -lt 60 ]; do busybox sleep 5 & n=$((n+1)); done; exit 0";
+    let outcome = bench.script("few", script);
+    assert!(outcome.stderr.contains("fork"), "{}", outcome.stderr);
+}
+
 #[test]
 fn an_ordinary_user_is_told_who_needs_root() {
     let user = User::new();
     let bench = Bench::new(Some(&user));
-    for launcher in ["oci", "docker"] {
-        let outcome = bench.sbx(&["run", "--launcher", launcher, "s"]);
-        outcome.fails(1, &[&format!("launcher `{launcher}` takes root"), "leave `--launcher` out"]);
-    }
-    bench.sbx(&["run", "--launcher", "kubernetes", "--print", "s"]).success();
+    let other = user.program().with_file_name("other");
+    symlink("/usr/sbin/runc", &other).unwrap();
+    let other = other.to_str().unwrap();
+    let outcome = bench.sbx(&["run", "--launcher", "oci", "--runtime", other, "s"]);
+    outcome.fails(1, &["launcher `oci` takes root", "leave `--launcher` out"]);
+    let image = format!("example.org/s@sha256:{}", "5".repeat(64));
+    let print = ["run", "--launcher", "kubernetes", "--print", "--image", &image, "s"];
+    bench.sbx(&print).success();
 }
 
 /// What is printed is what a runtime and an engine take.
@@ -322,7 +400,7 @@ sandbox "open" extends="s" { egress "any"; port 53 protocol="udp"; }
     for case in cases {
         let printed = |more: &[&str]| {
             let words = ["run", "--launcher", "kubernetes", "--print"];
-            bench.sbx(&[&words[..], more, case].concat()).success().stdout
+            bench.sbx(&[&words[..], more, &of(case, &image)].concat()).success().stdout
         };
         let (yaml, json) =
             (bench.project.dir.path().join("o.yaml"), bench.project.dir.path().join("o.json"));
@@ -334,10 +412,16 @@ sandbox "open" extends="s" { egress "any"; port 53 protocol="udp"; }
     said_to_clusters(&bench, &image);
 }
 
+/// Of an image that somebody else pushed, where no other is named.
+fn of<'a>(case: &[&'a str], image: &'a str) -> Vec<&'a str> {
+    let named = case.contains(&"--image");
+    case.iter().copied().chain(["--image", image].into_iter().filter(|_| !named)).collect()
+}
+
 fn said_to_clusters(bench: &Bench<'_>, image: &str) {
     let objects = |case: &[&str]| -> Vec<serde_json::Value> {
         let words = ["run", "--launcher", "kubernetes", "--print", "--json"];
-        let printed = bench.sbx(&[&words[..], case].concat()).success();
+        let printed = bench.sbx(&[&words[..], &of(case, image)].concat()).success();
         let list: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
         list["items"].as_array().unwrap().clone()
     };
@@ -361,12 +445,25 @@ fn said_to_clusters(bench: &Bench<'_>, image: &str) {
         find(&objects(&["open"]), "NetworkPolicy")["spec"]["egress"],
         serde_json::json!([{}])
     );
-    let pinned = find(&objects(&["s", "--image", image]), "Pod");
+    let pinned = find(&objects(&["s"]), "Pod");
     assert_eq!(pinned["spec"]["containers"][0]["image"], image);
-    // without one, the digest is that of the manifest which a push gives
-    let built = bench.sbx(&["build", "--compress", "--json", "s"]).success();
-    let built: serde_json::Value = serde_json::from_str(&built.stdout).unwrap();
-    let own = find(&objects(&["s"]), "Pod");
-    let own = own["spec"]["containers"][0]["image"].as_str().unwrap();
-    assert!(own.ends_with(&format!("@{}", built["manifest"].as_str().unwrap())), "{own}");
+}
+
+/// Without an image that is named, it is what was pushed last, by the digest that it has there.
+#[test]
+fn objects_of_kubernetes_have_the_image_that_was_pushed() {
+    let bench = Bench::new(None);
+    let print = || bench.sbx(&["run", "--launcher", "kubernetes", "--print", "s"]);
+    print().fails(1, &["`s` was not pushed as it is built now", "sbx push s", "--image"]);
+    let depot = Depot::start();
+    for tag in ["1", "2"] {
+        let reference = format!("{}/team/s:{tag}", depot.host);
+        let pushed = bench.sbx(&["--json", "push", "s", &reference]).success();
+        let pushed: serde_json::Value = serde_json::from_str(&pushed.stdout).unwrap();
+        let image = format!("{reference}@{}", pushed["digest"].as_str().unwrap());
+        let printed = print().success().stdout;
+        assert!(printed.contains(&image), "{image}: {printed}");
+    }
+    bench.project.write("probe", "another\n");
+    print().fails(1, &["`s` was not pushed as it is built now"]);
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
+use crate::support::docker::Engine;
 use crate::support::launch::Bench;
 use crate::support::user::User;
 
@@ -84,6 +85,9 @@ impl Sitter {
 
 /// Two ways to a program with a terminal.
 fn both(bench: &Bench<'_>, script: &str, test: impl Fn(Sitter)) {
+    // whose first process is the program, as a runtime's is, has it end on signals that it handles
+    let handled = format!("trap 'exit 130' INT; {script}");
+    let script = if bench.options().contains(&"oci".to_owned()) { &handled } else { script };
     test(Sitter::sit(bench, &["run", "-it", "s", "--", "sh", "-c", script]));
     test(Sitter::sit(bench, &["exec", "-it", "one", "sh", "-c", script]));
 }
@@ -109,7 +113,7 @@ fn interrupting(bench: &Bench<'_>) {
         assert_eq!(sitter.leaves(), Some(3));
     });
     // with nobody who minds, it ends the program as in any terminal
-    both(bench, "echo ready; exec busybox sleep 300", |mut sitter| {
+    both(bench, "echo ready; while :; do busybox sleep 0.05; done", |mut sitter| {
         sitter.sees("ready");
         sitter.type_in("\x03");
         assert_eq!(sitter.leaves(), Some(130));
@@ -140,6 +144,25 @@ fn all(bench: &Bench<'_>) {
 #[test]
 fn somebody_sits_before_roots_instance() {
     all(&Bench::new(None));
+}
+
+#[test]
+fn somebody_sits_before_an_instance_of_runc() {
+    all(&Bench::new(None).launcher(&["--launcher", "oci", "--runtime", "runc"]));
+}
+
+#[test]
+fn somebody_sits_before_an_instance_of_crun() {
+    all(&Bench::new(None).launcher(&["--launcher", "oci", "--runtime", "crun"]));
+}
+
+#[test]
+fn somebody_sits_before_an_instance_of_docker() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start(home.path());
+    let mut bench = Bench::new(None).launcher(&["--launcher", "docker"]);
+    bench.set("DOCKER_HOST", engine.host());
+    all(&bench);
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn run(job: &ToolJob) -> Result<ToolResult, ToolError> {
     let (lower, scratch) = (base(), tempfile::tempdir().unwrap());
     let config = ClientConfig { tries: 1, ..ClientConfig::default() };
     let bench = Toolbench {
-        jail: &Jail { program: env!("CARGO_BIN_EXE_sbx").into() },
+        jail: &Jail { program: env!("CARGO_BIN_EXE_sbx").into(), emulator: None },
         client: &Client::new(config),
         lowers: &[lower.path().to_owned()],
         scratch: scratch.path(),

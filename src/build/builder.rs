@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use super::base::BaseError;
 use super::compose::{ComposeError, Delta, Origin, compose, restate};
 use super::content::{self, ContentError, Laying};
+use super::emulator::EmulatorError;
 use super::extract::ExtractError;
 use super::files::{self, FilesError};
 use super::listing::{Listing, ListingError};
@@ -20,6 +21,7 @@ use super::run::{self, Dress, OnFailure, RunError, RunJob, Vault};
 use super::settle::accounts::Account;
 use super::settle::sources::{AptSource, AptStanza};
 use super::settle::{self, NewPackage, Settle, SettleError};
+use super::shared::Shared;
 use super::unpack::{UnpackError, unpack};
 use super::view::View;
 use super::wheels::WheelsError;
@@ -81,6 +83,8 @@ pub enum BuildError {
     Listing(#[from] ListingError),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    #[error(transparent)]
+    Emulator(#[from] EmulatorError),
 }
 
 fn list(errors: &[FetchError]) -> String {
@@ -117,6 +121,7 @@ impl BuildError {
             BuildError::Fetch(error) => error.help().map(str::to_owned),
             BuildError::Oci(error) => error.help(),
             BuildError::Store(error) => error.help().map(str::to_owned),
+            BuildError::Emulator(error) => error.help().map(str::to_owned),
             BuildError::Settle { source, .. } => source.help().map(str::to_owned),
             BuildError::Compose(error) => error.help().map(str::to_owned),
             BuildError::Run { source, .. } => source.help(),
@@ -150,8 +155,17 @@ pub struct BuiltLayer {
     pub title: String,
     pub key: Key,
     pub record: LayerRecord,
-    /// Whether the store had it.
-    pub cached: bool,
+    pub came: Came,
+}
+
+/// Where a layer of a built image came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// The store had it.
+    Stored,
+    /// A cache had it that others share.
+    Shared,
+    Made,
 }
 
 /// Builds plans into a store.
@@ -166,6 +180,8 @@ pub struct Builder<'a> {
     pub events: &'a dyn Events,
     pub vault: &'a dyn Vault,
     pub on_failure: OnFailure<'a>,
+    /// Who may have layers, and wants those that are made.
+    pub shared: Option<&'a dyn Shared>,
 }
 
 /// The name of the layer that restates directories.
@@ -201,7 +217,11 @@ impl Builder<'_> {
         let _lock = self.store.lock(&step.key.0.hex())?;
         match self.find(step)? {
             Some(found) => Ok(found),
-            None => make(),
+            None => {
+                let record = make()?;
+                self.shared.inspect(|shared| shared.give(&step.key, &record));
+                Ok(record)
+            }
         }
     }
 
@@ -500,7 +520,13 @@ impl Builder<'_> {
                 sees: &sees[at],
             })
             .collect();
-        let dirs = compose(&deltas)?;
+        let dirs = loop {
+            match compose(&deltas) {
+                // it may have gone, or never have been needed
+                Err(ComposeError::NoTree(at)) => drop(self.tree(&layers[at].record)?),
+                composed => break composed?,
+            }
+        };
         if dirs.is_empty() {
             return Ok(());
         }
@@ -511,7 +537,8 @@ impl Builder<'_> {
         let listing = restate(dirs, tree.path(), &mut draft)?;
         let inner = tree.path().to_owned();
         let record = self.commit(key, draft, tree, &inner, &listing)?;
-        layers.push(BuiltLayer { name: DIRECTORIES.to_owned(), title, key, record, cached: false });
+        let came = Came::Made;
+        layers.push(BuiltLayer { name: DIRECTORIES.to_owned(), title, key, record, came });
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub struct Delta<'a> {
     pub layer: &'a str,
     pub origin: Origin,
     pub listing: &'a Listing,
-    /// The delta's tree.
+    /// The delta's tree, if it is there.
     pub tree: &'a Path,
     /// Paths that may replace what lies below (`replace=#true`).
     pub replaces: &'a [LayerPath],
@@ -46,6 +46,8 @@ pub enum ComposeError {
     Type { path: LayerPath, dir: String, other: String },
     #[error("layer `{layer}` removes what {path} of layer `{other}` lies in, and has not seen it")]
     Hidden { layer: String, other: String, path: LayerPath },
+    #[error("the tree of layer {0} is not there")]
+    NoTree(usize),
     #[error(transparent)]
     Io(#[from] crate::fsx::PathIo),
     #[error(transparent)]
@@ -133,7 +135,7 @@ pub fn compose(deltas: &[Delta<'_>]) -> Result<Vec<Entry>, ComposeError> {
                         dirs.retain(|path, _| !path.starts_with(&entry.path));
                     }
                     if let Some(seen) = files.get(&entry.path) {
-                        check_clash(deltas, seen, delta, entry)?;
+                        check_clash(deltas, seen, number, entry)?;
                     }
                     files.insert(&entry.path, Seen { delta: number, entry: at });
                 }
@@ -187,10 +189,10 @@ fn has_dir(delta: &Delta<'_>, path: &LayerPath) -> bool {
 fn check_clash(
     deltas: &[Delta<'_>],
     seen: &Seen,
-    above: &Delta<'_>,
+    number: usize,
     entry: &Entry,
 ) -> Result<(), ComposeError> {
-    let below = &deltas[seen.delta];
+    let (above, below) = (&deltas[number], &deltas[seen.delta]);
     let debian = above.origin == Origin::Content && below.origin != Origin::Files;
     let allowed = above.replaces.iter().any(|path| entry.path.starts_with(path));
     if above.saw(seen.delta) || debian || allowed {
@@ -200,10 +202,16 @@ fn check_clash(
     let meta = |entry: &Entry| (entry.meta.mode, entry.meta.uid, entry.meta.gid);
     let same = meta(entry) == meta(other)
         && match (&entry.kind, &other.kind) {
-            (Kind::File(one), Kind::File(two)) if one == two => super::capture::same_bytes(
-                &above.tree.join(entry.path.as_path()),
-                &below.tree.join(entry.path.as_path()),
-            )?,
+            (Kind::File(one), Kind::File(two)) if one == two => {
+                let places = [number, seen.delta];
+                if let Some(at) = places.into_iter().find(|at| !deltas[*at].tree.is_dir()) {
+                    return Err(ComposeError::NoTree(at));
+                }
+                super::capture::same_bytes(
+                    &above.tree.join(entry.path.as_path()),
+                    &below.tree.join(entry.path.as_path()),
+                )?
+            }
             (one, two) => one == two,
         };
     match same {

@@ -40,7 +40,8 @@ impl Listing {
             .ok_or_else(|| ListingError::Damaged { path: path.display().to_string() })
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// Reads what a listing's file holds.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut cursor = Cursor(bytes.strip_prefix(MAGIC)?);
         let mut entries = Vec::with_capacity(bytes.len() / 64);
         while !cursor.0.is_empty() {

@@ -1,27 +1,50 @@
 //! In which order steps are made: those that see nothing at once, in parallel; every other after all
 //! that it sees. What an image does not ship is made only where something that is missing sees it.
+//!
+//! A shared cache is asked first, for all that the store lacks at once. What it has comes while the
+//! rest is made, and what only such layers need is neither made nor fetched. One that does not come is
+//! made after all, with what it needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::builder::{BuildError, Builder, BuiltLayer, directories_key};
+use super::builder::{BuildError, Builder, BuiltLayer, Came, directories_key};
+use super::shared::{Arrival, Arrivals};
+use crate::jail::Jail;
 use crate::plan::{Plan, Step, Work};
 use crate::store::{Held, Key, LayerRecord};
+
+/// How a plan is carried out.
+struct Course<'p> {
+    plan: &'p Plan,
+    steps: BTreeMap<Key, &'p Step>,
+    /// What the store lacks and nobody else has.
+    made: BTreeSet<Key>,
+    /// What comes from a cache.
+    arrivals: Arrivals,
+    /// When the cache was asked.
+    looked: Instant,
+}
+
+/// A cache is asked again for what is about to be made so much later.
+const LATE: Duration = Duration::from_secs(2);
 
 impl Builder<'_> {
     /// Builds all layers of a plan, bottom first.
     pub fn build(&self, plan: &Plan) -> Result<Vec<BuiltLayer>, BuildError> {
         // what is made here becomes part of images: whoever builds must not show in its modes
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-        let wanted = self.prepare(plan)?;
-        let records = self.make(plan, &wanted)?;
+        let course = self.prepare(plan)?;
+        let jail = self.jail_over(&course)?;
+        let records = Builder { jail: &jail, ..*self }.carry_out(&course)?;
         let mut layers: Vec<BuiltLayer> = Vec::new();
         for (step, record) in plan.steps.iter().zip(records) {
             let (name, title) = (step.layer.to_string(), step.title.clone());
-            let cached = !wanted.contains(&step.key);
-            layers.push(BuiltLayer { name, title, key: step.key, record, cached });
+            let came = course.came(&step.key);
+            layers.push(BuiltLayer { name, title, key: step.key, record, came });
         }
         self.add_directories(plan, &mut layers)?;
         Ok(layers)
@@ -30,54 +53,121 @@ impl Builder<'_> {
     /// Makes all steps of a plan and answers their trees, bottom first.
     pub fn trees(&self, plan: &Plan) -> Result<Vec<PathBuf>, BuildError> {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-        let wanted = self.prepare(plan)?;
-        self.make(plan, &wanted)?.iter().map(|record| self.tree(record)).collect()
+        let course = self.prepare(plan)?;
+        let jail = self.jail_over(&course)?;
+        let records = Builder { jail: &jail, ..*self }.carry_out(&course)?;
+        records.iter().map(|record| self.tree(record)).collect()
     }
 
-    /// Holds what the plan has and needs, fetches what is missing, and answers which steps have to be
-    /// made.
-    fn prepare(&self, plan: &Plan) -> Result<BTreeSet<Key>, BuildError> {
-        let steps = || plan.aside.iter().chain(&plan.steps);
-        let directories = directories_key(plan);
-        let keys = steps().map(|step| &step.key).chain([&directories]);
-        self.store.hold(keys.map(Held::Key))?;
-        let wanted = self.wanted(plan)?;
-        let made = steps().filter(|step| wanted.contains(&step.key));
-        let sources: Vec<_> = made.flat_map(|step| step.work.sources()).collect();
-        self.places().hold(&sources)?;
-        self.fetch(&self.missing_sources(plan)?)?;
-        Ok(wanted)
+    /// The sandbox for what a plan has to run; where it has nothing to run, this machine need not be
+    /// able to.
+    fn jail_over(&self, course: &Course<'_>) -> Result<Jail, BuildError> {
+        let mut made = course.made.iter().filter_map(|key| course.steps.get(key));
+        match made.any(|step| step.work.runs_programs()) {
+            true => self.jail_for(course.plan.platform),
+            false => Ok(self.jail.clone()),
+        }
     }
 
-    /// Makes the steps that are wanted and answers the layers of all that are in the image.
-    fn make(&self, plan: &Plan, wanted: &BTreeSet<Key>) -> Result<Vec<LayerRecord>, BuildError> {
+    /// Holds what the plan has and needs, and finds out which steps have to be made and which come from
+    /// elsewhere.
+    fn prepare<'p>(&self, plan: &'p Plan) -> Result<Course<'p>, BuildError> {
         let all = || plan.aside.iter().chain(&plan.steps);
-        let free: Vec<&Step> =
-            all().filter(|step| step.work.is_free() && wanted.contains(&step.key)).collect();
-        free.par_iter().try_for_each(|step| self.make_step(plan, step).map(drop))?;
-        let steps: BTreeMap<Key, &Step> = all().map(|step| (step.key, step)).collect();
-        let mut made = BTreeSet::new();
-        plan.steps
-            .iter()
-            .map(|step| self.make_over(plan, step, &steps, wanted, &mut made))
-            .collect()
+        let directories = directories_key(plan);
+        let keys = all().map(|step| &step.key).chain([&directories]);
+        self.store.hold(keys.map(Held::Key))?;
+        let lacking = self.wanted(plan)?;
+        let looked = Instant::now();
+        let offered = self.look(all().filter(|step| lacking.contains(&step.key)));
+        let mut coming = BTreeSet::new();
+        let made = reach(plan, |step| {
+            let offered = offered.contains(&step.key);
+            if offered {
+                coming.insert(step.key);
+            }
+            Ok(offered || !lacking.contains(&step.key))
+        })?;
+        let needing = all().filter(|step| made.contains(&step.key));
+        let sources: Vec<_> = needing.flat_map(|step| step.work.sources()).collect();
+        self.places().hold(&sources)?;
+        let coming = all().map(|step| step.key).filter(|key| coming.contains(key)).collect();
+        let steps = all().map(|step| (step.key, step)).collect();
+        Ok(Course { plan, steps, made, arrivals: Arrivals::new(coming), looked })
     }
 
-    /// Makes a step after those that it sees.
+    /// Which of these steps a cache has. Layers of bases stay where their registry has them.
+    fn look<'p>(&self, steps: impl Iterator<Item = &'p Step>) -> BTreeSet<Key> {
+        let Some(shared) = self.shared else { return BTreeSet::new() };
+        let own = steps.filter(|step| !matches!(step.work, Work::Base(_)));
+        let keys: Vec<Key> = own.map(|step| step.key).collect();
+        if keys.is_empty() { BTreeSet::new() } else { shared.look(&keys) }
+    }
+
+    /// Makes what is to be made, while the rest comes; answers the layers of all that are in the image.
+    fn carry_out(&self, course: &Course<'_>) -> Result<Vec<LayerRecord>, BuildError> {
+        std::thread::scope(|scope| {
+            if let Some(shared) = self.shared {
+                let take = |key: &Key| self.take_shared(shared, course.steps[key]);
+                for _ in 0..course.arrivals.hands() {
+                    scope.spawn(move || course.arrivals.bring(take));
+                }
+            }
+            let made = self.make(course);
+            course.arrivals.end();
+            made
+        })
+    }
+
+    fn make(&self, course: &Course<'_>) -> Result<Vec<LayerRecord>, BuildError> {
+        let Course { plan, made, .. } = course;
+        self.fetch(&self.lacking_sources(plan, made))?;
+        let all = plan.aside.iter().chain(&plan.steps);
+        let free: Vec<&Step> =
+            all.filter(|step| step.work.is_free() && made.contains(&step.key)).collect();
+        free.par_iter().try_for_each(|step| self.make_step(plan, step).map(drop))?;
+        let mut seen = BTreeSet::new();
+        plan.steps.iter().map(|step| self.make_over(course, step, &mut seen)).collect()
+    }
+
+    /// Makes a step after those that it sees, if it does not come from elsewhere.
     fn make_over(
         &self,
-        plan: &Plan,
+        course: &Course<'_>,
         step: &Step,
-        steps: &BTreeMap<Key, &Step>,
-        wanted: &BTreeSet<Key>,
-        made: &mut BTreeSet<Key>,
+        seen: &mut BTreeSet<Key>,
     ) -> Result<LayerRecord, BuildError> {
-        if wanted.contains(&step.key) && made.insert(step.key) {
-            for below in step.below.iter().filter_map(|key| steps.get(key)) {
-                self.make_over(plan, below, steps, wanted, made)?;
+        if let Arrival::Here(record) = course.arrivals.wait(&step.key) {
+            return Ok(record);
+        }
+        let planned = course.made.contains(&step.key);
+        if (planned || self.find(step)?.is_none()) && seen.insert(step.key) {
+            for below in step.below.iter().filter_map(|key| course.steps.get(key)) {
+                self.make_over(course, below, seen)?;
+            }
+            if let Some(record) = self.take_late(course, step) {
+                return Ok(record);
+            }
+            if !planned {
+                // nobody thought that it would be needed
+                let lost = BTreeSet::from([step.key]);
+                self.fetch(&self.lacking_sources(course.plan, &lost))?;
+                if step.work.runs_programs() {
+                    let jail = self.jail_for(course.plan.platform)?;
+                    return Builder { jail: &jail, ..*self }.make_step(course.plan, step);
+                }
             }
         }
-        self.make_step(plan, step)
+        self.make_step(course.plan, step)
+    }
+
+    /// Another machine may have made a step while this one waited for what it sees.
+    fn take_late(&self, course: &Course<'_>, step: &Step) -> Option<LayerRecord> {
+        let late = !step.work.is_free() && course.looked.elapsed() > LATE;
+        let shared = self.shared.filter(|_| late)?;
+        let found = shared.look(&[step.key]).contains(&step.key);
+        let record = found.then(|| self.take_shared(shared, step)).flatten()?;
+        course.arrivals.add(step.key, record.clone());
+        Some(record)
     }
 
     fn make_step(&self, plan: &Plan, step: &Step) -> Result<LayerRecord, BuildError> {
@@ -97,21 +187,39 @@ impl Builder<'_> {
         }
     }
 
-    /// Keys of the steps that have to be made: those of the image that the store does not have, and
-    /// those that such a step sees.
+    /// Keys of the steps that the store lacks: those of the image, and those that such a step sees.
     pub(super) fn wanted(&self, plan: &Plan) -> Result<BTreeSet<Key>, BuildError> {
-        let all = plan.aside.iter().chain(&plan.steps);
-        let steps: BTreeMap<Key, &Step> = all.map(|step| (step.key, step)).collect();
-        let mut next: Vec<Key> = plan.steps.iter().map(|step| step.key).collect();
-        let mut seen = BTreeSet::new();
-        let mut wanted = BTreeSet::new();
-        while let Some(key) = next.pop() {
-            let Some(step) = steps.get(&key).filter(|_| seen.insert(key)) else { continue };
-            if self.find(step)?.is_none() {
-                wanted.insert(key);
-                next.extend(&step.below);
-            }
-        }
-        Ok(wanted)
+        reach(plan, |step| Ok(self.find(step)?.is_some()))
     }
+}
+
+impl Course<'_> {
+    fn came(&self, key: &Key) -> Came {
+        if self.arrivals.has(key) {
+            return Came::Shared;
+        }
+        let lost = matches!(self.arrivals.wait(key), Arrival::Lost);
+        if lost || self.made.contains(key) { Came::Made } else { Came::Stored }
+    }
+}
+
+/// Keys of the steps of an image that are not there, and of those that such a step sees and that are
+/// not there either.
+fn reach(
+    plan: &Plan,
+    mut is_there: impl FnMut(&Step) -> Result<bool, BuildError>,
+) -> Result<BTreeSet<Key>, BuildError> {
+    let all = plan.aside.iter().chain(&plan.steps);
+    let steps: BTreeMap<Key, &Step> = all.map(|step| (step.key, step)).collect();
+    let mut next: Vec<Key> = plan.steps.iter().map(|step| step.key).collect();
+    let mut seen = BTreeSet::new();
+    let mut wanted = BTreeSet::new();
+    while let Some(key) = next.pop() {
+        let Some(step) = steps.get(&key).filter(|_| seen.insert(key)) else { continue };
+        if !is_there(step)? {
+            wanted.insert(key);
+            next.extend(&step.below);
+        }
+    }
+    Ok(wanted)
 }

@@ -1,17 +1,28 @@
 //! What a build needs from outside, and fetching it.
 
+use std::collections::BTreeSet;
+
 use super::builder::{BuildError, Builder};
 use crate::fetch::FetchError;
 use crate::lock::solve::Places;
 use crate::lock::{BaseLayerPin, DebPin, Source};
 use crate::plan::Plan;
+use crate::store::Key;
 
 impl Builder<'_> {
     /// The sources of a plan that the store does not have and a build needs.
     pub fn missing_sources<'p>(&self, plan: &'p Plan) -> Result<Vec<Source<'p>>, BuildError> {
+        Ok(self.lacking_sources(plan, &self.wanted(plan)?))
+    }
+
+    /// The sources of some steps that the store does not have.
+    pub(super) fn lacking_sources<'p>(
+        &self,
+        plan: &'p Plan,
+        wanted: &BTreeSet<Key>,
+    ) -> Vec<Source<'p>> {
         let places = self.places();
         let mut missing = Vec::new();
-        let wanted = self.wanted(plan)?;
         for step in plan.aside.iter().chain(&plan.steps) {
             if wanted.contains(&step.key) {
                 let lacks: Vec<_> =
@@ -24,12 +35,17 @@ impl Builder<'_> {
         }
         missing.sort_by_key(Source::integrity);
         missing.dedup_by_key(|source| source.integrity());
-        Ok(missing)
+        missing
     }
 
     pub(super) fn places(&self) -> Places<'_> {
         let Builder { project, mirrors, store, keychain, .. } = *self;
         Places { project, mirrors, store, keychain }
+    }
+
+    /// Fetches packages of sbx's own, if they are not there.
+    pub fn fetch_tools(&self, tools: &[Source<'_>]) -> Result<(), BuildError> {
+        Ok(self.places().fetch_tools(self.client, tools, self.events)?)
     }
 
     /// Fetches sources.

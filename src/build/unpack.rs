@@ -67,6 +67,25 @@ pub fn unpack(
     // no layer holds more than its tar
     let limits = Limits { bytes: size, members: size / 512 };
     let found = unpack_tar(input, limits, tree, userxattr)?;
+    hold_against(&found, listing)
+}
+
+/// Reads an uncompressed layer of our own without laying it, and holds it against its listing.
+pub fn survey(tar: impl Read, limits: Limits, listing: &Listing) -> Result<(), UnpackError> {
+    let mut entries = BTreeMap::new();
+    let mut reader = Reader::new(tar, limits);
+    while let Some(member) = reader.next_member()? {
+        let entry = decode_whiteout(member.to_entry()?)?;
+        if let Some(twice) = entries.insert(entry.path.clone(), entry) {
+            return Err(UnpackError::Twice(twice.path));
+        }
+    }
+    reader.finish()?;
+    entries.remove(&LayerPath::root());
+    hold_against(&complete(entries)?, listing)
+}
+
+fn hold_against(found: &Listing, listing: &Listing) -> Result<(), UnpackError> {
     let mut expected = listing.entries.iter().filter(|entry| !entry.path.is_root());
     for entry in &found.entries {
         match expected.next() {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use sbx::build::builder::{BuildError, Builder, BuiltLayer, DIRECTORIES, directories_key};
+use sbx::build::builder::{BuildError, Builder, BuiltLayer, Came, DIRECTORIES, directories_key};
 use sbx::build::local::scan;
 use sbx::build::run::OnFailure;
 use sbx::build::toolroom::BuildRoom;
@@ -20,9 +20,11 @@ use sbx::lock::solve::{SolveError, Solver, Update, unanswered};
 use sbx::lock::toolroom::ToolError;
 use sbx::plan::{Plan, PlanError, Shard};
 use sbx::platform::Platform;
+use sbx::ship::{Exchange, SharedCache, Tally};
 use sbx::store::{Claimant, ImageRecord, Key, PublishedImage};
 
 use super::Global;
+use super::cache::{self, CacheArguments};
 use super::expected::{self, drop_outdated, hold};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
@@ -51,6 +53,8 @@ pub struct BuildArguments {
     /// Make the compressed twins of all layers now
     #[arg(long)]
     compress: bool,
+    #[command(flatten)]
+    cache: CacheArguments,
     /// Open a shell in a step that failed, before the build ends
     #[arg(long)]
     shell_on_failure: bool,
@@ -61,6 +65,7 @@ pub struct BuildArguments {
 pub struct Manner<'a> {
     pub locked: bool,
     pub on_failure: OnFailure<'a>,
+    pub cache: Option<&'a SharedCache<'a>>,
 }
 
 impl Manner<'_> {
@@ -79,6 +84,9 @@ struct Answer {
     manifest: Option<Digest>,
     platform: Platform,
     layers: Vec<AnswerLayer>,
+    /// Layers that came out of a cache and were put into it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<Tally>,
     seconds: f64,
 }
 
@@ -88,6 +96,7 @@ struct AnswerLayer {
     key: Key,
     diff_id: Digest,
     size: u64,
+    /// Whether it was there, in the store or in a cache.
     cached: bool,
 }
 
@@ -97,13 +106,16 @@ pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
     let lock = ensure_lock(&workspace, &targets, arguments.locked, ui)?;
     let shell = arguments.shell_on_failure;
     let on_failure = if shell { OnFailure::Shell(ui) } else { OnFailure::End };
-    let manner = Manner { locked: arguments.locked, on_failure };
+    let setup = arguments.cache.set_up(&workspace, ui)?;
+    let cache = setup.open()?;
+    let manner = Manner { locked: arguments.locked, on_failure, cache: cache.as_ref() };
     let mut results = Vec::new();
     for target in share(&workspace, targets, arguments.shard, &lock, ui)? {
         let start = Instant::now();
         let Some(built) = obtain(&workspace, target, &lock, manner, ui)? else {
             return run_in_namespace(&workspace.jail.program);
         };
+        cache::tell(built.tally, ui);
         let (key, image) = (built.plan.key, built.record.image);
         results.push(expected::Obtained { target, key, image });
         let mut answer = answer(target, &built);
@@ -254,6 +266,7 @@ pub fn builder<'a>(
         events: ui,
         vault: &workspace.vault,
         on_failure,
+        shared: None,
     }
 }
 
@@ -263,6 +276,7 @@ pub struct Built {
     pub record: ImageRecord,
     /// Empty where the store had it.
     layers: Vec<BuiltLayer>,
+    pub tally: Option<Tally>,
 }
 
 /// Builds one target; `None` where that needs a user namespace that this process is not in.
@@ -274,17 +288,22 @@ pub fn obtain(
     ui: &Ui,
 ) -> Outcome<Option<Built>> {
     let plan = plan_target(workspace, target, lock)?;
+    let exchange = manner.cache.map(|cache| cache.exchange(&plan, ui));
     if let Some(record) = workspace.store.use_image(&plan.key)? {
         manner.check(lock, &plan, &record, ui)?;
         publish(workspace, target, &record)?;
-        return Ok(Some(Built { plan, record, layers: Vec::new() }));
+        if let Some(exchange) = &exchange {
+            workspace.store.within_cap(|| exchange.during(|| exchange.offer(&plan)))?;
+        }
+        let tally = exchange.map(|exchange| exchange.tally());
+        return Ok(Some(Built { plan, record, layers: Vec::new(), tally }));
     }
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     workspace.store.sweep()?;
     let builder = builder(workspace, ui, current_map()?, manner.on_failure);
-    let layers = match workspace.store.within_cap(|| builder.build(&plan))? {
+    let layers = match workspace.store.within_cap(|| build(builder, &plan, exchange.as_ref()))? {
         Err(BuildError::Gone { pins }) if !manner.locked => {
             let names: Vec<&str> = pins.iter().map(|pin| &*pin.name).collect();
             ui.say(&format!(
@@ -301,7 +320,22 @@ pub fn obtain(
     manner.check(lock, &plan, &record, ui)?;
     workspace.store.put_image(&plan.key, &record)?;
     publish(workspace, target, &record)?;
-    Ok(Some(Built { plan, record, layers }))
+    let tally = exchange.map(|exchange| exchange.tally());
+    Ok(Some(Built { plan, record, layers, tally }))
+}
+
+/// Builds a plan, with what a cache has and for those who share it.
+fn build(
+    builder: Builder<'_>,
+    plan: &Plan,
+    exchange: Option<&Exchange<'_>>,
+) -> Result<Vec<BuiltLayer>, BuildError> {
+    let Some(exchange) = exchange else { return builder.build(plan) };
+    exchange.during(|| {
+        let layers = Builder { shared: Some(exchange), ..builder }.build(plan)?;
+        exchange.offer(plan);
+        Ok(layers)
+    })
 }
 
 /// Keys of all that a plan makes.
@@ -369,7 +403,7 @@ fn publish(workspace: &Workspace, target: Target<'_>, record: &ImageRecord) -> O
 }
 
 fn answer(target: Target<'_>, built: &Built) -> Answer {
-    let Built { plan, record, layers: built } = built;
+    let Built { plan, record, layers: built, tally } = built;
     let steps = plan.steps.iter().map(|step| (step.layer.to_string(), step.key));
     let names = steps.chain([(DIRECTORIES.to_owned(), directories_key(plan))]);
     let layers =
@@ -378,7 +412,7 @@ fn answer(target: Target<'_>, built: &Built) -> Answer {
             key,
             diff_id: layer.diff_id,
             size: layer.size,
-            cached: built.get(at).is_none_or(|built| built.cached),
+            cached: built.get(at).is_none_or(|built| built.came != Came::Made),
         });
     Answer {
         sandbox: target.sandbox.name.to_string(),
@@ -386,6 +420,7 @@ fn answer(target: Target<'_>, built: &Built) -> Answer {
         manifest: None,
         platform: target.platform,
         layers: layers.collect(),
+        cache: *tally,
         seconds: 0.0,
     }
 }

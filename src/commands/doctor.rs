@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use sbx::jail::probe;
+use sbx::decl::read_project;
+use sbx::jail::instance::lacks_cables;
+use sbx::jail::{Emulation, Obstacle, probe};
+use sbx::launch::MEND_CABLE;
+use sbx::platform::Platform;
 
 use super::Global;
 use crate::failure::{Failure, Outcome};
@@ -18,9 +22,18 @@ pub struct DoctorArguments {}
 #[derive(Serialize)]
 struct Answer {
     root: bool,
-    /// Whether settles and runs work here.
+    /// Whether settles and runs work here; what else is in the way is among the obstacles alone.
     sandbox: bool,
+    platforms: Vec<Runs>,
     obstacles: Vec<Trouble>,
+}
+
+/// What carries out programs of a platform.
+#[derive(Serialize)]
+struct Runs {
+    platform: Platform,
+    /// `processor`, `emulator`, an entry of this machine's table, or nothing.
+    by: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -32,24 +45,52 @@ struct Trouble {
 pub fn run(global: &Global, _: &DoctorArguments, ui: &Ui) -> Outcome {
     let abilities = probe();
     let sandbox = abilities.obstacles.is_empty();
+    let found = platforms(global).into_iter().map(|platform| (platform, Emulation::find(platform)));
+    let found: Vec<(Platform, Result<Emulation, Obstacle>)> = found.collect();
+    let runs = |(platform, found): &(Platform, Result<Emulation, Obstacle>)| Runs {
+        platform: *platform,
+        by: found.as_ref().ok().map(by),
+    };
+    let platforms = found.iter().map(runs).collect();
+    let foreign = found.into_iter().filter_map(|(_, found)| found.err());
     let obstacles = abilities
         .obstacles
         .into_iter()
+        .chain(foreign)
         .map(|obstacle| Trouble { what: obstacle.what, mend: obstacle.mend });
     let others = foreign_programs().into_iter().map(|path| Trouble {
         what: format!("another program called sbx is in PATH: {}", path.display()),
         mend: "put this one's directory first in PATH, or call it by its path".to_owned(),
     });
     let store = store_trouble(global);
+    let egress = lacks_cables().then(|| Trouble {
+        what: "instances with `egress` cannot be started".to_owned(),
+        mend: MEND_CABLE.to_owned(),
+    });
     let answer = Answer {
         root: abilities.root,
         sandbox,
-        obstacles: obstacles.chain(others).chain(store).collect(),
+        platforms,
+        obstacles: obstacles.chain(others).chain(store).chain(egress).collect(),
     };
     ui.answer(&answer, || show(&answer));
     match answer.sandbox {
         true => Ok(()),
         false => Err(Failure::Silent(3)),
+    }
+}
+
+/// Those that the project is for, or all where there is none that can be read.
+fn platforms(global: &Global) -> Vec<Platform> {
+    let project = find_root(global).ok().and_then(|root| read_project(&root).ok());
+    project.map_or_else(|| Platform::ALL.to_vec(), |project| project.platforms)
+}
+
+fn by(emulation: &Emulation) -> String {
+    match emulation {
+        Emulation::Native => "processor".to_owned(),
+        Emulation::Own => "emulator".to_owned(),
+        Emulation::Host(name) => format!("entry `{name}`"),
     }
 }
 
@@ -81,10 +122,21 @@ fn show(answer: &Answer) -> String {
             format!("content can be laid here, as {mode}, but nothing can be settled or run\n")
         }
     };
+    let foreign =
+        answer.platforms.iter().filter_map(|Runs { platform, by }| match by.as_deref()? {
+            "processor" => None,
+            "emulator" => {
+                Some(format!("programs of {platform} run through an emulator that is fetched\n"))
+            }
+            entry => {
+                Some(format!("programs of {platform} run through this machine's own {entry}\n"))
+            }
+        });
+    let foreign: String = foreign.collect();
     let troubles: String = answer
         .obstacles
         .iter()
         .map(|trouble| format!("- {}\n  {}\n", trouble.what, trouble.mend))
         .collect();
-    head + &troubles
+    head + &foreign + &troubles
 }

@@ -3,8 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 
+use sbx::build::emulator::packages;
 use sbx::build::run::OnFailure;
 use sbx::jail::IdMap;
+use sbx::lock::Source;
 use sbx::lock::solve::Places;
 use sbx::platform::Platform;
 
@@ -45,8 +47,12 @@ pub fn run(global: &Global, arguments: &FetchArguments, ui: &Ui) -> Outcome {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
     missing.retain(|source| !places.has(source));
+    let tools = packages(targets.iter().map(|target| target.platform));
+    let tools: Vec<Source<'_>> =
+        tools.iter().map(Source::Deb).filter(|one| !places.has(one)).collect();
     let builder = builder(&workspace, ui, IdMap::Identity, OnFailure::End);
-    store.within_cap(|| builder.fetch(&missing))??;
+    store.within_cap(|| builder.fetch(&missing).and_then(|()| builder.fetch_tools(&tools)))??;
+    missing.extend(tools);
     let bytes = missing.iter().filter_map(|source| store.find_source(&source.integrity())).sum();
     let answer = Answer { files: missing.len(), bytes };
     ui.answer(&answer, || format!("fetched {} files, {} bytes", answer.files, answer.bytes));

@@ -6,14 +6,14 @@ use std::str::FromStr;
 use clap::Args;
 
 use sbx::digest::Digest;
-use sbx::image::write_compressed;
 use sbx::launch::docker::Engine;
 use sbx::launch::kubernetes::{Cluster, render, to_yaml};
 use sbx::launch::oci::Runtime;
 use sbx::launch::{LaunchError, Launcher, Spec, docker, oci};
+use sbx::name::SandboxName;
 use sbx::platform::Platform;
 use sbx::reference::Reference;
-use sbx::store::ImageRecord;
+use sbx::store::PushedImage;
 
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
@@ -30,8 +30,7 @@ pub struct LauncherArguments {
     /// Write what the launcher would be told, and start nothing
     #[arg(long, conflicts_with = "detach")]
     pub print: bool,
-    /// With `kubernetes`, the pushed image: `REFERENCE@sha256:…` (default: the sandbox's reference at
-    /// the digest that a push gives it)
+    /// With `kubernetes`, the pushed image: `REFERENCE@sha256:…` (default: what was pushed last)
     #[arg(long, value_name = "REFERENCE")]
     pub image: Option<Pinned>,
     /// With `kubernetes`, the Secret that a registry asks for
@@ -126,10 +125,14 @@ impl LauncherArguments {
             LauncherName::Docker => Launcher::Docker(engine()?),
             LauncherName::Kubernetes => return Err(Failure::input("`kubernetes` only prints")),
         };
-        if !rustix::process::geteuid().is_root() {
-            return Err(LaunchError::NotRoot(launcher.name()).into());
+        match &launcher {
+            Launcher::Oci(runtime)
+                if !runtime.shares_kernel() && !rustix::process::geteuid().is_root() =>
+            {
+                Err(LaunchError::NotRoot(launcher.name()).into())
+            }
+            _ => Ok(launcher),
         }
-        Ok(launcher)
     }
 
     /// Writes what the launcher would be told.
@@ -137,7 +140,7 @@ impl LauncherArguments {
         let documents = match self.launcher {
             LauncherName::Embedded => Vec::new(),
             LauncherName::Oci => vec![oci::print(spec)?],
-            LauncherName::Docker => vec![docker::print(spec, &spec.image.to_string())],
+            LauncherName::Docker => vec![docker::print(spec, &spec.image.to_string())?],
             LauncherName::Kubernetes => {
                 let cluster = Cluster {
                     name: name.to_owned(),
@@ -166,16 +169,14 @@ impl LauncherArguments {
     }
 }
 
-/// What a registry has, once the image is pushed.
-pub fn pushed(
-    workspace: &Workspace,
-    reference: &str,
-    plan: &sbx::plan::Plan,
-    record: &ImageRecord,
-) -> Outcome<String> {
-    let manifest = workspace.store.within_cap(|| {
-        write_compressed(&workspace.store, &plan.spec, record.image, &record.layers)
-    })??;
+/// Where an image was pushed to last, and as what.
+pub fn pushed(workspace: &Workspace, sandbox: &SandboxName, image: &Digest) -> Outcome<String> {
+    let pushes = workspace.store.find_pushes(image);
+    let Some(PushedImage { reference, manifest, .. }) = pushes.first() else {
+        let message = format!("`{sandbox}` was not pushed as it is built now");
+        let help = format!("run `sbx push {sandbox}`, or pass `--image REFERENCE@sha256:…`");
+        return Err(Failure::input(message).with_help(help));
+    };
     Ok(format!("{reference}@{manifest}"))
 }
 

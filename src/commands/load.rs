@@ -8,6 +8,7 @@ use serde::Serialize;
 use sbx::digest::Digest;
 use sbx::image::save::Saved;
 use sbx::platform::Platform;
+use sbx::reference::Reference;
 use sbx::ship::{Docker, Loaded, Podman};
 
 use super::Global;
@@ -23,6 +24,9 @@ pub struct LoadArguments {
     /// Into what (default: docker where it answers, else podman)
     #[arg(long, value_enum)]
     engine: Option<Engine>,
+    /// What the engine is to call the image (default: the declared reference)
+    #[arg(long, value_name = "NAME:TAG")]
+    reference: Option<Reference>,
     /// Of this platform (default: this machine's)
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
@@ -53,11 +57,15 @@ pub fn run(global: &Global, arguments: &LoadArguments, ui: &Ui) -> Outcome {
     let start = Instant::now();
     let workspace = Workspace::open(global)?;
     let found = find_image(&workspace, &arguments.name, arguments.platform)?;
+    let reference = match &arguments.reference {
+        Some(reference) => reference.to_string(),
+        None => found.reference.clone(),
+    };
     let saved = Saved {
         store: &workspace.store,
         record: &found.record,
         platform: found.platform,
-        reference: &found.reference,
+        reference: &reference,
     };
     let token = random_hex(16)?;
     let (engine, loaded) = match find_engine(arguments.engine)? {
@@ -66,7 +74,7 @@ pub fn run(global: &Global, arguments: &LoadArguments, ui: &Ui) -> Outcome {
     };
     let answer = Answer {
         engine,
-        reference: found.reference.clone(),
+        reference,
         image: found.record.image,
         loaded,
         seconds: start.elapsed().as_secs_f64(),

@@ -2,6 +2,7 @@
 
 mod attest;
 mod build;
+mod cache;
 mod check;
 mod clean;
 mod completions;
@@ -55,7 +56,7 @@ enum Verb {
     /// Build sandboxes into the store
     Build(build::BuildArguments),
     /// Start a sandbox, and build it first where that is needed
-    Run(run::RunArguments),
+    Run(Box<run::RunArguments>),
     /// Run a program in an instance
     Exec(exec::ExecArguments),
     /// Hold a sandbox to what its callers rely on

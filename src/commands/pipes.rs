@@ -1,6 +1,7 @@
 //! What a program in an instance reads and writes, joined to this process's own. The program never
-//! holds the caller's descriptors: a terminal could be typed into, and a pipe of another owner
-//! could not be opened anew through `/dev/stdout`.
+//! holds the caller's descriptors: a terminal could be typed into, a file would be given to the
+//! instance's root by crun, and a pipe of another owner could not be opened anew through
+//! `/dev/stdout`.
 
 use std::fs::File;
 use std::io::PipeReader;
@@ -18,7 +19,7 @@ pub struct Pipes {
     output: OwnedFd,
     errors: OwnedFd,
     far: [PipeReader; 2],
-    /// Somebody types: what they type goes here.
+    /// Somebody types, or there is a file: it goes here.
     typed: Option<(OwnedFd, std::io::PipeWriter)>,
 }
 
@@ -40,10 +41,10 @@ impl Pipes {
         let input = match interactive {
             false => File::open("/dev/null").map_err(failed)?.into(),
             true => match ui.input().map_err(failed)? {
-                (piped, false) => piped,
-                (terminal, true) => {
+                (piped, true) => piped,
+                (other, false) => {
                     let (near, far) = std::io::pipe().map_err(failed)?;
-                    typed = Some((terminal, far));
+                    typed = Some((other, far));
                     near.into()
                 }
             },

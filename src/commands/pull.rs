@@ -1,7 +1,7 @@
 //! `sbx pull`: an image from a registry.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -65,7 +65,7 @@ pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
     let origin = Origin::of_registry(registry, client, reference);
     let whole = origin.resolve_whole(platform)?;
     let attested = match (&arguments.verify, origin.registry()) {
-        (Some(path), Some(registry)) => verify_all(registry, &whole, &read_key(path)?)?,
+        (Some(path), Some(registry)) => verify_all(registry, &whole, &read_public_key(path)?)?,
         _ => BTreeSet::new(),
     };
     let pull = Pull { store, origin: &origin, reference, platform, progress: ui };
@@ -100,7 +100,8 @@ fn verify_all(
     Ok(attested)
 }
 
-fn read_key(path: &PathBuf) -> Outcome<PublicKey> {
+/// The public key of a file.
+pub fn read_public_key(path: &Path) -> Outcome<PublicKey> {
     let fail =
         |error: &dyn std::fmt::Display| Failure::input(format!("key {}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;

@@ -16,7 +16,7 @@ use sbx::oci::{Access, Registry};
 use sbx::plan::Plan;
 use sbx::platform::Platform;
 use sbx::reference::Reference;
-use sbx::ship::{Push, Pushed, Shipped, Traffic};
+use sbx::ship::{Push, Pushed, Shipped, Traffic, mounts};
 use sbx::store::{ImageRecord, PushedImage};
 
 use super::Global;
@@ -120,7 +120,7 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
     }
     let ready = find_ready(&workspace, &targets, &lock, !arguments.platform.is_empty())?;
     let homes = homes(&workspace, &targets, &reference, &ready);
-    let mounts = mounts(&homes, &reference);
+    let mounts = mounts(&homes, reference.repository());
     // a mirror is read from, and never written to
     let mirrors = MirrorMap::default();
     let registry = Registry::new(&workspace.client, &workspace.keychain, &mirrors, &reference)?
@@ -228,18 +228,6 @@ fn homes(
 
 fn registry_name(reference: &Reference) -> &str {
     reference.registry().unwrap_or(sbx::fetch::defaults::DOCKER_NAMES[0])
-}
-
-/// Repositories that a token is asked for beside the own one.
-fn mounts(homes: &BTreeMap<Digest, String>, reference: &Reference) -> Vec<String> {
-    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
-    for home in homes.values().filter(|home| *home != reference.repository()) {
-        *counts.entry(home).or_default() += 1;
-    }
-    let mut mounts: Vec<(usize, &String)> =
-        counts.into_iter().map(|(home, count)| (count, home)).collect();
-    mounts.sort_by(|a, b| b.cmp(a));
-    mounts.into_iter().take(4).map(|(_, home)| home.clone()).collect()
 }
 
 fn remember(

@@ -124,9 +124,10 @@ fn missing(entries: &[Entry], ui: &Ui) -> Outcome<Vec<Missing>> {
             Known::Yes => {}
             Known::No => {
                 let name = &entry.name;
-                let mend = format!(
-                    "sbx save {name} --format docker-archive --reference {image} -o - | docker load"
-                );
+                let mend = match image == entry.reference {
+                    true => format!("sbx load {name}"),
+                    false => format!("sbx load {name} --reference {image}"),
+                };
                 missing.push(Missing { image, mend });
             }
             Known::NoEngine(reason) => {

@@ -10,6 +10,7 @@ use sbx::build::run::OnFailure;
 use sbx::decl::{PortDecl, Ready, Sandbox};
 use sbx::digest::Digest;
 use sbx::image::save::Saved;
+use sbx::jail::Emulation;
 use sbx::launch::docker::Engine;
 use sbx::launch::{
     Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, PrivateOption,
@@ -26,6 +27,7 @@ use super::Global;
 use super::build::{
     Built, Manner, builder, current_map, ensure_lock, obtain, plan_target, run_in_namespace,
 };
+use super::cache::{CacheArguments, tell};
 use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
 use super::launchers::{LauncherArguments, LauncherName, Pinned, pushed};
@@ -72,6 +74,8 @@ pub struct RunArguments {
     /// Fail where the lock would have to change, and read no index
     #[arg(long)]
     locked: bool,
+    #[command(flatten)]
+    cache: CacheArguments,
     /// The sandbox, or the reference of an image that was pulled
     #[arg(value_name = "SANDBOX")]
     sandbox: String,
@@ -151,8 +155,13 @@ fn build(
     ui: &Ui,
 ) -> Outcome<Option<Built>> {
     let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
-    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End };
-    obtain(workspace, target, &lock, manner, ui)
+    let setup = arguments.cache.set_up(workspace, ui)?;
+    let cache = setup.open()?;
+    let cache = cache.as_ref();
+    let manner = Manner { locked: arguments.locked, on_failure: OnFailure::End, cache };
+    let built = obtain(workspace, target, &lock, manner, ui)?;
+    tell(built.as_ref().and_then(|built| built.tally), ui);
+    Ok(built)
 }
 
 /// What is to be started.
@@ -171,6 +180,7 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
         return prepare_pulled(workspace, arguments, &reference?);
     }
     let target = workspace.target(&arguments.sandbox, None)?;
+    check_platform(arguments, target.platform)?;
     let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
         return Err(Failure::world("the build needs a user namespace"));
     };
@@ -180,6 +190,23 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     Ok(Prepared { spec, record, key: plan.key, platform: target.platform, reference })
 }
 
+/// Instances have no emulator of sbx's: what this machine cannot run itself is not started. An engine
+/// knows for itself.
+fn check_platform(arguments: &RunArguments, platform: Platform) -> Outcome {
+    let by_engine = arguments.launcher.launcher == LauncherName::Docker;
+    match Emulation::find(platform) {
+        Ok(Emulation::Native | Emulation::Host(_)) => Ok(()),
+        Ok(Emulation::Own) | Err(_) if !by_engine => {
+            let (name, host) = (&arguments.sandbox, Platform::host());
+            let message = format!("`{name}` is for {platform}, and this machine runs {host}");
+            let help =
+                format!("add {host} to `platforms` in `project`, or run it on such a machine");
+            Err(Failure::input(message).with_help(help))
+        }
+        Ok(Emulation::Own) | Err(_) => Ok(()),
+    }
+}
+
 /// An image that was pulled runs as its config says.
 fn prepare_pulled(
     workspace: &Workspace,
@@ -187,6 +214,7 @@ fn prepare_pulled(
     reference: &Reference,
 ) -> Outcome<Prepared> {
     let found = find_pulled(workspace, reference, None)?;
+    check_platform(arguments, found.platform)?;
     let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
     let settings = config.and_then(|config| config.settings());
     let settings =
@@ -267,10 +295,9 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
             let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
                 return run_in_namespace(&workspace.jail.program);
             };
-            let reference = workspace.project.reference_of(target.sandbox);
             let image = match for_cluster {
-                true => pushed(workspace, &reference, &plan, &record)?,
-                false => reference,
+                true => pushed(workspace, &target.sandbox.name, &record.image)?,
+                false => workspace.project.reference_of(target.sandbox),
             };
             (plan, record.image, image)
         }

@@ -6,6 +6,7 @@ use clap::Args;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use sbx::build::emulator::packages;
 use sbx::build::run::OnFailure;
 use sbx::decl::MirrorPlace;
 use sbx::fetch::MirrorMap;
@@ -56,9 +57,13 @@ pub fn run(global: &Global, arguments: &VendorArguments, ui: &Ui) -> Outcome {
     let targets = workspace.targets(&arguments.names, all, &platforms)?;
     let lock = ensure_lock(&workspace, &targets, arguments.locked, ui)?;
     let layers = layers_of(&workspace.project, &targets);
-    let sources = lock.sources(|name, platform| {
+    let mut sources = lock.sources(|name, platform| {
         layers.iter().any(|(layer, of)| layer.name == *name && *of == platform)
     });
+    let tools = packages(platforms);
+    let tools: Vec<Source<'_>> = tools.iter().map(Source::Deb).collect();
+    builder(&workspace, ui, IdMap::Identity, OnFailure::End).fetch_tools(&tools)?;
+    sources.extend(tools);
     let answer = match &arguments.place {
         MirrorPlace::Dir(dir) => fill_dir(&workspace, dir, &sources, ui)?,
         MirrorPlace::Registry(reference) => {

@@ -6,6 +6,7 @@
 //! node; what needs the lock, the store or the disk to be judged does not belong here.
 
 mod as_of;
+mod cache;
 mod debian;
 mod editable;
 mod fault;
@@ -34,6 +35,7 @@ mod take;
 mod units;
 
 pub use as_of::AsOf;
+pub use cache::CacheSource;
 pub use debian::{
     Base, Debconf, Debian, PackageRequest, PathRules, PinRule, Repository, VersionRule,
 };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kdl::KdlDocument;
 
 use super::as_of::AsOf;
+use super::cache::{CacheSource, Caches};
 use super::debian::PathRules;
 use super::fault::{Fault, Faults, Location, SourceFile};
 use super::from::{check_bases, has_base};
@@ -18,6 +19,7 @@ use super::recipe::Recipe;
 use super::sandbox::{RawSandbox, Sandbox};
 use crate::name::{LayerName, ProjectName, SandboxName};
 use crate::platform::Platform;
+use crate::reference::Repository;
 
 /// Everything that a project declares.
 #[derive(Clone, Debug)]
@@ -31,6 +33,10 @@ pub struct Project {
     pub as_of: Vec<AsOf>,
     /// Where sources lie under their digests.
     pub mirrors: Vec<SourceMirror>,
+    /// Where layers are taken from before they are made.
+    pub cache_from: Vec<CacheSource>,
+    /// Where layers are put by whoever has the key to sign them.
+    pub cache_to: Option<Repository>,
     pub sandboxes: BTreeMap<SandboxName, Sandbox>,
     pub layers: BTreeMap<LayerName, Layer>,
     /// Every file that was read, relative to the root.
@@ -127,6 +133,7 @@ struct Header {
     platforms: Vec<Platform>,
     as_of: Vec<AsOf>,
     mirrors: Vec<SourceMirror>,
+    caches: Caches,
     at: Location,
 }
 
@@ -268,7 +275,8 @@ impl Reading<'_> {
     }
 
     fn read_header(&mut self, node: &Node<'_>) {
-        const CHILDREN: &[&str] = &["as-of", "mirrors", "platforms", "reference"];
+        const CHILDREN: &[&str] =
+            &["as-of", "cache-from", "cache-to", "mirrors", "platforms", "reference"];
         let name = node.parse::<ProjectName>("a name");
         node.finish();
         let mut header = Header {
@@ -277,6 +285,7 @@ impl Reading<'_> {
             platforms: Vec::new(),
             as_of: Vec::new(),
             mirrors: Vec::new(),
+            caches: Caches::default(),
             at: node.at(),
         };
         for child in node.children() {
@@ -291,6 +300,8 @@ impl Reading<'_> {
                     );
                 }
                 "as-of" => header.as_of.extend(AsOf::read(&child)),
+                "cache-from" => header.caches.read_from(&child),
+                "cache-to" => header.caches.read_to(&child),
                 "mirrors" => header.mirrors.extend(SourceMirror::read(&child)),
                 _ => {
                     child.unknown("`project`", CHILDREN);
@@ -338,6 +349,8 @@ impl Reading<'_> {
             platforms: vec![Platform::Amd64],
             as_of: Vec::new(),
             mirrors: Vec::new(),
+            cache_from: Vec::new(),
+            cache_to: None,
             sandboxes,
             layers: self.layers,
             files,
@@ -346,6 +359,8 @@ impl Reading<'_> {
             project.reference = header.reference.unwrap_or(project.reference);
             project.as_of = header.as_of;
             project.mirrors = header.mirrors;
+            project.cache_from = header.caches.from.clone();
+            project.cache_to = header.caches.to();
             if !header.platforms.is_empty() {
                 project.platforms = header.platforms;
             }

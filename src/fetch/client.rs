@@ -142,6 +142,17 @@ impl Client {
         Client { config, engine: OnceLock::new() }
     }
 
+    /// Likewise, for what can be done without: it gives up soon.
+    pub fn hasty(&self) -> Self {
+        Client::new(ClientConfig {
+            tries: 2,
+            pause: Duration::from_millis(200),
+            connect_timeout: Duration::from_secs(3),
+            stall_timeout: Duration::from_secs(10),
+            ..self.config.clone()
+        })
+    }
+
     pub fn is_offline(&self) -> bool {
         self.config.offline
     }

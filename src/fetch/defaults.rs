@@ -7,6 +7,9 @@ pub const DEBIAN: &str = "http://deb.debian.org/debian";
 /// Debian's security archive, likewise.
 pub const DEBIAN_SECURITY: &str = "http://deb.debian.org/debian-security";
 
+/// What Debian's archive had, on a day on which it had the packages that this program itself needs.
+pub const DEBIAN_THEN: &str = "https://snapshot.debian.org/archive/debian/20261125T000000Z";
+
 /// The registry of npm's packages.
 pub const NPM: &str = "https://registry.npmjs.org/";
 

@@ -11,7 +11,7 @@ mod twin;
 
 pub use config::{ImageLayer, MEDIA_CONFIG, MEDIA_MANIFEST};
 pub use deflate::{Compression, Form, LevelError};
-pub use twin::{Growth, Twin, find_twin, has_bytes, make_twin, obtain_twin};
+pub use twin::{Growth, Twin, find_twin, has_bytes, make_twin, obtain_twin, remember_twin};
 
 use crate::blame::Blame;
 use crate::digest::Digest;

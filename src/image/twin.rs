@@ -78,9 +78,20 @@ fn write_twin(
         .map_err(|source| ImageError::Twin { layer: *diff_id, source })?;
     let (digest, size) = growing.draft.commit()?;
     let twin = Twin { digest, size };
-    let record = record_path(store, diff_id, form);
-    fsx::write_atomic(&record, &serde_json::to_vec(&twin).expect("a twin has string keys only"))?;
+    remember_twin(store, diff_id, form, twin)?;
     Ok(twin)
+}
+
+/// Remembers what a layer's twin is, whoever made it.
+pub fn remember_twin(
+    store: &Store,
+    diff_id: &Digest,
+    form: Form,
+    twin: Twin,
+) -> Result<(), ImageError> {
+    let record = record_path(store, diff_id, form);
+    let bytes = serde_json::to_vec(&twin).expect("a twin has string keys only");
+    Ok(fsx::write_atomic(&record, &bytes)?)
 }
 
 /// A twin that may still be growing.

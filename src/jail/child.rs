@@ -5,12 +5,18 @@
 //! ends; the program itself. Only the first two ever write reports, and no program can reach them:
 //! it lacks the capabilities that looking into them would take.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::emulator::Ids;
+use super::signals::release_signals;
 use super::spec::{Ended, Order, Report, SetupFault, Spec};
 use super::{mounts, network, passing, program};
 
@@ -57,10 +63,9 @@ fn run() -> Setup<()> {
     die_with_parent()?;
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text).step("read the description")?;
-    let Order { parent, spec }: Order<Spec> =
-        serde_json::from_slice(&text).step("read the description")?;
+    let order: Order<Spec> = serde_json::from_slice(&text).step("read the description")?;
     let found = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
-    if found.cast_unsigned() != parent {
+    if found.cast_unsigned() != order.parent {
         return Err(fault("look for the parent", "it is gone"));
     }
     let flags = UnshareFlags::NEWNS
@@ -76,26 +81,38 @@ fn run() -> Setup<()> {
         rustix::process::PidfdFlags::empty(),
     )
     .step("open a handle of this process")?;
+    let ids = order.emulator.as_ref().map(|_| Ids::open()).transpose()?;
+    let (mut inner, mut outer) = UnixStream::pair().step("join the two first processes")?;
     match fork()? {
-        None => init(&spec, &own),
+        None => {
+            drop((inner, ids));
+            init(&order, &own, &mut outer)
+        }
         Some(pid) => {
-            if let Some(timeout) = spec.timeout {
+            drop(outer);
+            if let Some(timeout) = order.spec.timeout {
                 set_alarm(timeout)?;
             }
             close_output();
+            if let Some(ids) = ids {
+                ids.map(pid, &mut inner)?;
+            }
             wait_for(pid).map(drop)
         }
     }
 }
 
 /// Mounts the sandbox, starts its program and reaps until that ends; all others end with this one.
-fn init(spec: &Spec, outer: &impl std::os::fd::AsFd) -> Setup<()> {
+fn init(order: &Order<Spec>, parent: &impl AsFd, outer: &mut UnixStream) -> Setup<()> {
+    let spec = &order.spec;
     die_with_parent()?;
-    let mut gone = [rustix::event::PollFd::new(outer, rustix::event::PollFlags::IN)];
+    let mut gone = [rustix::event::PollFd::new(parent, rustix::event::PollFlags::IN)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     if rustix::event::poll(&mut gone, Some(&now)).step("look for the parent")? > 0 {
         return Err(fault("look for the parent", "it is gone"));
     }
+    let emulator = order.emulator.as_ref();
+    let emulator = emulator.map(|emulator| Ok((emulator, emulator.open()?))).transpose()?;
     mounts::enter(spec)?;
     for (from, to) in &spec.renames {
         rustix::fs::rename(from, to).step(format!("move {from}"))?;
@@ -104,6 +121,9 @@ fn init(spec: &Spec, outer: &impl std::os::fd::AsFd) -> Setup<()> {
     rustix::system::setdomainname(b"(none)").step("set the domain name")?;
     network::raise_loopback()?;
     passing::pass_sockets(&spec.sockets)?;
+    let entered = emulator.map(|(emulator, file)| emulator.enter(&file, outer));
+    // kept until the program has ended
+    let _table = entered.transpose()?;
     match fork()? {
         None => program::exec(spec),
         Some(pid) => {
@@ -148,13 +168,29 @@ pub fn forget_parent() -> Setup<()> {
             )
         };
     }
-    // SAFETY: an all-zero set is valid and is filled by the call after
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-    }
+    release_signals();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    Ok(())
+}
+
+/// In a process that was forked for something else than its parent does: keeps these files open, and
+/// reads and writes nothing otherwise.
+pub fn close_all_but(kept: &[RawFd]) -> Setup<()> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+    let null = null.step("open /dev/null")?;
+    rustix::stdio::dup2_stdin(null.as_fd()).step("replace stdin")?;
+    rustix::stdio::dup2_stdout(null.as_fd()).step("replace stdout")?;
+    rustix::stdio::dup2_stderr(null.as_fd()).step("replace stderr")?;
+    drop(null);
+    // collected first: closing while reading would change the directory
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
+        .step("list open files")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
+        // SAFETY: this process ends by _exit: nobody uses or drops what the parent had open
+        unsafe { libc::close(fd) };
+    }
     Ok(())
 }
 
@@ -165,6 +201,30 @@ pub fn fork() -> Setup<Option<Pid>> {
         -1 => Err(std::io::Error::last_os_error()).step("fork"),
         pid => Ok(Pid::from_raw(pid)),
     }
+}
+
+/// Does something in a child of this process, which has one thread, and answers what comes of it. In
+/// whatever namespaces the child ends up, nothing of this process moves.
+pub fn apart<T: Serialize + DeserializeOwned>(
+    step: &str,
+    work: impl FnOnce() -> Setup<T>,
+) -> Setup<T> {
+    let (mut hear, mut tell) = std::io::pipe().step("open a pipe")?;
+    let Some(child) = fork()? else {
+        drop(hear);
+        let answer = die_with_parent().and_then(|()| work());
+        let text = serde_json::to_vec(&answer).expect("a fault has string keys only");
+        // a parent that is gone does not read
+        tell.write_all(&text).unwrap_or_default();
+        // SAFETY: nothing of the parent's is to be flushed or run by its copy
+        unsafe { libc::_exit(0) }
+    };
+    drop(tell);
+    let mut answer = Vec::new();
+    hear.read_to_end(&mut answer).step(step)?;
+    rustix::process::waitpid(Some(child), WaitOptions::empty()).step(step)?;
+    serde_json::from_slice::<Setup<T>>(&answer)
+        .unwrap_or_else(|_| Err(fault(step, "the process that does it is gone")))
 }
 
 /// The default action of the alarm ends the outer process, and everything with it.

@@ -14,6 +14,7 @@
 
 pub mod cgroup;
 mod child;
+mod emulator;
 mod filter;
 pub mod instance;
 mod mounts;
@@ -31,11 +32,12 @@ mod subordinate;
 mod terminal;
 mod userns;
 
-pub use child::{Setup, die_with_parent, forget_parent, fork};
+pub use child::{Setup, apart, close_all_but, die_with_parent, forget_parent, fork};
+pub use emulator::{Emulation, Emulator};
 pub use passing::{open_terminal, pass_terminal_over, receive, send};
 pub use probe::{Abilities, Obstacle, probe};
 pub use sealed::seal;
-pub use signals::Held;
+pub use signals::{Held, release_signals};
 pub use spawn::{End, Jail, JailError, Outcome};
 pub use spec::{Bind, Ended, Report, SECRETS, SecretFile, SetupFault, Socket, Spec};
 pub use terminal::Terminal;

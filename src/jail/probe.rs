@@ -15,6 +15,7 @@ use rustix::thread::UnshareFlags;
 use super::spec::{SetupFault, Spec};
 use super::subordinate::{GROUPS, NEEDED, USERS, find_range, mend_range, user_name};
 use super::userns::{MEND_TOOL, UserNamespaceError};
+use crate::platform::Platform;
 
 const CONTAINER: &str = "run the container with `--privileged`, or with `--cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`; or take what is settled and run elsewhere from a shared cache (`sbx build --cache-from REF`)";
 const FILTERED: &str = "run the container with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`";
@@ -94,17 +95,50 @@ fn try_namespaces(root: bool) -> io::Result<()> {
     if !root {
         flags |= UnshareFlags::NEWUSER;
     }
-    let attempt = move || -> io::Result<()> {
+    attempt(move || {
         // SAFETY: the forked process has one thread; no flag shares file descriptors or memory
         unsafe { rustix::thread::unshare_unsafe(flags) }?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        rustix::mount::mount_change("/", private)?;
-        // all went well: there is nothing to start
-        Err(io::Error::from_raw_os_error(libc::ECANCELED))
+        Ok(rustix::mount::mount_change("/", private)?)
+    })
+}
+
+/// Makes a user namespace with a table of foreign formats of its own.
+pub(super) fn try_table() -> io::Result<()> {
+    attempt(|| {
+        // SAFETY: the forked process has one thread; neither flag shares file descriptors or memory
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+        super::emulator::open_table().map(drop)?;
+        Ok(())
+    })
+}
+
+/// What stands in the way of programs of another platform.
+pub(super) fn without_table(platform: Platform, error: &io::Error) -> Obstacle {
+    let cannot = format!("programs of {platform} cannot be run");
+    if let Some(limit) = exhausted(false) {
+        let mend = format!("run `sudo sysctl -w {limit}=15000`");
+        return Obstacle::new(format!("{cannot}: the kernel's limit `{limit}` is 0"), mend);
+    }
+    let mend = match error.raw_os_error() {
+        Some(libc::ENODEV) => "run `sudo modprobe binfmt_misc`",
+        _ => "run `sudo apt-get install qemu-user-static`; Linux 6.7 and newer need nothing",
     };
+    let what = format!(
+        "{cannot}: a user namespace gets no table of foreign formats ({error}), and this machine's \
+         has no entry for them with flag `F`"
+    );
+    Obstacle::new(what, mend)
+}
+
+/// Tries something in a process that ends at once: a few system calls, and nothing that a fork in a
+/// process with threads forbids.
+fn attempt(steps: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+    // all went well: there is nothing to start
+    let steps = move || steps().and(Err(io::Error::from_raw_os_error(libc::ECANCELED)));
     let mut command = Command::new("/proc/self/exe");
-    // SAFETY: two system calls and numbers: nothing that a fork in a process with threads forbids
-    let result = unsafe { command.pre_exec(attempt) }.spawn();
+    // SAFETY: as the caller promises
+    let result = unsafe { command.pre_exec(steps) }.spawn();
     match result {
         Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
         Err(error) => Err(error),

@@ -82,6 +82,16 @@ impl Drop for Relay {
     }
 }
 
+/// Holds no signal back any more. A program inherits what its starter holds back, and would never hear of it.
+pub fn release_signals() {
+    // SAFETY: an all-zero set is valid and is filled by the call after
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
 /// All signals, held back for good and taken one at a time.
 #[derive(Debug)]
 pub struct Held {

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
+use super::emulator::Emulator;
 use super::spec::{Ended, Order, Report, SetupFault, Spec};
 use super::terminal::Terminal;
 use super::{CHILD_ARGUMENT, passing, probe};
@@ -74,6 +75,8 @@ impl JailError {
 pub struct Jail {
     /// This program.
     pub program: PathBuf,
+    /// Runs what is not this machine's own.
+    pub emulator: Option<Emulator>,
 }
 
 /// How many lines of output an outcome keeps.
@@ -161,7 +164,7 @@ impl Jail {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(JailError::Spawn)?;
-        let order = Order { parent: std::process::id(), spec };
+        let order = Order { parent: std::process::id(), emulator: self.emulator.clone(), spec };
         let text = serde_json::to_vec(&order).expect("an order has string keys only");
         // a child that died early says why in its report
         talk.write_all(&text).unwrap_or_default();

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::emulator::Emulator;
+
 /// What a sandbox is to look like.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spec {
@@ -82,6 +84,7 @@ pub struct Bind {
 pub(super) struct Order<S> {
     /// Its process id: a child that finds another parent is an orphan already.
     pub parent: u32,
+    pub emulator: Option<Emulator>,
     pub spec: S,
 }
 

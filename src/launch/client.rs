@@ -67,15 +67,17 @@ pub type Outcome = Result<Ended, LaunchError>;
 /// Starts an instance; answers once its program runs.
 pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
-    launch.launcher.refuse(spec)?;
     let map = IdMap::current().at("read", "/proc/self/uid_map")?;
+    launch.launcher.refuse(spec, map)?;
     let quota = check_limits(spec, map)?;
     let volumes = volumes(spec)?;
     let limited = |source| LaunchError::Limits { sandbox: spec.sandbox.clone(), source };
-    let cgroup = match launch.launcher {
-        Launcher::Embedded => Cgroup::plan(&launch.id, &quota).map_err(limited)?,
-        // the runtime makes them
-        Launcher::Oci(_) | Launcher::Docker(_) => Cgroup::default(),
+    let cgroup = match (&launch.launcher, map) {
+        // a runtime that may makes them itself, and so does the engine
+        (Launcher::Oci(_), IdMap::Identity) | (Launcher::Docker(_), _) => Cgroup::default(),
+        (Launcher::Embedded | Launcher::Oci(_), _) => {
+            Cgroup::plan(&launch.id, &quota).map_err(limited)?
+        }
     };
     let claim = launch.state.claim(&launch.name)?;
     let order = match order(launch, &claim, cgroup, volumes) {
@@ -85,12 +87,9 @@ pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attac
             return Err(error);
         }
     };
-    let ids = order.cell.ids;
     if let Launcher::Docker(engine) = &launch.launcher {
-        let image = &launch.engine_image;
-        let made = engine.create(spec, &order.cell.volumes, &order.record, image);
-        made.inspect_err(|_| {
-            discard(&claim.dir, ids);
+        engine.create(spec, &order, &launch.engine_image).inspect_err(|_| {
+            discard_all(&claim.dir, &order.record);
         })?;
     }
     let started = spawn(launch, &claim, &order, connections);
@@ -225,9 +224,7 @@ fn order(
         }
         IdMap::Subordinate { .. } => Ids::Shared,
     };
-    // others lead out in a way of their own, or not at all
-    let own = launch.launcher == Launcher::Embedded;
-    let egress = Policy::new(&spec.egress, &spec.private).filter(|_| own);
+    let egress = Policy::new(&spec.egress, &spec.private);
     let program = Program { env: environment(spec, egress.as_ref()), ..spec.program() };
     let record = record(launch, (&cgroup, ids), &program);
     record.write(&claim.dir).at("write", &claim.dir)?;
@@ -249,7 +246,7 @@ fn order(
     Ok(Order {
         record,
         cell,
-        quota: spec.quota(),
+        quota: if ids == Ids::Shared { Quota::default() } else { spec.quota() },
         dir: claim.dir.clone(),
         ready: probe(spec),
         timeout: spec.timeout,
@@ -278,7 +275,10 @@ fn record(launch: &Launch<'_>, (cgroup, ids): (&Cgroup, Ids), program: &Program)
         tightness: spec.tightness(),
         program: program.clone(),
         launcher: match &launch.launcher {
-            Launcher::Oci(runtime) => Launcher::Oci(runtime.clone().for_instance(&launch.id)),
+            Launcher::Oci(runtime) => {
+                let below = launch.state.runtimes(ids);
+                Launcher::Oci(runtime.clone().for_instance(&below, &launch.id))
+            }
             other => other.clone(),
         },
         fleeting: !launch.detached,

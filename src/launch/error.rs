@@ -170,6 +170,10 @@ impl LaunchError {
     }
 }
 
+/// What mends a kernel that knows no cables.
+pub const MEND_CABLE: &str =
+    "`egress` takes network devices of kind veth: run `modprobe veth` as root";
+
 /// What mends a step of the set-up.
 fn mend(fault: &SetupFault) -> Option<&'static str> {
     let step = fault.step.as_str();
@@ -182,9 +186,7 @@ fn mend(fault: &SetupFault) -> Option<&'static str> {
                 "it takes Linux 5.19 and a file system that can show other owners: put it on ext4, xfs or btrfs, such as with `--cache DIR`",
             )
         }
-        libc::EOPNOTSUPP if step == CABLE => {
-            Some("`egress` takes network devices of kind veth: run `modprobe veth` as root")
-        }
+        libc::EOPNOTSUPP if step == CABLE => Some(MEND_CABLE),
         libc::EINVAL if step == "mount the overlay" => {
             Some("name a directory on another file system with `SBX_STATE`")
         }

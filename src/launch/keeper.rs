@@ -4,7 +4,6 @@
 //! anew from this program's file, in a session of its own, so that it outlives the terminal. An
 //! instance that is not detached ends when its caller does.
 
-use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,10 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use super::egress::{Policy, Sink, guard};
 use super::launcher::Launcher;
+use super::log::{self, Log};
 use super::probe::{self, Probe};
 use super::relay::{self, Door};
 use super::state::{Record, discard, hide, write_ended};
-use crate::jail::cgroup::Quota;
+use crate::jail::cgroup::{Cgroup, Quota};
 use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
 use crate::store::{self, Key, Lease, Store, StoreError};
@@ -80,9 +80,6 @@ pub(super) enum Message {
     Fault(SetupFault),
     Ended(Ended),
 }
-
-/// A log is cut in two at this size: one half is kept beside the one that is written.
-const LOG_SIZE: u64 = 32 << 20;
 
 /// What refusals may take of the log of an instance that has a terminal.
 const LOG_OF_REFUSALS: usize = 1 << 20;
@@ -143,9 +140,9 @@ struct Ends {
 /// What a keeper waits for.
 struct Watch {
     started: Started,
-    /// Of a first process of our own; others say nothing, and their end is seen.
+    /// Of a first process of our own; relays say nothing, and their end is seen.
     report: Option<BufReader<std::io::PipeReader>>,
-    log: Option<(std::io::PipeReader, File, u64)>,
+    log: Option<Log>,
     /// Between its network and this machine's.
     relays: Vec<Pid>,
     /// Asks whether the instance is ready, until then.
@@ -258,8 +255,7 @@ impl Keeper {
             (None, _) => None,
             (Some(_), false) => Some(Sink { file: errors.try_clone()?.into(), most: None }),
             (Some(_), true) => {
-                let log = self.order.dir.join("log");
-                let file = File::options().append(true).create(true).open(log)?;
+                let file = log::append(&self.order.dir.join("log"))?;
                 Some(Sink { file, most: Some(LOG_OF_REFUSALS) })
             }
         })
@@ -280,11 +276,15 @@ impl Keeper {
             self.say(&Message::Ready);
             return Ok(None);
         };
-        let groups = self.order.record.groups();
+        let groups = match self.order.record.groups() {
+            // it has ended already, which is seen next
+            Err(error) if is_gone(&error) => Cgroup::default(),
+            groups => groups.map_err(|error| fault("find the instance's groups", &error))?,
+        };
         let visitor = Visitor {
             program: self.order.record.program.clone(),
             tightness: self.order.cell.tightness,
-            cgroup: groups.map_err(|error| fault("find the instance's groups", &error))?,
+            cgroup: groups,
         };
         let pid = spawn(|| probe::ask(ready, &visitor, started.handle.as_fd()))?;
         Ok(Some((pid, Instant::now() + self.order.timeout)))
@@ -307,23 +307,21 @@ impl Keeper {
             own(&errors)?;
             return Ok(([input, output, errors], None));
         }
-        let file = File::options().append(true).create(true).open(self.order.dir.join("log"))?;
-        let (reader, writer) = std::io::pipe()?;
-        let output = OwnedFd::from(writer);
+        let (log, output) = Log::open(&self.order.dir)?;
         own(&output)?;
         let errors = rustix::io::fcntl_dupfd_cloexec(&output, 3)?;
-        Ok(([input, output, errors], Some((reader, file, 0))))
+        Ok(([input, output, errors], Some(log)))
     }
 
     fn watch(&mut self, mut watch: Watch, signals: &OwnedFd) -> Ended {
         loop {
             let [heard, reported, logged, left] = self.wait(&watch, signals);
-            if logged && watch.log.as_mut().is_some_and(|log| !self.copy_log(log)) {
+            if logged && watch.log.as_mut().is_some_and(|log| !log.copy()) {
                 // nobody can write to it any more
                 watch.log = None;
             }
             if left {
-                kill(watch.started.first, libc::SIGKILL);
+                self.signal(&watch, libc::SIGKILL);
             }
             if heard && let Some(ended) = self.hear(&mut watch, signals) {
                 return ended;
@@ -348,7 +346,7 @@ impl Keeper {
         // a caller who left is told of without being asked for, again and again: so it is looked for only
         // where that matters; that it says no more was told long ago
         match &watch.log {
-            Some((reader, _, _)) => polled.push(PollFd::new(reader, PollFlags::IN)),
+            Some(log) => polled.push(PollFd::new(log.reader(), PollFlags::IN)),
             None if self.order.detached => {}
             None => polled.push(PollFd::new(&self.control, PollFlags::empty())),
         }
@@ -362,16 +360,22 @@ impl Keeper {
         [some(0), some(1), some(2) && watch.log.is_some(), some(2) && !self.order.detached]
     }
 
+    /// To the instance's first process, if it has not just ended.
+    fn signal(&self, watch: &Watch, signal: i32) {
+        let Order { record, .. } = &self.order;
+        if kill(watch.started.first, signal) == Err(rustix::io::Errno::PERM) {
+            record.launcher.pass(record, signal);
+        }
+    }
+
     /// Signals: children that ended, and what is to be passed on.
     fn hear(&self, watch: &mut Watch, signals: &OwnedFd) -> Option<Ended> {
         while let Some(signal) = Held::read(signals) {
             match signal {
                 libc::SIGCHLD => {}
-                signal if signal == kill_signal() => kill(watch.started.first, libc::SIGKILL),
-                signal if signal == stop_signal() => {
-                    kill(watch.started.first, self.order.stop_signal);
-                }
-                signal => kill(watch.started.first, signal),
+                signal if signal == kill_signal() => self.signal(watch, libc::SIGKILL),
+                signal if signal == stop_signal() => self.signal(watch, self.order.stop_signal),
+                signal => self.signal(watch, signal),
             }
         }
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
@@ -411,10 +415,11 @@ impl Keeper {
     fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
         let prober = watch.prober.take().map(|(pid, _)| pid);
         for pid in watch.relays.drain(..).chain(prober) {
-            kill(pid, libc::SIGKILL);
+            // a child that has just ended needs no signal
+            kill(pid, libc::SIGKILL).unwrap_or_default();
         }
         if let Some(log) = watch.log.as_mut() {
-            while self.copy_log(log) {}
+            while log.copy() {}
         }
         // all processes of the instance are gone when its first is
         while rustix::process::wait(WaitOptions::empty()).is_ok() {}
@@ -426,26 +431,9 @@ impl Keeper {
             && Instant::now() >= end
         {
             watch.prober = None;
-            kill(pid, libc::SIGKILL);
+            kill(pid, libc::SIGKILL).unwrap_or_default();
             self.say(&Message::NotReady);
         }
-    }
-
-    /// `false` at the end.
-    fn copy_log(&self, (reader, file, size): &mut Log) -> bool {
-        let mut bytes = [0; 16 << 10];
-        let Ok(n @ 1..) = reader.read(&mut bytes) else { return false };
-        if *size > LOG_SIZE {
-            let (log, old) = (self.order.dir.join("log"), self.order.dir.join("log.1"));
-            fs::rename(&log, old).unwrap_or_default();
-            if let Ok(next) = File::options().append(true).create(true).open(&log) {
-                (*file, *size) = (next, 0);
-            }
-        }
-        // a disk that is full loses the log, not the instance
-        file.write_all(&bytes[..n]).unwrap_or_default();
-        *size += n as u64;
-        true
     }
 
     /// What is to be seen of the instance from now on is its end, or nothing.
@@ -468,20 +456,23 @@ impl Keeper {
     }
 }
 
-type Log = (std::io::PipeReader, File, u64);
-
 fn next_report(report: &mut BufReader<std::io::PipeReader>) -> Option<Report> {
     let mut line = String::new();
     report.read_line(&mut line).ok()?;
     serde_json::from_str(&line).ok()
 }
 
-fn fault(step: &str, error: &std::io::Error) -> SetupFault {
+pub(super) fn fault(step: &str, error: &std::io::Error) -> SetupFault {
     SetupFault { step: step.to_owned(), reason: error.to_string(), errno: error.raw_os_error() }
 }
 
+/// Whether a process was looked at that is there no more.
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
 /// A child that does one thing.
-fn spawn(work: impl FnOnce() -> Result<(), SetupFault>) -> Result<Pid, SetupFault> {
+pub(super) fn spawn(work: impl FnOnce() -> Result<(), SetupFault>) -> Result<Pid, SetupFault> {
     match fork()? {
         Some(pid) => Ok(pid),
         None => {
@@ -492,9 +483,7 @@ fn spawn(work: impl FnOnce() -> Result<(), SetupFault>) -> Result<Pid, SetupFaul
     }
 }
 
-fn kill(pid: Pid, signal: i32) {
-    // a child that has just ended needs no signal
-    if let Some(named) = Signal::from_named_raw(signal) {
-        rustix::process::kill_process(pid, named).unwrap_or_default();
-    }
+fn kill(pid: Pid, signal: i32) -> rustix::io::Result<()> {
+    let named = Signal::from_named_raw(signal);
+    named.map_or(Ok(()), |named| rustix::process::kill_process(pid, named))
 }

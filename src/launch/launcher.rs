@@ -12,9 +12,9 @@ use super::keeper::Order;
 use super::oci::Runtime;
 use super::spec::Spec;
 use super::state::Record;
-use crate::decl::{Egress, SecurityLevel};
+use crate::decl::Egress;
 use crate::jail::instance::{Started, Wires, start};
-use crate::jail::{Ended, SetupFault};
+use crate::jail::{Ended, IdMap, SetupFault};
 
 /// What started an instance, and what it is ended and cleaned up with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +35,8 @@ impl Launcher {
         }
     }
 
-    /// What this launcher cannot do.
-    pub(super) fn refuse(&self, spec: &Spec) -> Result<(), LaunchError> {
+    /// What this launcher cannot do for who has that map.
+    pub(super) fn refuse(&self, spec: &Spec, map: IdMap) -> Result<(), LaunchError> {
         let refused = |what: &str| LaunchError::Refused {
             launcher: self.name(),
             what: what.to_owned(),
@@ -48,21 +48,31 @@ impl Launcher {
         if spec.limits.disk.is_some() && *self != Launcher::Embedded {
             return Err(refused("`limits disk=`"));
         }
-        match (self, &spec.egress) {
-            (Launcher::Embedded, _) | (_, Egress::None) => {}
-            (Launcher::Docker(_), Egress::Any) if spec.security_level != SecurityLevel::High => {}
-            _ => return Err(refused("`egress`")),
-        }
-        match self {
+        let closed = match self {
+            // what it runs in is no namespace of this machine's: neither relay nor probe get in
             Launcher::Oci(runtime) if !runtime.shares_kernel() => {
-                // what it runs in is no namespace of this machine's: neither relay nor probe get in
-                if !spec.ports.is_empty() || spec.ready.is_some() {
-                    let name = runtime.name();
-                    return Err(refused(&format!("ports and `ready` with runtime `{name}`")));
-                }
-                Ok(())
+                format!("with runtime `{}`", runtime.name())
             }
-            _ => Ok(()),
+            // nobody else enters what is real root's
+            Launcher::Docker(_) if map != IdMap::Identity => "without root".to_owned(),
+            _ => return Ok(()),
+        };
+        let parts = [
+            ("ports", !spec.ports.is_empty()),
+            ("`ready`", spec.ready.is_some()),
+            ("`egress`", spec.egress != Egress::None),
+        ];
+        match parts.iter().find(|(_, wanted)| *wanted) {
+            Some((part, _)) => Err(refused(&format!("{part} {closed}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// In the keeper: sends a signal to a first process that is somebody else's.
+    pub(super) fn pass(&self, record: &Record, signal: i32) {
+        match self {
+            Launcher::Embedded | Launcher::Oci(_) => {}
+            Launcher::Docker(engine) => engine.pass(record, signal),
         }
     }
 

@@ -8,12 +8,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::jail::instance::{Visitor, go_in, run_inside};
-use crate::jail::{Ended, Setup};
+use crate::jail::{Ended, Setup, die_with_parent};
 
 /// How often it is asked.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long an instance may take to end.
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// What is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,7 +31,14 @@ pub(super) enum Probe {
 
 /// In a process of its own: asks until the answer is good.
 pub(super) fn ask(probe: &Probe, visitor: &Visitor, first: BorrowedFd<'_>) -> Setup<()> {
-    go_in(first, &visitor.cgroup)?;
+    if let Err(fault) = go_in(first, &visitor.cgroup) {
+        if fault.errno == Some(libc::ESRCH) {
+            // it is about to end, which takes a while: its keeper sees that, tells, and ends this process
+            die_with_parent()?;
+            std::thread::sleep(FAREWELL);
+        }
+        return Err(fault);
+    }
     loop {
         let ready = match probe {
             Probe::Http { path, port, token } => {

@@ -136,6 +136,18 @@ impl Spec {
         self.ports.first().map(|port| port.inside)
     }
 
+    /// For a document that nobody starts from here: no relay of ours would serve what leads out.
+    pub(super) fn refuse_egress(&self, launcher: &'static str) -> Result<(), LaunchError> {
+        match self.egress {
+            Egress::None => Ok(()),
+            Egress::Hosts(_) | Egress::Any => Err(LaunchError::Refused {
+                launcher,
+                what: "`egress` in what it prints".to_owned(),
+                sandbox: self.sandbox.clone(),
+            }),
+        }
+    }
+
     pub(super) fn tightness(&self) -> Tightness {
         match self.security_level {
             SecurityLevel::Low => Tightness::Low,

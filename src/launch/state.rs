@@ -143,6 +143,15 @@ impl State {
         Ok(State { root: root.to_owned() })
     }
 
+    /// Where runtimes keep what they know: not with the instances, which are renamed when they go.
+    pub(super) fn runtimes(&self, ids: Ids) -> PathBuf {
+        match ids {
+            // gone with the instances when the machine starts anew
+            Ids::Own { .. } => PathBuf::from("/run/sbx/oci"),
+            Ids::Shared => self.root.with_added_extension("oci"),
+        }
+    }
+
     /// Takes a name. One that is left over from something killed is taken over.
     pub(super) fn claim(&self, name: &InstanceName) -> Result<Claim, LaunchError> {
         let dir = self.root.join(name.as_str());
@@ -271,8 +280,9 @@ fn sweep_gone(dir: &Path) {
 impl Record {
     /// The groups that a visitor joins: our own, or those that somebody else made.
     pub fn groups(&self) -> io::Result<Cgroup> {
-        match (&self.launcher, self.first) {
-            (Launcher::Oci(_) | Launcher::Docker(_), Some(first)) => Cgroup::of_process(first),
+        match (&self.launcher, self.ids, self.first) {
+            (Launcher::Oci(_), Ids::Own { .. }, Some(first))
+            | (Launcher::Docker(_), _, Some(first)) => Cgroup::of_process(first),
             _ => Ok(self.cgroup.clone()),
         }
     }

@@ -37,13 +37,17 @@ impl Packing {
 
     /// Opens a layer for reading its tar.
     pub fn open(self, blob: &Path) -> io::Result<Unpacked> {
+        Ok(Unpacked { inner: self.decoder(blob)?, hasher: Hasher::new() })
+    }
+
+    /// Likewise, for who hashes it elsewhere.
+    pub fn decoder(self, blob: &Path) -> io::Result<Box<dyn Read + Send>> {
         let file = BufReader::with_capacity(256 << 10, File::open(blob)?);
-        let inner: Box<dyn Read + Send> = match self {
+        Ok(match self {
             Packing::Plain => Box::new(file),
             Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
             Packing::Zstd => Box::new(zstd::Decoder::with_buffer(file)?),
-        };
-        Ok(Unpacked { inner, hasher: Hasher::new() })
+        })
     }
 }
 

@@ -75,6 +75,11 @@ impl Work {
 }
 
 impl Work {
+    /// Whether programs of the image are run for it.
+    pub fn runs_programs(&self) -> bool {
+        matches!(self, Work::Settle(_) | Work::Run(_) | Work::Pnpm(_) | Work::Bytecode(_))
+    }
+
     /// What it takes out of a source or a layer.
     pub fn take(&self) -> Option<&TakeWork> {
         match self {

@@ -20,7 +20,7 @@ use crate::image::MEDIA_MANIFEST;
 use crate::oci::{OciError, Registry, Supplied};
 use crate::report::sign::{PrivateKey, PublicKey, image_payload};
 
-const MEDIA_EMPTY: &str = "application/vnd.oci.empty.v1+json";
+pub(super) const MEDIA_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Types of cosign's.
 const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";

@@ -6,6 +6,7 @@
 
 mod attest;
 mod attestations;
+mod cache;
 mod counter;
 mod docker;
 mod error;
@@ -17,10 +18,11 @@ mod supply;
 
 pub use attest::{Attaching, ENVELOPE, Paper, verify};
 pub use attestations::verify_attestations;
+pub use cache::{Exchange, Reach, SharedCache, Tally, Trust};
 pub use docker::Docker;
 pub use error::ShipError;
 pub use load::{Loaded, Way};
 pub use podman::Podman;
 pub use pull::{Pull, Pulled};
-pub use push::{Placed, Push, Pushed, Shipped, Traffic};
+pub use push::{Placed, Push, Pushed, Shipped, Traffic, mounts};
 pub use supply::{Bytes, Stored};

@@ -156,6 +156,15 @@ impl Push<'_> {
         Ok((ends, traffic))
     }
 
+    /// Brings the twin of one layer in.
+    pub(super) fn bring_layer(
+        &self,
+        layer: &LayerRecord,
+        turn: &Turn,
+    ) -> Result<(Option<Twin>, Traffic), ShipError> {
+        self.carry(&Cargo::Layer(layer, self.find(layer)), turn)
+    }
+
     fn find(&self, layer: &LayerRecord) -> Option<Twin> {
         match layer.packed {
             Some(_) => None,
@@ -298,7 +307,11 @@ impl Push<'_> {
     }
 
     /// Asks for a blob and sends it where it is missing.
-    fn offer(&self, supplied: &Supplied, supply: &dyn Supply) -> Result<Traffic, ShipError> {
+    pub(super) fn offer(
+        &self,
+        supplied: &Supplied,
+        supply: &dyn Supply,
+    ) -> Result<Traffic, ShipError> {
         match self.ask(supply.label(), supplied)? {
             Asked::There(traffic) => Ok(traffic),
             Asked::Not(session) => self.send(supply, supplied.size, session),
@@ -383,6 +396,18 @@ impl Push<'_> {
     }
 }
 
+/// Repositories that a token is asked for beside the own one: those that have most of the blobs.
+pub fn mounts(homes: &BTreeMap<Digest, String>, own: &str) -> Vec<String> {
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    for home in homes.values().filter(|home| *home != own) {
+        *counts.entry(home).or_default() += 1;
+    }
+    let mut mounts: Vec<(usize, &String)> =
+        counts.into_iter().map(|(home, count)| (count, home)).collect();
+    mounts.sort_by(|a, b| b.cmp(a));
+    mounts.into_iter().take(4).map(|(_, home)| home.clone()).collect()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -431,7 +456,7 @@ impl Cargo<'_> {
 
 /// One at a time: compressing takes all processors.
 #[derive(Default)]
-struct Turn {
+pub(super) struct Turn {
     taken: Mutex<bool>,
     given: Condvar,
 }

@@ -19,6 +19,7 @@ use super::inventory::{Class, Inventory, Item, measure};
 use super::lease::{Gate, Holdings, gate_path};
 use super::mark::{Mark, Marks, Standing};
 use super::room::{Crowd, claimed};
+use super::vouched::UNVOUCHED;
 use super::{DIRS, Store, StoreError, remove};
 use crate::fsx::IoAt;
 
@@ -118,7 +119,7 @@ impl Store {
         }
         let tops = DIRS.iter().map(|dir| dir.split('/').next().unwrap_or(dir));
         let mut removed = Vec::new();
-        for name in tops.chain(["index.json", "oci-layout"]) {
+        for name in tops.chain([UNVOUCHED, "index.json", "oci-layout"]) {
             let path = self.root.join(name);
             if path.exists() {
                 remove(&path)?;

@@ -46,6 +46,11 @@ impl Draft {
         self.hasher.is_empty()
     }
 
+    /// Digest of the bytes written so far.
+    pub fn digest(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+
     /// Gives the bytes their name, and holds them. Answers the digest and the size in bytes.
     pub fn commit(mut self) -> Result<(Digest, u64), StoreError> {
         self.overflow.check()?;

@@ -16,6 +16,7 @@
 //! parts/HEX                  downloads under way, resumed by whoever comes next
 //! tmp/PID-N/                 a process's lease and its drafts, swept once it is gone
 //! locks/                     advisory locks
+//! unvouched                  there if layers were taken that nobody vouched for
 //! ```
 //!
 //! Every name is given by `rename(2)` after its bytes are known, so a reader never sees half a file
@@ -35,6 +36,7 @@ mod push;
 mod record;
 mod room;
 mod stamp;
+mod vouched;
 
 pub use collect::{Collected, Goal, Heap, Loose};
 pub use draft::{Draft, TreeDraft};

@@ -37,6 +37,7 @@ with sbx.run("web", name="python") as instance:
     assert instance.exec("busybox", "tr", "a", "b", input="aa\n").stdout == "bb\n"
     (row,) = [row for row in sbx.ps() if row.id == instance.id]
     assert (row.status, row.url, row.token) == ("running", instance.url, instance.token), row
+    assert row.launcher == "embedded", row
     fails(1, "already", lambda: sbx.run("s", name="python"))
 assert not [row for row in sbx.ps() if row.id == instance.id], "it is removed"
 
@@ -50,6 +51,13 @@ with sbx.run("s", "sh", "-c", "echo $A; exec busybox sleep 300", env={"A": "said
     instance.stop(1)
     (row,) = [row for row in sbx.ps() if row.id == instance.id]
     assert row.status == "ended" and row.code is not None, row
+
+with sbx.run("web", name="started", launcher="oci", runtime="runc") as instance:
+    (row,) = [row for row in sbx.ps() if row.id == instance.id]
+    assert row.launcher == "oci", row
+    with urllib.request.urlopen(f"{instance.url}/index.html") as page:
+        assert page.read().decode().strip() == instance.token
+fails(1, "no runtime `none`", lambda: sbx.run("s", launcher="oci", runtime="none"))
 
 try:
     with sbx.run("s", name="raises"):

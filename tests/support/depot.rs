@@ -139,6 +139,21 @@ impl Depot {
         state.blobs.get(&(repository.to_owned(), digest.to_owned())).cloned()
     }
 
+    /// Puts a manifest under a tag, whatever it says.
+    pub fn put(&self, repository: &str, tag: &str, bytes: Vec<u8>) {
+        let media = "application/vnd.oci.image.manifest.v1+json".to_owned();
+        let mut state = self.state.lock().unwrap();
+        state.manifests.insert((repository.to_owned(), tag.to_owned()), (media, bytes));
+    }
+
+    /// Changes the bytes of a blob, and none of its names.
+    pub fn spoil(&self, repository: &str, digest: &str) {
+        let mut state = self.state.lock().unwrap();
+        let bytes = state.blobs.get_mut(&(repository.to_owned(), digest.to_owned())).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    }
+
     /// Has other bytes under a digest than those that it is of.
     pub fn put_blob(&self, repository: &str, digest: &str, bytes: &[u8]) {
         let place = (repository.to_owned(), digest.to_owned());

@@ -39,7 +39,7 @@ pub fn spec(home: &Path, argv: &[&str]) -> Spec {
 
 /// Runs to the end: how, and all that was said.
 pub fn run(program: &Path, spec: &Spec) -> (Result<Outcome, JailError>, String) {
-    let jail = Jail { program: program.to_owned() };
+    let jail = Jail { program: program.to_owned(), emulator: None };
     let mut said = String::new();
     let outcome = jail.run(spec, &mut |line| {
         said.push_str(line);

@@ -92,15 +92,23 @@ impl<'a> Bench<'a> {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
-        let arguments = match arguments {
-            ["run", rest @ ..] => [&["run"], &options[..], rest].concat(),
-            _ => arguments.to_vec(),
-        };
-        let run = self.project.run(&arguments);
+        self.plain_command(&self.with_options(arguments))
+    }
+
+    /// Without the options of every `run`.
+    pub fn plain_command(&self, arguments: &[&str]) -> Command {
+        let run = self.project.run(arguments);
         match self.user {
             Some(user) => run.by(user).command(),
             None => run.command(),
+        }
+    }
+
+    fn with_options<'w>(&'w self, arguments: &[&'w str]) -> Vec<&'w str> {
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        match arguments {
+            ["run", rest @ ..] => [&["run"], &options[..], rest].concat(),
+            _ => arguments.to_vec(),
         }
     }
 
@@ -110,7 +118,7 @@ impl<'a> Bench<'a> {
 
     /// With a mount namespace of its own, in which root has run this script.
     pub fn sbx_with_mounts(&self, script: &str, arguments: &[&str]) -> Outcome {
-        let run = self.project.run(arguments).mounts(script);
+        let run = self.project.run(&self.with_options(arguments)).mounts(script);
         let mut command = match self.user {
             Some(user) => run.by(user).command(),
             None => run.command(),

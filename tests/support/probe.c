@@ -1,20 +1,39 @@
 /* Tries what an instance must not do, harmlessly: with arguments that fail later where it is allowed.
-   Prints one line a try: its name and the error's number. With `echo PORT` it is a server instead. */
+   Prints one line a try: its name and the error's number. With `echo PORT` it is a server instead; with
+   `without-links PROGRAM ...` it becomes that, under a kernel that knows no kind of network device. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* Requests to the kernel for links are refused, as by one that knows none of their kind. */
+static int without_links(char **argv) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sendto, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EOPNOTSUPP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) return 125;
+    execv(argv[0], argv);
+    return 126;
+}
 
 static void try(const char *name, long result) {
     printf("%s %d\n", name, result == -1 ? errno : 0);
@@ -44,6 +63,7 @@ static int echo(int port) {
 
 int main(int argc, char **argv) {
     if (argc == 3 && !strcmp(argv[1], "echo")) return echo(atoi(argv[2]));
+    if (argc >= 3 && !strcmp(argv[1], "without-links")) return without_links(argv + 2);
     errno = 0;
     try("mount", mount("none", "/", "no-such-file-system", 0, 0));
     try("umount", syscall(SYS_umount2, "/no-such-place", 0));

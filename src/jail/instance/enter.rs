@@ -53,7 +53,7 @@ pub fn enter(
     let [input, output, errors] = stdio;
     let (seat, far) = UnixStream::pair()?;
     passing::send(talk.as_fd(), &[first, input, output, errors, far.as_fd()])?;
-    let order = Order { parent: std::process::id(), spec: visitor };
+    let order = Order { parent: std::process::id(), emulator: None, spec: visitor };
     let text = serde_json::to_vec(&order).expect("an order has string keys only");
     talk.write_all(&text)?;
     talk.shutdown(std::net::Shutdown::Write)?;
@@ -111,7 +111,7 @@ fn visit(control: BorrowedFd<'_>) -> Setup<Ended> {
         passed.try_into().map_err(|_| fault("take what is passed", "something is missing"))?;
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text).step("read the order")?;
-    let Order { parent, spec }: Order<Visitor> =
+    let Order { parent, spec, .. }: Order<Visitor> =
         serde_json::from_slice(&text).step("read the order")?;
     // the parent's number is another namespace's: whether it is there, its end of the socket says
     let _ = parent;
@@ -140,9 +140,14 @@ pub fn go_in(first: BorrowedFd<'_>, cgroup: &Cgroup) -> Setup<()> {
 
 /// Moves this process into the user and network namespaces only, and takes every right from it.
 pub fn go_into_network(first: BorrowedFd<'_>) -> Setup<()> {
-    let both = ThreadNameSpaceType::USER | ThreadNameSpaceType::NETWORK;
-    move_into(first, both)?;
+    move_into(first, ThreadNameSpaceType::USER | ThreadNameSpaceType::NETWORK)?;
     become_nobody()
+}
+
+/// Likewise, with the rights of the network's owner.
+pub(super) fn go_into_network_as_root(first: BorrowedFd<'_>) -> Setup<()> {
+    move_into(first, ThreadNameSpaceType::USER | ThreadNameSpaceType::NETWORK)?;
+    ids::become_root()
 }
 
 /// Takes every right from this process, and ties it to its parent.

@@ -14,9 +14,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
-use super::super::child::{Setup, Step, fault};
+use super::super::child::{Setup, Step, apart, fault};
 use super::super::netlink::Network;
 use super::super::passing;
+use super::enter;
 
 /// Where the name server and the proxy are, in a range that is nobody's (RFC 2544).
 pub const NEAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -50,6 +51,14 @@ impl Gate {
         rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
             .step("return from the gate")?;
         passing::send_all(over, &sockets).step("hand the gate's sockets out")
+    }
+
+    /// Likewise, in the network of an instance that somebody else made, before its program starts.
+    pub fn open_beside(&self, first: BorrowedFd<'_>, over: BorrowedFd<'_>) -> Setup<()> {
+        apart("lay the way out", || {
+            enter::go_into_network_as_root(first)?;
+            self.open(over)
+        })
     }
 
     fn listen(&self) -> Setup<Vec<OwnedFd>> {
@@ -87,3 +96,17 @@ fn connect(outer: &Network, inner: &Network, instance: BorrowedFd<'_>) -> Setup<
 
 /// What fails where the kernel has no such links.
 pub const CABLE: &str = "lay a cable out of the instance";
+
+/// Lays one in a network that ends at once, and answers whether the kernel has none. Where not even
+/// namespaces can be had, that is another's to tell.
+pub fn lacks_cables() -> bool {
+    let laid = apart(CABLE, || {
+        let both = UnshareFlags::NEWUSER | UnshareFlags::NEWNET;
+        // SAFETY: this process has one thread, and the flags share neither descriptors nor memory
+        unsafe { rustix::thread::unshare_unsafe(both) }.step(CABLE)?;
+        let network = Network::open().step(CABLE)?;
+        let own = File::open("/proc/self/ns/net").step(CABLE)?;
+        network.lay_cable("gate", "eth0", own.as_fd()).step(CABLE)
+    });
+    laid.is_err_and(|fault| fault.errno == Some(libc::EOPNOTSUPP))
+}

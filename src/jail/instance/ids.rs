@@ -25,7 +25,7 @@ pub enum Ids {
 }
 
 /// `inside outside count`, as in a map's row.
-type Row = (u32, u32, u32);
+pub type Row = (u32, u32, u32);
 
 impl Ids {
     /// Who root of the instance is for the starter.
@@ -36,13 +36,18 @@ impl Ids {
         }
     }
 
+    /// The map of a user namespace of these ids.
+    pub fn rows(self) -> Vec<Row> {
+        match self {
+            Ids::Own { first } => vec![(0, first, COUNT)],
+            // a row must lie within one of the starter's own, which has its root apart
+            Ids::Shared => vec![(0, 0, 1), (1, 1, COUNT - 1)],
+        }
+    }
+
     /// A user namespace of these ids, without a process in it.
     pub(super) fn namespace(self, processes: Option<u32>) -> Setup<OwnedFd> {
-        match self {
-            Ids::Own { first } => namespace(&[(0, first, COUNT)], processes),
-            // a row must lie within one of the starter's own, which has its root apart
-            Ids::Shared => namespace(&[(0, 0, 1), (1, 1, COUNT - 1)], processes),
-        }
+        namespace(&self.rows(), processes)
     }
 
     /// A file system's part as the instance is to see it: owners of the trees are the instance's.
@@ -139,7 +144,8 @@ fn namespace(rows: &[Row], processes: Option<u32>) -> Setup<OwnedFd> {
     opened
 }
 
-fn limit_processes(processes: Option<u32>) {
+/// For what this process starts from now on.
+pub(super) fn limit_processes(processes: Option<u32>) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Some(most) = processes.map(u64::from) else { return };
     let own = getrlimit(Resource::Nproc);

@@ -30,9 +30,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::program::open_files;
 pub use enter::{Entered, Visitor, become_nobody, enter, go_in, go_into_network, run_inside};
-pub use gate::{CABLE, Gate, GateSockets, NEAR};
+pub use gate::{CABLE, Gate, GateSockets, NEAR, lacks_cables};
 pub use identity::Identity;
-pub use ids::{COUNT, Ids};
+pub use ids::{COUNT, Ids, Row};
 pub use landlock::UNLOCKED;
 pub use outline::{Laid, lay_root, masked_paths, read_only_paths};
 pub use profile::profile_document;

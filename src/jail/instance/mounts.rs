@@ -18,6 +18,9 @@ use super::{Cell, Ids, NEAR, Tightness, Volume, ids};
 /// Where a root that is read-only is writable all the same, in memory.
 const IN_MEMORY: &[(&str, &str)] = &[("tmp", "mode=1777,size=50%"), ("run", "mode=0755,size=10%")];
 
+/// In an instance's directory.
+const SHELF: &str = "shelf";
+
 /// Paths of /sys that tell of the machine's hardware.
 pub(super) const MASKED: &[&str] = &["firmware", "devices/virtual/powercap"];
 
@@ -29,9 +32,9 @@ pub(super) fn outside(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<()> {
     rustix::mount::mount_change("/", private).step("make mounts private")?;
     let dir = |name: &str| cell.dir.join(name);
     // where to mount on, in memory: making a file on a disk takes longer than a mount
-    let shelf = dir("shelf");
+    let shelf = dir(SHELF);
     mount_tmpfs(&shelf, "mode=0700,size=1m", MountFlags::NOSUID | MountFlags::NODEV)?;
-    let root = shelf.join("root");
+    let root = root(cell);
     make_dir(&root)?;
     let (upper, work) = match cell.disk {
         None => (dir("upper"), dir("work")),
@@ -46,6 +49,11 @@ pub(super) fn outside(cell: &Cell, namespace: BorrowedFd<'_>) -> Setup<()> {
     cell.volumes.iter().try_for_each(|volume| mount_volume(cell, &root, volume))?;
     // the way here is closed to the instance's root; a working directory moves to the copied mount
     rustix::process::chdir(&root).step("enter the root")
+}
+
+/// Where the root is mounted.
+pub(super) fn root(cell: &Cell) -> PathBuf {
+    cell.dir.join(SHELF).join("root")
 }
 
 /// What is written, where it can be no more than so many bytes.

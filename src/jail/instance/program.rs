@@ -11,6 +11,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::super::child::{Setup, Step, fault};
 use super::super::passing;
 use super::super::program::{bound, set_limits, strings};
+use super::super::signals::release_signals;
 use super::super::spec::SetupFault;
 use super::identity::Identity;
 use super::setup::Wires;
@@ -67,7 +68,7 @@ fn prepare(program: &Program, tightness: Tightness, ends: &Ends<'_>) -> Setup<Co
         CapabilitySets { effective: had, permitted: had, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).step("drop capabilities")?;
     rustix::process::chdir(program.cwd.as_str()).step(format!("change to `{}`", program.cwd))?;
-    reset_signals();
+    release_signals();
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
     if tightness == Tightness::High {
         landlock::restrict(&program.writable)?;
@@ -126,16 +127,6 @@ fn become_user(identity: &Identity) -> Setup<()> {
     rustix::thread::set_thread_groups(&groups).step(step())?;
     rustix::thread::set_thread_res_gid(Some(group), Some(group), Some(group)).step(step())?;
     rustix::thread::set_thread_res_uid(Some(user), Some(user), Some(user)).step(step())
-}
-
-/// The first process holds signals back; its program must not inherit that.
-fn reset_signals() {
-    // SAFETY: an all-zero set is valid and is filled by the call after
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-    }
 }
 
 /// Looks a program up as a shell does.

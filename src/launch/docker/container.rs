@@ -5,35 +5,57 @@ use bollard::query_parameters::CreateContainerOptionsBuilder;
 use serde_json::{Value, json};
 
 use super::super::error::LaunchError;
+use super::super::keeper::Order;
 use super::super::spec::Spec;
 use super::super::state::Record;
 use super::Engine;
-use crate::decl::Egress;
 use crate::jail::instance::{
     Tightness, Volume, capability_names, masked_paths, open_files, profile_document,
     read_only_paths,
 };
 
 impl Engine {
-    /// Makes the container of an instance, which is not started yet.
+    /// Makes the container of an instance, which is not started yet, and the one that holds its network
+    /// where something leads out of that.
     pub(in super::super) fn create(
         &self,
         spec: &Spec,
-        volumes: &[Volume],
-        record: &Record,
+        order: &Order,
         image: &str,
     ) -> Result<(), LaunchError> {
-        let mut document = print(spec, image);
-        document["Hostname"] = json!(record.name);
+        let Order { record, cell, .. } = order;
+        let mut document = document(spec, image);
+        document["Env"] = env(&cell.program.env);
+        document["HostConfig"]["Binds"] = cell.volumes.iter().map(bind).collect();
+        match cell.gate {
+            // its name is the holder's, as its network is
+            Some(_) => {
+                let holder = self.create_holder(order, document["Labels"].clone(), image)?;
+                document["HostConfig"]["NetworkMode"] = json!(format!("container:{holder}"));
+            }
+            None => document["Hostname"] = json!(record.name),
+        }
+        self.create_container(&Self::container(record), document, record)
+    }
+
+    /// With an instance's labels.
+    pub(super) fn create_container(
+        &self,
+        name: &str,
+        mut document: Value,
+        record: &Record,
+    ) -> Result<(), LaunchError> {
         document["Labels"]["sbx.instance"] = json!(record.name);
         document["Labels"]["sbx.id"] = json!(record.id);
-        document["HostConfig"]["Binds"] = volumes.iter().map(bind).collect();
         let body: ContainerCreateBody =
             serde_json::from_value(document).expect("the document is a container's");
-        let name = Self::container(record);
-        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
         self.ask(async |docker| docker.create_container(Some(options), body).await).map(drop)
     }
+}
+
+fn env(pairs: &[(String, String)]) -> Value {
+    pairs.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 fn bind(volume: &Volume) -> Value {
@@ -41,14 +63,19 @@ fn bind(volume: &Volume) -> Value {
     json!(format!("{}:{}:{mode}", volume.from.display(), volume.to))
 }
 
-/// What the engine is told, but for what an instance's name and number decide.
-pub fn print(spec: &Spec, image: &str) -> Value {
-    let env = spec.env.iter().map(|(name, value)| format!("{name}={value}"));
+/// What the engine is told, but for what an instance's name and number decide. Nobody would serve its
+/// way out.
+pub fn print(spec: &Spec, image: &str) -> Result<Value, LaunchError> {
+    spec.refuse_egress("docker")?;
+    Ok(document(spec, image))
+}
+
+fn document(spec: &Spec, image: &str) -> Value {
     let mut document = json!({
         "Image": image,
         "Entrypoint": spec.argv,
         "Cmd": [],
-        "Env": env.collect::<Vec<_>>(),
+        "Env": env(&spec.env),
         "WorkingDir": spec.workdir,
         "User": spec.user,
         "Labels": {"sbx.sandbox": spec.sandbox, "sbx.image": spec.image},
@@ -73,7 +100,7 @@ fn host(spec: &Spec) -> Value {
     let profile = profile_document(tightness);
     let (soft, hard) = open_files();
     let mut host = json!({
-        "NetworkMode": if spec.egress == Egress::Any { "bridge" } else { "none" },
+        "NetworkMode": "none",
         "CapDrop": ["ALL"],
         "CapAdd": capability_names(tightness),
         "SecurityOpt": ["no-new-privileges", format!("seccomp={profile}")],

@@ -61,8 +61,7 @@ impl Engine {
                 pump(Streams { output, input }, ends, async |rows, columns| {
                     let size = ResizeExecOptionsBuilder::default();
                     let size = size.h(rows.into()).w(columns.into()).build();
-                    // one that has just ended has no window
-                    docker.resize_exec(&exec.id, size).await.unwrap_or_default();
+                    docker.resize_exec(&exec.id, size).await.is_ok()
                 })
                 .await?;
             }

@@ -1,13 +1,14 @@
 //! Docker's engine as a launcher: the same spec as a container without a network of the engine's.
 //!
-//! A container has the network of none; published ports lead in through the relay, as everywhere, so
-//! that nothing leads out. The keeper attaches to the container before it starts, carries what it
+//! A container has the network of none; published ports lead in through the relay, as everywhere, and
+//! what `egress` declares leads out through the other one (`holder`). The keeper attaches to the container before it starts, carries what it
 //! says to where an instance's output goes, watches its first process, and removes it in the end: so
 //! `ps`, `logs`, `stop` and `rm` ask nobody. The engine must run on this machine: its containers are
 //! entered. Reached through `bollard` over the unix socket.
 
 mod container;
 mod exec;
+mod holder;
 mod load;
 mod pump;
 mod start;
@@ -17,7 +18,9 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
+use bollard::query_parameters::{
+    InspectContainerOptions, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
+};
 use serde::{Deserialize, Serialize};
 
 pub use container::print;
@@ -103,13 +106,28 @@ impl Engine {
         Some(Ended::Code(i32::try_from(code).unwrap_or(i32::from(u8::MAX))))
     }
 
-    /// Ends and removes the container, if it is there.
+    /// Sends a signal to the program.
+    pub(super) fn pass(&self, record: &Record, signal: i32) {
+        let options = KillContainerOptionsBuilder::default().signal(&signal.to_string()).build();
+        let name = Self::container(record);
+        // one that has just ended needs no signal
+        self.ask(async |docker| docker.kill_container(&name, Some(options)).await)
+            .unwrap_or_default();
+    }
+
+    /// Ends and removes the containers that are there.
     pub(super) fn clean_up(&self, record: &Record) {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        let name = Self::container(record);
+        let names = [Self::container(record), Self::holder(record)];
         // an engine that is away has no container that runs, and forgets none: the next look tries again
-        let removed = self.ask(async |docker| docker.remove_container(&name, Some(options)).await);
-        removed.unwrap_or_default();
+        let asked = self.ask(async |docker| {
+            for name in &names {
+                let removed = docker.remove_container(name, Some(options.clone())).await;
+                removed.unwrap_or_default();
+            }
+            Ok(())
+        });
+        asked.unwrap_or_default();
     }
 }
 

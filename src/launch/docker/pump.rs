@@ -54,11 +54,12 @@ impl Ends {
     }
 }
 
-/// Carries both ways until the engine's stream ends. `resize` is told a terminal's rows and columns.
+/// Carries both ways until the engine's stream ends. `resize` is told a terminal's rows and columns, until
+/// it says that they were taken: what has not started yet, or has just ended, has no window.
 pub(super) async fn pump(
     mut streams: Streams,
     mut ends: Ends,
-    resize: impl AsyncFn(u16, u16),
+    resize: impl AsyncFn(u16, u16) -> bool,
 ) -> Result<(), Error> {
     let (typed, _going) = read(&ends.input)?;
     let mut typed = Some(typed);
@@ -83,8 +84,8 @@ pub(super) async fn pump(
             _ = glance.tick(), if ends.terminal.is_some() => {
                 let size = ends.size();
                 if let Some(size) = size.filter(|size| Some((size.ws_row, size.ws_col)) != known) {
-                    known = Some((size.ws_row, size.ws_col));
-                    resize(size.ws_row, size.ws_col).await;
+                    let taken = resize(size.ws_row, size.ws_col).await;
+                    known = taken.then_some((size.ws_row, size.ws_col)).or(known);
                 }
             }
         }

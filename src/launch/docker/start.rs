@@ -13,10 +13,11 @@ use rustix::process::{Pid, PidfdFlags};
 
 use super::super::error::LaunchError;
 use super::super::keeper::Order;
+use super::super::undertaker;
 use super::Engine;
 use super::pump::{Ends, Streams, pump};
 use crate::jail::instance::{Started, Wires};
-use crate::jail::{Setup, SetupFault, die_with_parent, fork, pass_terminal_over};
+use crate::jail::{Setup, SetupFault, apart, die_with_parent, fork, pass_terminal_over};
 
 fn fault(step: &str, reason: impl ToString, errno: Option<i32>) -> SetupFault {
     SetupFault { step: step.to_owned(), reason: reason.to_string(), errno }
@@ -25,28 +26,46 @@ fn fault(step: &str, reason: impl ToString, errno: Option<i32>) -> SetupFault {
 impl Engine {
     /// Starts the container of an order. The caller has one thread.
     pub(in super::super) fn start(&self, order: &Order, wires: &Wires) -> Setup<Started> {
+        if let (Some(gate), Some(over)) = (&order.cell.gate, &wires.gate) {
+            self.hold(order, gate, over)?;
+        }
         self.attach(order, wires)?;
-        let name = Self::container(&order.record);
-        let found = self.ask(async |docker| {
-            docker.start_container(&name, None::<StartContainerOptions>).await?;
-            docker.inspect_container(&name, None::<InspectContainerOptions>).await
-        });
-        let found = found.map_err(|error| explain(&error, &order.cell.program.argv[0]))?;
-        let step = "find the container's first process";
-        let pid = found.state.and_then(|state| state.pid).unwrap_or_default();
-        let id = found.id.unwrap_or_default();
-        let Some(first) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        let started = self.begin(&Self::container(&order.record), &order.cell.program.argv[0])?;
+        undertaker::send(&started.handle, || self.clean_up(&order.record))?;
+        Ok(started)
+    }
+
+    /// Starts a container, and finds its first process. The engine is asked by processes that end: what
+    /// asks it leaves files open for good, and whoever is forked later closes all that is not its own.
+    pub(super) fn begin(&self, name: &str, program: &str) -> Setup<Started> {
+        let (pid, id) = apart("start the container", || self.start_container(name, program))?;
+        let Some(first) = Pid::from_raw(pid) else {
             return ended_already();
         };
         match rustix::process::pidfd_open(first, PidfdFlags::empty()) {
             Ok(handle) if is_of_container(first, &id) => return Ok(Started { first, handle }),
             _ => {}
         }
-        match self.ask(async |docker| is_running(&docker, &name).await) {
-            Ok(false) => ended_already(),
-            Ok(true) => Err(fault(step, "the engine's containers are not on this machine", None)),
-            Err(error) => Err(fault(step, error, None)),
+        let step = "find the container's first process";
+        let running = || {
+            let running = self.ask(async |docker| is_running(&docker, name).await);
+            running.map_err(|error| fault(step, error, None))
+        };
+        match apart(step, running)? {
+            false => ended_already(),
+            true => Err(fault(step, "the engine's containers are not on this machine", None)),
         }
+    }
+
+    /// Answers its first process, 0 where that has ended, and its id.
+    fn start_container(&self, name: &str, program: &str) -> Setup<(i32, String)> {
+        let found = self.ask(async |docker| {
+            docker.start_container(name, None::<StartContainerOptions>).await?;
+            docker.inspect_container(name, None::<InspectContainerOptions>).await
+        });
+        let found = found.map_err(|error| explain(&error, program))?;
+        let pid = found.state.and_then(|state| state.pid).unwrap_or_default();
+        Ok((i32::try_from(pid).unwrap_or_default(), found.id.unwrap_or_default()))
     }
 
     /// Leaves a process that carries what the container reads and says; answers once it listens.
@@ -96,8 +115,7 @@ impl Engine {
             pump(streams, ends, async |rows, columns| {
                 let size = ResizeContainerTTYOptionsBuilder::default();
                 let size = size.h(rows.into()).w(columns.into()).build();
-                // one that has just ended has no window
-                docker.resize_container_tty(&name, size).await.unwrap_or_default();
+                docker.resize_container_tty(&name, size).await.is_ok()
             })
             .await
         });

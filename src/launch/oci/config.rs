@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::super::spec::Spec;
 use crate::jail::cgroup::Quota;
 use crate::jail::instance::{
-    COUNT, Cell, Identity, Ids, Laid, Program, Tightness, capability_names, masked_paths,
-    open_files, profile_document, read_only_paths,
+    Cell, Identity, Ids, Laid, Program, Row, Tightness, capability_names, masked_paths, open_files,
+    profile_document, read_only_paths,
 };
 
 /// Half of a hundred thousand microseconds is half a processor.
@@ -18,10 +18,11 @@ struct Parts<'a> {
     host_name: &'a str,
     program: &'a Program,
     identity: &'a Identity,
-    ids: Ids,
+    /// Of its user namespace, if it has one.
+    map: Vec<Row>,
     tightness: Tightness,
     shared_memory: u64,
-    /// Below those of whoever starts it; without limits the runtime chooses.
+    /// Below those of whoever starts it; without one the runtime chooses, or does without.
     group: Option<String>,
     quota: Quota,
     /// Beside what every instance has.
@@ -35,10 +36,11 @@ pub(super) fn document(cell: &Cell, quota: Quota, id: &str, laid: &Laid) -> Vec<
         host_name: &cell.host_name,
         program: &cell.program,
         identity: &laid.identity,
-        ids: cell.ids,
+        map: cell.ids.rows(),
         tightness: cell.tightness,
         shared_memory: cell.shared_memory,
-        group: Some(id.to_owned()),
+        // an ordinary user's are the keeper's to make, which may
+        group: matches!(cell.ids, Ids::Own { .. }).then(|| id.to_owned()),
         quota,
         mounts: Vec::new(),
     };
@@ -48,6 +50,7 @@ pub(super) fn document(cell: &Cell, quota: Quota, id: &str, laid: &Laid) -> Vec<
 /// The document for a bundle that somebody else completes with a directory `rootfs`, whose owners
 /// stay what they are there. A named user is looked up nowhere, and must be a number.
 pub fn print(spec: &Spec) -> Result<Value, super::super::LaunchError> {
+    spec.refuse_egress("oci")?;
     let tightness = spec.tightness();
     let volumes = spec.volumes.iter().map(|volume| {
         let mode = if volume.read_only { "ro" } else { "rw" };
@@ -66,7 +69,7 @@ pub fn print(spec: &Spec) -> Result<Value, super::super::LaunchError> {
         host_name: &spec.sandbox,
         program: &spec.program(),
         identity: &numeric(spec)?,
-        ids: Ids::Shared,
+        map: Vec::new(),
         tightness,
         shared_memory: spec.shared_memory,
         group: None,
@@ -159,9 +162,10 @@ impl Parts<'_> {
             "maskedPaths": masked_paths(),
             "readonlyPaths": read_only_paths(),
         });
-        if let Ids::Own { first } = self.ids {
+        if !self.map.is_empty() {
             kinds.push("user");
-            let map = json!([{"containerID": 0, "hostID": first, "size": COUNT}]);
+            let row = |(inside, outside, count): &Row| json!({"containerID": inside, "hostID": outside, "size": count});
+            let map: Value = self.map.iter().map(row).collect();
             linux["uidMappings"] = map.clone();
             linux["gidMappings"] = map;
         }

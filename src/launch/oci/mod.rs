@@ -3,8 +3,8 @@
 //! The root is laid as for an instance of our own, in a mount namespace that only the runtime sees;
 //! the document says the rest (`config`). The keeper is the nearest reaper of what the runtime
 //! leaves behind (`PR_SET_CHILD_SUBREAPER`), so the instance is its child, and it learns how that ends.
-//! An instance whose keeper was killed is ended by the next who looks, with the runtime's own
-//! `delete`.
+//! What the runtime knows of an instance whose keeper was killed is forgotten by the next who looks,
+//! with the runtime's own `delete`.
 
 mod config;
 mod exec;
@@ -14,20 +14,19 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
 pub use config::print;
 
 use super::state::Record;
+use crate::jail::release_signals;
 
 /// Runtimes whose instances are processes of this machine, in namespaces that can be entered.
 const SHARING: &[&str] = &["crun", "runc", "youki"];
 /// Where runtimes look for programs of their own.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Gone with the instances when the machine starts anew.
-const STATE: &str = "/run/sbx/oci";
 /// Version 2 beside version 1: crun refuses both at once, and does with version 1.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 
@@ -45,8 +44,8 @@ impl Runtime {
     }
 
     /// A state apart from all others, wherever the instance's own directory goes.
-    pub(super) fn for_instance(self, id: &str) -> Self {
-        Runtime { state: Path::new(STATE).join(id), ..self }
+    pub(super) fn for_instance(self, below: &Path, id: &str) -> Self {
+        Runtime { state: below.join(id), ..self }
     }
 
     pub fn name(&self) -> String {
@@ -61,10 +60,13 @@ impl Runtime {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env_clear().env("PATH", PATH).arg("--root").arg(&self.state);
-        if self.name() == "crun" && Path::new(HYBRID).is_dir() {
-            // SAFETY: three system calls, in a process that is about to become the runtime
-            unsafe { command.pre_exec(|| Ok(hide_hybrid()?)) };
-        }
+        let hybrid = self.name() == "crun" && Path::new(HYBRID).is_dir();
+        let prepare = move || {
+            release_signals();
+            if hybrid { Ok(hide_hybrid()?) } else { Ok(()) }
+        };
+        // SAFETY: a few system calls, in a process that is about to become the runtime
+        unsafe { command.pre_exec(prepare) };
         command
     }
 
@@ -78,11 +80,14 @@ impl Runtime {
         if !self.state.is_dir() {
             return;
         }
-        let mut command = self.command();
-        command.args(["delete", "--force", &Self::id(record)]);
-        // an instance that never came to be is not known there either
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().map(drop).unwrap_or_default();
+        // out of their own namespace, ordinary users have nothing left but these files
+        if rustix::process::geteuid().is_root() {
+            let mut command = self.command();
+            command.args(["delete", "--force", &Self::id(record)]);
+            // an instance that never came to be is not known there either
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().map(drop).unwrap_or_default();
+        }
         std::fs::remove_dir_all(&self.state).unwrap_or_default();
     }
 }
@@ -92,8 +97,10 @@ fn hide_hybrid() -> rustix::io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     match rustix::mount::unmount(HYBRID, UnmountFlags::DETACH) {
-        // it is hidden already, in the view of whoever starts this
-        Err(rustix::io::Errno::INVAL) => Ok(()),
+        // in a user namespace it is part of what is above; or it was hidden already
+        Err(rustix::io::Errno::INVAL) => {
+            rustix::mount::mount(c"tmpfs", HYBRID, c"tmpfs", MountFlags::empty(), None)
+        }
         result => result,
     }
 }

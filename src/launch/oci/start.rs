@@ -1,20 +1,22 @@
 //! The keeper's side: from an order to a process that a runtime started.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::fs::FileType;
 use rustix::process::{Pid, PidfdFlags};
 use serde::Deserialize;
 
 use super::super::keeper::Order;
+use super::super::undertaker;
 use super::Runtime;
 use super::config::document;
 use crate::jail::instance::{Started, Wires, lay_root};
-use crate::jail::{Setup, SetupFault, die_with_parent, fork, receive, send};
+use crate::jail::{Setup, SetupFault, apart, receive, send};
 
 /// In the bundle, by names that are short wherever the bundle lies.
 const CONSOLE: &str = "console";
@@ -32,27 +34,14 @@ impl Runtime {
         let step = "become the instance's parent";
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
             .or_else(failed(step))?;
-        let (mut hear, mut tell) = std::io::pipe().or_else(failed("open a pipe"))?;
-        let Some(maker) = fork()? else {
-            drop(hear);
-            let answer = die_with_parent().and_then(|()| self.make(order, wires));
-            let text = serde_json::to_vec(&answer).expect("a fault has string keys only");
-            tell.write_all(&text).unwrap_or_default();
-            // SAFETY: nothing of the keeper's is to be flushed or run by its copy
-            unsafe { libc::_exit(0) }
-        };
-        drop(tell);
-        let mut answer = Vec::new();
-        hear.read_to_end(&mut answer).or_else(failed("wait for the runtime"))?;
-        rustix::process::waitpid(Some(maker), rustix::process::WaitOptions::empty())
-            .or_else(failed("wait for the runtime"))?;
-        let first: i32 = match serde_json::from_slice::<Setup<i32>>(&answer) {
-            Ok(answer) => answer?,
-            Err(error) => return failed("make the instance")(error),
-        };
+        let first: i32 = apart("make the instance", || self.make(order, wires))?;
         let first = Pid::from_raw(first).ok_or("it has no number").or_else(failed("start"))?;
         let handle = rustix::process::pidfd_open(first, PidfdFlags::empty())
             .or_else(failed("open a handle of the instance"))?;
+        undertaker::send(&handle, || {})?;
+        if let (Some(gate), Some(over)) = (&order.cell.gate, &wires.gate) {
+            gate.open_beside(handle.as_fd(), over.as_fd())?;
+        }
         let bundle = Bundle { dir: order.dir.join("bundle"), program: &order.cell.program.argv[0] };
         let mut command = self.command();
         command.args(["start", &Self::id(&order.record)]);
@@ -86,7 +75,8 @@ impl Runtime {
         }
         let own = |fd: &std::os::fd::OwnedFd| fd.try_clone().or_else(failed("copy a descriptor"));
         let [input, output, errors] = &wires.stdio;
-        command.arg(&id).stdin(own(input)?).stdout(own(output)?).stderr(own(errors)?);
+        let input = no_device(own(input)?).or_else(failed("open a pipe"))?;
+        command.arg(&id).stdin(input).stdout(own(output)?).stderr(own(errors)?);
         let status = command.status().or_else(failed("start the runtime"))?;
         if !status.success() {
             return Err(bundle.explain(&format!("`{}`: {status}", self.name())));
@@ -100,6 +90,17 @@ impl Runtime {
         let number = fs::read_to_string(PID).or_else(failed("read the instance's number"))?;
         number.trim().parse().or_else(failed("read the instance's number"))
     }
+}
+
+/// crun gives its program's stdin to the instance's root, were it this machine's `/dev/null`; a pipe
+/// that has ended says as much.
+fn no_device(input: OwnedFd) -> io::Result<OwnedFd> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&input)?.st_mode);
+    if kind != FileType::CharacterDevice {
+        return Ok(input);
+    }
+    let (ended, _) = io::pipe()?;
+    Ok(ended.into())
 }
 
 /// What a runtime is given, and where it complains.

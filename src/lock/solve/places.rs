@@ -62,17 +62,9 @@ impl Places<'_> {
         tools: &[Source<'_>],
         progress: &dyn Progress,
     ) -> Result<(), FetchError> {
-        let public = |source: &Source<'_>| match source {
-            Source::Wheel(pin) => Url::parse(defaults::PYPI_FILES).ok()?.join(&pin.path).ok(),
-            Source::Npm(pin) => {
-                let name: PackageName = pin.name.parse().ok()?;
-                Url::parse(defaults::NPM).ok()?.join(&name.tarball_path(&pin.version)).ok()
-            }
-            Source::Deb(_) | Source::Archive(_) | Source::BaseLayer(_) | Source::Git(_) => None,
-        };
         let want = |source: &Source<'_>| {
             let mut want = self.want(source);
-            want.urls.extend(public(source));
+            want.urls.extend(public_urls(source));
             want.urls.dedup();
             want
         };
@@ -313,6 +305,21 @@ pub(super) fn archive_wants(store: &Store, archive: &Archive) -> Want {
         part: store.source_part_path(&digest),
         into: store.source_path(&digest),
     }
+}
+
+/// Where the public has a program of sbx's own. Debian's archive keeps the newest of a package, and all
+/// of them elsewhere.
+fn public_urls(source: &Source<'_>) -> Vec<Url> {
+    let (bases, path): (&[&str], String) = match source {
+        Source::Wheel(pin) => (&[defaults::PYPI_FILES], pin.path.to_string()),
+        Source::Npm(pin) => match pin.name.parse::<PackageName>() {
+            Ok(name) => (&[defaults::NPM], name.tarball_path(&pin.version)),
+            Err(_) => return Vec::new(),
+        },
+        Source::Deb(pin) => (&[defaults::DEBIAN, defaults::DEBIAN_THEN], pin.path.to_string()),
+        Source::Archive(_) | Source::BaseLayer(_) | Source::Git(_) => return Vec::new(),
+    };
+    bases.iter().filter_map(|base| below(Url::parse(base).ok()?, &path)).collect()
 }
 
 /// Where the archive of a pin is: every address that is declared for its digest.

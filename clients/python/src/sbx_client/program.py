@@ -49,6 +49,8 @@ class Listed:
     image: str
     status: str
     """`starting`, `running`, `ended` or `killed`."""
+    launcher: str
+    """What started it: `embedded`, `oci` or `docker`."""
     code: int | None
     """Its exit code, once it has ended."""
     ports: dict[int, int]
@@ -98,11 +100,14 @@ class Sbx:
         volumes: Iterable[str] = (),
         timeout: int | None = None,
         limits: bool = True,
+        launcher: str | None = None,
+        runtime: str | None = None,
     ) -> Instance:
         """Starts a sandbox, builds it where that is missing, and answers once it is ready.
 
         The instance is removed at the end of a `with`, or by `Instance.remove`. `publish` takes
         `HOST:PORT`, `volumes` takes `SOURCE:PATH[:ro]`; `limits=False` runs it without those declared.
+        `launcher` is `embedded` (the default), `oci`, with its `runtime`, or `docker`.
         """
         words = ["run", "--detach"]
         words += ["--name", name] if name is not None else []
@@ -114,6 +119,8 @@ class Sbx:
             words += ["--env", f"{variable}={value}"]
         words += ["--timeout", str(timeout)] if timeout is not None else []
         words += [] if limits else ["--no-limits"]
+        words += ["--launcher", launcher] if launcher is not None else []
+        words += ["--runtime", runtime] if runtime is not None else []
         words.append(sandbox)
         words += ["--", *command] if command else []
         (answer,) = self.answers(words)
@@ -138,6 +145,7 @@ class Sbx:
                 sandbox=row["sandbox"],
                 image=row["image"],
                 status=row["status"],
+                launcher=row["launcher"],
                 code=row["code"],
                 ports=_ports(row["ports"]),
                 url=row["url"],

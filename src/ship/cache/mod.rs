@@ -1,0 +1,306 @@
+//! A cache of layers that many machines share: a repository of any registry.
+//!
+//! Same Key, same layer, on every machine; so whoever has made a layer can spare all others the work.
+//! What such a cache says is worth as much as whoever wrote it: entries are signed, and only those of
+//! keys that are trusted are taken. A cache is a convenience: nothing that it lacks, refuses or has wrong
+//! ends a build, it is told and the layer is made here.
+
+mod entry;
+mod read;
+mod write;
+
+pub use entry::Trust;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use self::entry::{EntryError, Vouched};
+use self::read::Shelf;
+use self::write::{Desk, Queue, There, Writer};
+use super::ShipError;
+use super::push::mounts;
+use crate::build::builder::Events;
+use crate::build::shared::Shared;
+use crate::fetch::{Client, MirrorMap, Progress};
+use crate::oci::{Access, Keychain, OciError, Origin, Registry};
+use crate::plan::Plan;
+use crate::platform::Platform;
+use crate::reference::Repository;
+use crate::report::sign::PrivateKey;
+use crate::store::{Key, LayerRecord, Store};
+
+/// Names that a note has room for.
+const NAMED: usize = 3;
+
+/// What caches are reached with.
+#[derive(Clone, Copy)]
+pub struct Reach<'a> {
+    pub store: &'a Store,
+    pub client: &'a Client,
+    pub keychain: &'a Keychain,
+    pub mirrors: &'a MirrorMap,
+}
+
+/// Repositories that layers are taken from, and one that they are put into.
+pub struct SharedCache<'a> {
+    reach: Reach<'a>,
+    shelves: Vec<Shelf<'a>>,
+    desk: Option<Desk<'a>>,
+}
+
+/// How many layers came out of a cache, and how many were put into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    pub taken: usize,
+    pub given: usize,
+}
+
+impl<'a> SharedCache<'a> {
+    pub fn new(reach: Reach<'a>) -> Self {
+        SharedCache { reach, shelves: Vec::new(), desk: None }
+    }
+
+    /// Takes from this repository, too, after those before it.
+    pub fn take_from(&mut self, from: &Repository, trust: Trust) -> Result<(), OciError> {
+        let Reach { client, keychain, mirrors, .. } = self.reach;
+        let reference = from.reference();
+        let registry = Registry::new(client, keychain, mirrors, reference)?;
+        self.shelves.push(Shelf {
+            name: from.to_string(),
+            origin: Origin::of_registry(registry, client, reference),
+            trust,
+            off: AtomicBool::new(false),
+        });
+        Ok(())
+    }
+
+    /// Puts layers into this repository, signed where there is a key.
+    pub fn give_to(
+        &mut self,
+        to: &Repository,
+        key: Option<PrivateKey>,
+        progress: &'a dyn Progress,
+    ) -> Result<(), OciError> {
+        let Reach { store, client, keychain, .. } = self.reach;
+        // a mirror is read from, and never written to
+        let mirrors = MirrorMap::default();
+        let registry = Registry::new(client, keychain, &mirrors, to.reference())?;
+        let homes = store.find_homes(registry.host());
+        let mounts = mounts(&homes, registry.repository());
+        let registry = registry.with_access(Access::Write { mounts });
+        let (name, off) = (to.to_string(), AtomicBool::new(false));
+        self.desk = Some(Desk { name, registry, homes, key, progress, off });
+        Ok(())
+    }
+
+    /// Whether there is nothing to take from and nothing to put into.
+    pub fn is_idle(&self) -> bool {
+        self.shelves.is_empty() && self.desk.is_none()
+    }
+
+    /// What one plan has to do with it.
+    pub fn exchange<'s>(&'s self, plan: &Plan, events: &'s dyn Events) -> Exchange<'s> {
+        let steps = plan.aside.iter().chain(&plan.steps);
+        Exchange {
+            reach: self.reach,
+            shelves: &self.shelves,
+            desk: self.desk.as_ref(),
+            platform: plan.platform,
+            names: steps.map(|step| (step.key, step.layer.to_string())).collect(),
+            events,
+            found: Mutex::default(),
+            refused: Mutex::default(),
+            told: Mutex::default(),
+            queue: Queue::default(),
+            taken: AtomicUsize::new(0),
+            given: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// Layers of one plan, out of a cache and into it.
+pub struct Exchange<'a> {
+    reach: Reach<'a>,
+    shelves: &'a [Shelf<'a>],
+    desk: Option<&'a Desk<'a>>,
+    platform: Platform,
+    /// For people.
+    names: BTreeMap<Key, String>,
+    events: &'a dyn Events,
+    /// By the number of the shelf.
+    found: Mutex<BTreeMap<Key, (usize, Vouched)>>,
+    /// What lies where layers are put, and must not.
+    refused: Mutex<BTreeSet<Key>>,
+    /// What was not taken, and that was said.
+    told: Mutex<BTreeSet<Key>>,
+    queue: Queue,
+    taken: AtomicUsize,
+    given: AtomicUsize,
+}
+
+impl Exchange<'_> {
+    /// Does some work while what it gives is put into the cache, and waits for the end of both.
+    pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+        let Some(desk) = self.desk else { return work() };
+        let writer = desk.open(self.reach.store);
+        self.queue.during(|key, record| self.write(desk, &writer, key, record), work)
+    }
+
+    /// Puts all layers of a plan that the store has into the cache, whoever made them. Within
+    /// [`Exchange::during`].
+    pub fn offer(&self, plan: &Plan) {
+        if self.desk.is_none() {
+            return;
+        }
+        let store = self.reach.store;
+        for step in plan.aside.iter().chain(&plan.steps) {
+            // what is wrong with it, the next build will find and say
+            let found = store.find_layer(&step.key, &mut |_| {}).ok().flatten();
+            if let Some(record) = found.filter(|one| store.listing_path(&one.diff_id).exists()) {
+                self.give(&step.key, &record);
+            }
+        }
+    }
+
+    pub fn tally(&self) -> Tally {
+        let count = |number: &AtomicUsize| number.load(Ordering::Relaxed);
+        Tally { taken: count(&self.taken), given: count(&self.given) }
+    }
+
+    fn write(&self, desk: &Desk<'_>, writer: &Writer<'_>, key: &Key, record: &LayerRecord) {
+        if desk.off.load(Ordering::Relaxed) {
+            return;
+        }
+        let there = if lock(&self.refused).contains(key) { There::Goes } else { There::Stays };
+        match writer.put(key, self.platform, record, there) {
+            Ok(is_new) => drop(self.given.fetch_add(usize::from(is_new), Ordering::Relaxed)),
+            Err(error) if !desk.off.swap(true, Ordering::Relaxed) => {
+                let name = &desk.name;
+                self.events
+                    .note(&format!("nothing is put into cache `{name}`: {}", refusal(&error)));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// An entry that was refused, or did not hold what it promised, makes room for a right one.
+    fn refuse(&self, shelf: &Shelf<'_>, key: &Key) {
+        if self.desk.is_some_and(|desk| desk.name == shelf.name) {
+            lock(&self.refused).insert(*key);
+        }
+    }
+
+    fn leave_out(&self, shelf: &Shelf<'_>, error: &EntryError) {
+        if !shelf.off.swap(true, Ordering::Relaxed) {
+            let reason = match error {
+                EntryError::Oci(OciError::Denied { registry, who, .. }) => {
+                    format!("{registry} does not let {who} read there")
+                }
+                error => error.to_string(),
+            };
+            self.events.note(&format!("nothing is taken from cache `{}`: {reason}", shelf.name));
+        }
+    }
+
+    /// Says why layers are not taken, those of one reason together.
+    fn tell(&self, shelf: &Shelf<'_>, reasons: BTreeMap<String, Vec<Key>>) {
+        for (reason, keys) in reasons {
+            let names = keys.iter().filter_map(|key| self.names.get(key));
+            let mut names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+            names.sort();
+            names.dedup();
+            let more = names.len().saturating_sub(NAMED);
+            names.truncate(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let (names, name) = (names.join(", "), &shelf.name);
+            self.events
+                .note(&format!("cache `{name}` has layer {names}{more}, not taken: {reason}"));
+        }
+    }
+}
+
+impl Shared for Exchange<'_> {
+    fn look(&self, keys: &[Key]) -> BTreeSet<Key> {
+        let mut left = keys.to_vec();
+        left.retain(|key| !lock(&self.told).contains(key));
+        for (at, shelf) in self.shelves.iter().enumerate() {
+            if left.is_empty() || shelf.off.load(Ordering::Relaxed) {
+                continue;
+            }
+            let mut reasons: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+            for (key, answer) in shelf.look(&left, self.platform) {
+                match answer {
+                    Ok(None) => {}
+                    Ok(Some(vouched)) => drop(lock(&self.found).insert(key, (at, vouched))),
+                    Err(error) if error.is_of_cache() => self.leave_out(shelf, &error),
+                    Err(error) => {
+                        self.refuse(shelf, &key);
+                        lock(&self.told).insert(key);
+                        reasons.entry(with_help(&error)).or_default().push(key);
+                    }
+                }
+            }
+            self.tell(shelf, reasons);
+            let found = lock(&self.found);
+            left.retain(|key| !found.contains_key(key));
+        }
+        let found = lock(&self.found);
+        keys.iter().filter(|key| found.contains_key(key)).copied().collect()
+    }
+
+    fn take(&self, key: &Key) -> Option<LayerRecord> {
+        let (at, vouched) = lock(&self.found).get(key).cloned()?;
+        let shelf = &self.shelves[at];
+        if shelf.off.load(Ordering::Relaxed) {
+            return None;
+        }
+        match shelf.take(&vouched, self.reach.store, self.events) {
+            Ok(record) => {
+                self.taken.fetch_add(1, Ordering::Relaxed);
+                if self.desk.is_some_and(|desk| desk.name == shelf.name) {
+                    self.queue.pass(key);
+                }
+                Some(record)
+            }
+            Err(error) => {
+                if error.is_of_cache() {
+                    self.leave_out(shelf, &error);
+                } else {
+                    self.refuse(shelf, key);
+                    lock(&self.told).insert(*key);
+                    lock(&self.found).remove(key);
+                    self.tell(shelf, BTreeMap::from([(with_help(&error), vec![*key])]));
+                }
+                None
+            }
+        }
+    }
+
+    fn give(&self, key: &Key, record: &LayerRecord) {
+        let is_own = record.packed.is_none() && self.names.contains_key(key);
+        if self.desk.is_some() && is_own {
+            self.queue.add(key, record);
+        }
+    }
+}
+
+fn with_help(error: &EntryError) -> String {
+    let help = error.help().map(|help| format!(" ({help})")).unwrap_or_default();
+    format!("{error}{help}")
+}
+
+fn refusal(error: &ShipError) -> String {
+    match error {
+        ShipError::Oci(OciError::Denied { registry, who, .. }) => {
+            format!("{registry} does not let {who} write there")
+        }
+        error => error.to_string(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

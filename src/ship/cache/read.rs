@@ -1,0 +1,196 @@
+//! Layers out of a shared cache.
+//!
+//! All Keys are asked for at once, one request each; the first goes alone, for it brings the token that
+//! the others show, or shows that nobody answers. What is fetched gathers beside the store and is held
+//! against all that its entry says while it is unpacked: the blob against its digest, the tar against
+//! size and digest, the listing against the tar. Only then does any of it get a name.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::entry::{Entry, EntryError, Trust, Vouched, tag};
+use crate::build::listing::Listing;
+use crate::build::unpack::survey;
+use crate::digest::Digest;
+use crate::fetch::{Progress, Want};
+use crate::fsx::IoAt;
+use crate::image::{Form, Twin, remember_twin};
+use crate::oci::{OciError, Origin, Packing, Registry};
+use crate::platform::Platform;
+use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
+use crate::tarball::Limits;
+
+/// Questions at a time.
+const PARALLEL: usize = 8;
+/// Largest listing that is unpacked: ten times what the largest layers known have.
+const LARGEST_LISTING: u64 = 256 << 20;
+
+/// A repository that layers are taken from.
+pub(super) struct Shelf<'a> {
+    pub(super) name: String,
+    pub(super) origin: Origin<'a>,
+    pub(super) trust: Trust,
+    /// It cannot be had, and that was said.
+    pub(super) off: AtomicBool,
+}
+
+/// What a shelf says to a Key.
+type Answer = Result<Option<Vouched>, EntryError>;
+
+impl<'a> Shelf<'a> {
+    fn registry(&self) -> &Registry<'a> {
+        self.origin.registry().expect("a shelf is opened at a registry")
+    }
+
+    /// What it has for these Keys, in their order. After the first failure of the shelf itself no more
+    /// is asked.
+    pub(super) fn look(&self, keys: &[Key], platform: Platform) -> Vec<(Key, Answer)> {
+        let Some((first, rest)) = keys.split_first() else { return Vec::new() };
+        let ended = AtomicBool::new(false);
+        let ask = |key: &Key| {
+            let answer = self.find(key, platform);
+            let failed = answer.as_ref().is_err_and(EntryError::is_of_cache);
+            ended.fetch_or(failed, Ordering::Relaxed);
+            (*key, answer)
+        };
+        let mut answers = vec![ask(first)];
+        let next = AtomicUsize::new(0);
+        let hand = || {
+            let mut answers = Vec::new();
+            while !ended.load(Ordering::Relaxed) {
+                let Some(key) = rest.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                answers.push(ask(key));
+            }
+            answers
+        };
+        std::thread::scope(|scope| {
+            let hands: Vec<_> = (0..PARALLEL.min(rest.len())).map(|_| scope.spawn(hand)).collect();
+            for hand in hands {
+                answers.extend(hand.join().expect("asking does not panic"));
+            }
+        });
+        answers
+    }
+
+    fn find(&self, key: &Key, platform: Platform) -> Answer {
+        match self.registry().manifest(&tag(key, platform)) {
+            Ok(document) => Entry::read(&document.bytes, key, platform, &self.trust).map(Some),
+            Err(OciError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Brings a layer into the store.
+    pub(super) fn take(
+        &self,
+        vouched: &Vouched,
+        store: &Store,
+        progress: &dyn Progress,
+    ) -> Result<LayerRecord, EntryError> {
+        let entry = &vouched.entry;
+        let listing = self.listing(entry)?;
+        let corner = store.tree_draft()?;
+        let blob = corner.path().join("layer");
+        self.fetch(entry, &blob, store, progress)?;
+        let draft = unpack(entry, &blob, &listing, store)?;
+        drop(corner);
+        if !vouched.signed {
+            store.mark_unvouched()?;
+        }
+        let (diff_id, _) = draft.commit()?;
+        listing.write(&store.listing_path(&diff_id)).map_err(|_| EntryError::Listing)?;
+        let record = store.put_layer(&entry.key, diff_id)?;
+        self.remember(vouched, store)?;
+        Ok(record)
+    }
+
+    fn listing(&self, entry: &Entry) -> Result<Listing, EntryError> {
+        let part = &entry.listing;
+        let label = format!("listing of layer {}", entry.diff_id.short());
+        let packed = self.registry().blob(&label, &part.digest, part.size)?;
+        if Digest::of(&packed) != part.digest {
+            return Err(EntryError::Listing);
+        }
+        let mut bytes = Vec::new();
+        let decoder = zstd::Decoder::new(&*packed).map_err(|_| EntryError::Listing)?;
+        let read = decoder.take(LARGEST_LISTING).read_to_end(&mut bytes);
+        read.map_err(|_| EntryError::Listing)?;
+        Listing::decode(&bytes).ok_or(EntryError::Listing)
+    }
+
+    fn fetch(
+        &self,
+        entry: &Entry,
+        blob: &Path,
+        store: &Store,
+        progress: &dyn Progress,
+    ) -> Result<(), EntryError> {
+        let digest = entry.layer.digest;
+        let want = Want {
+            label: format!("layer {}", entry.diff_id.short()),
+            urls: Vec::new(),
+            size: Some(entry.layer.size),
+            digest: digest.into(),
+            is_pinned: false,
+            part: store.part_path(&digest),
+            into: blob.to_owned(),
+        };
+        let failures = self.origin.fetch(vec![(digest, want)], store, progress)?;
+        failures.into_values().next().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// What the layer's twin is, and where it lies: so that a push finds it there and makes none. Only a
+    /// key that is trusted is believed in that, and only for what would be made here as well.
+    fn remember(&self, vouched: &Vouched, store: &Store) -> Result<(), EntryError> {
+        let Vouched { entry, signed } = vouched;
+        let form = Form::default();
+        if *signed && entry.form == form.to_string() {
+            let twin = Twin { digest: entry.layer.digest, size: entry.layer.size };
+            remember_twin(store, &entry.diff_id, form, twin)?;
+        }
+        let (host, repository) = (self.registry().host(), self.registry().repository());
+        match store.put_homes(host, repository, &[entry.layer.digest]) {
+            Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The tar of a layer, whole and right, and not named yet.
+fn unpack(
+    entry: &Entry,
+    blob: &Path,
+    listing: &Listing,
+    store: &Store,
+) -> Result<Draft, EntryError> {
+    let packing: Packing = entry.layer.media_type.parse().map_err(EntryError::Damaged)?;
+    let tar = packing.decoder(blob).at("open", blob)?.take(entry.size + 1);
+    let mut draft = store.draft()?;
+    // no layer holds more than its tar
+    let limits = Limits { bytes: entry.size, members: entry.size / 512 };
+    let mut tar = Copied { from: tar, into: &mut draft };
+    let surveyed = survey(&mut tar, limits, listing);
+    // what is wrong with the bytes says more than what is wrong with what they say
+    io::copy(&mut tar, &mut io::sink()).at("unpack", blob)?;
+    let (expected, found) = (entry.diff_id, draft.digest());
+    if found != expected || draft.len() != entry.size {
+        return Err(EntryError::DiffId { expected, found });
+    }
+    surveyed?;
+    Ok(draft)
+}
+
+/// Bytes that are written down while they are read.
+struct Copied<'a, R> {
+    from: R,
+    into: &'a mut Draft,
+}
+
+impl<R: Read> Read for Copied<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.into.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,240 @@
+//! Layers into a shared cache, beside the build that makes them.
+//!
+//! An entry is written once: one that is there stays, unless this build was offered it and had to refuse
+//! it. The layer goes as it goes with a push, under the digest that it has there, so a registry that has
+//! it in any repository known here keeps one blob; the manifest goes last, so an entry that is there is
+//! whole. Of two that write at once either may come last: both are right.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::entry::{Entry, LISTING, Part, tag};
+use crate::digest::Digest;
+use crate::fetch::{FetchError, Progress};
+use crate::fsx::IoAt;
+use crate::image::{Form, MEDIA_MANIFEST};
+use crate::oci::{OciError, Registry, Supplied};
+use crate::platform::Platform;
+use crate::report::sign::PrivateKey;
+use crate::ship::ShipError;
+use crate::ship::push::{Push, Turn};
+use crate::ship::supply::Bytes;
+use crate::store::{Key, LayerRecord, Store, StoreError};
+
+/// Entries on their way at a time.
+const PARALLEL: usize = 4;
+/// How often an entry is offered to a registry that lacks a part of it, and the pause between.
+const ROUNDS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+/// How hard listings are compressed.
+const LEVEL: i32 = 3;
+
+/// A repository that layers are put into.
+pub(super) struct Desk<'a> {
+    pub(super) name: String,
+    pub(super) registry: Registry<'a>,
+    /// Repositories of the registry that blobs may be mounted from.
+    pub(super) homes: BTreeMap<Digest, String>,
+    pub(super) key: Option<PrivateKey>,
+    pub(super) progress: &'a dyn Progress,
+    /// It takes nothing, and that was said.
+    pub(super) off: AtomicBool,
+}
+
+impl Desk<'_> {
+    pub(super) fn open<'s>(&'s self, store: &'s Store) -> Writer<'s> {
+        let Desk { registry, progress, .. } = self;
+        let (form, homes) = (Form::default(), self.homes.clone());
+        let push = Push { store, registry, form, homes, progress: *progress };
+        Writer { push, key: self.key.as_ref(), turn: Turn::default(), config: Mutex::default() }
+    }
+}
+
+/// Puts layers into it.
+pub(super) struct Writer<'a> {
+    push: Push<'a>,
+    key: Option<&'a PrivateKey>,
+    turn: Turn,
+    /// Whether the one config of all entries is there.
+    config: Mutex<bool>,
+}
+
+/// What is done with an entry that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum There {
+    Stays,
+    /// It was refused.
+    Goes,
+}
+
+impl Writer<'_> {
+    /// Writes an entry; answers whether there was none.
+    pub(super) fn put(
+        &self,
+        key: &Key,
+        platform: Platform,
+        record: &LayerRecord,
+        there: There,
+    ) -> Result<bool, ShipError> {
+        let registry = self.push.registry;
+        let tag = tag(key, platform);
+        let is_there = || Ok::<_, ShipError>(registry.find_manifest(&tag)?.is_some());
+        if there == There::Stays && is_there()? {
+            return Ok(false);
+        }
+        for round in 1.. {
+            // somebody else's layer is where it came from
+            let Some(entry) = self.bring(key, platform, record)? else { return Ok(false) };
+            // whoever made it at the same time may have been faster
+            if there == There::Stays && is_there()? {
+                return Ok(false);
+            }
+            let put = registry.put_manifest(&tag, MEDIA_MANIFEST, &entry.manifest(self.key));
+            match put {
+                // one that is given a blob by two at once may be without it for a moment
+                Err(OciError::Fetch(FetchError::Status { status: 400, .. })) if round < ROUNDS => {
+                    *self.config() = false;
+                    std::thread::sleep(PAUSE * round);
+                }
+                put => {
+                    put?;
+                    self.remember(&entry)?;
+                    return Ok(true);
+                }
+            }
+        }
+        unreachable!("the last round ends it")
+    }
+
+    /// Brings all that an entry names in.
+    fn bring(
+        &self,
+        key: &Key,
+        platform: Platform,
+        record: &LayerRecord,
+    ) -> Result<Option<Entry>, ShipError> {
+        let listing = self.put_listing(record)?;
+        let (Some(twin), _) = self.push.bring_layer(record, &self.turn)? else { return Ok(None) };
+        let mut config = self.config();
+        if !*config {
+            self.put_bytes("config", b"{}")?;
+            *config = true;
+        }
+        Ok(Some(Entry {
+            key: *key,
+            platform,
+            diff_id: record.diff_id,
+            size: record.size,
+            form: self.push.form.to_string(),
+            layer: Part {
+                media_type: self.push.form.media_type().to_owned(),
+                digest: twin.digest,
+                size: twin.size,
+            },
+            listing,
+        }))
+    }
+
+    fn config(&self) -> MutexGuard<'_, bool> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the layer lies now, for pushes to other repositories.
+    fn remember(&self, entry: &Entry) -> Result<(), ShipError> {
+        let Push { store, registry, .. } = self.push;
+        let blobs = [entry.layer.digest];
+        match store.put_homes(registry.host(), registry.repository(), &blobs) {
+            Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn put_listing(&self, record: &LayerRecord) -> Result<Part, ShipError> {
+        let path = self.push.store.listing_path(&record.diff_id);
+        let bytes = std::fs::read(&path).at("read", &path)?;
+        let packed = zstd::encode_all(&*bytes, LEVEL).at("compress", &path)?;
+        self.put_bytes(&format!("listing of layer {}", record.diff_id.short()), &packed)?;
+        let (digest, size) = (Digest::of(&packed), packed.len() as u64);
+        Ok(Part { media_type: LISTING.to_owned(), digest, size })
+    }
+
+    fn put_bytes(&self, label: &str, bytes: &[u8]) -> Result<(), ShipError> {
+        let supplied = Supplied { digest: Digest::of(bytes), size: bytes.len() as u64 };
+        let supply = Bytes { label: label.to_owned(), supplied, bytes: bytes.to_vec() };
+        self.push.offer(&supplied, &supply).map(drop)
+    }
+}
+
+/// Layers that wait to be written, each once.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<(Key, LayerRecord)>,
+    known: BTreeSet<Key>,
+    closed: bool,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, key: &Key, record: &LayerRecord) {
+        let mut state = self.state();
+        if state.known.insert(*key) {
+            state.waiting.push_back((*key, record.clone()));
+            self.changed.notify_one();
+        }
+    }
+
+    /// What is there already need not be written.
+    pub(super) fn pass(&self, key: &Key) {
+        self.state().known.insert(*key);
+    }
+
+    /// Nothing more comes.
+    fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn next(&self) -> Option<(Key, LayerRecord)> {
+        let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
+        let state = self.changed.wait_while(self.state(), idle);
+        state.unwrap_or_else(PoisonError::into_inner).waiting.pop_front()
+    }
+
+    /// Does some work while what it adds is written, and waits for the end of both.
+    pub(super) fn during<T>(
+        &self,
+        write: impl Fn(&Key, &LayerRecord) + Sync,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        let hand = || {
+            while let Some((key, record)) = self.next() {
+                write(&key, &record);
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..PARALLEL).for_each(|_| drop(scope.spawn(hand)));
+            let _closing = Closing(self);
+            work()
+        })
+    }
+}
+
+/// Closes a queue however the work ends that adds to it.
+struct Closing<'a>(&'a Queue);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}

@@ -1,0 +1,31 @@
+//! Whether everything of a store was made here, or comes from whom somebody trusted.
+//!
+//! Who takes layers that nobody vouched for builds others over them, and what was built is not told from
+//! what was taken. So it is remembered of the store as a whole, and what such a store has is not signed.
+
+use std::path::PathBuf;
+
+use super::{Store, StoreError};
+use crate::fsx;
+
+/// The file that says so.
+pub(super) const UNVOUCHED: &str = "unvouched";
+
+impl Store {
+    /// Remembers that the store has layers that nobody vouched for.
+    pub fn mark_unvouched(&self) -> Result<(), StoreError> {
+        match self.is_vouched() {
+            true => Ok(fsx::write_atomic(&self.unvouched(), b"")?),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether it has none.
+    pub fn is_vouched(&self) -> bool {
+        !self.unvouched().exists()
+    }
+
+    fn unvouched(&self) -> PathBuf {
+        self.root.join(UNVOUCHED)
+    }
+}
