@@ -232,7 +232,7 @@ fn set_alarm(timeout: Duration) -> Setup<()> {
     // a timer of zero would be none
     let timeout = timeout.max(Duration::from_micros(1));
     let value = libc::timeval {
-        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
         tv_usec: timeout.subsec_micros().into(),
     };
     let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
