@@ -196,18 +196,28 @@ pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
         let path = dir.join("lock");
         match File::open(&path) {
             // held until the corner is gone, so that of two sweeps only one removes it
-            Ok(lock) if holds(&lock, &path) => remove(&dir)?,
+            Ok(lock) if holds(&lock, &path) => clear(&dir)?,
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let is_begun = || fs::symlink_metadata(&path).is_ok();
                 if fs::remove_dir(&dir).is_err() && !is_begun() {
-                    remove(&dir)?;
+                    clear(&dir)?;
                 }
             }
             Err(_) => {}
         }
     }
     Ok(())
+}
+
+/// Removes a corner that others may be removing, too.
+fn clear(dir: &Path) -> Result<(), StoreError> {
+    loop {
+        match remove(dir) {
+            Err(StoreError::Io(error)) if error.source.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
 }
 
 /// What all living leases hold together.
