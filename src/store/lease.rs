@@ -82,7 +82,7 @@ struct Lines {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        remove(&self.dir).unwrap_or_default();
+        clear(&self.dir).unwrap_or_default();
     }
 }
 
@@ -187,8 +187,9 @@ fn holds(lock: &File, path: &Path) -> bool {
         }
 }
 
-/// Removes the corners whose process is gone. The lock is the first file of a corner: one without it
-/// has just begun, and its process makes another when it finds it gone, or is what a removal left.
+/// Removes the corners whose process is gone. An empty one has just begun, and its process makes another
+/// when it finds it gone, or is what a removal left. One with something and no lock is nobody's; it is a
+/// minute old at least before that counts, for names come back.
 pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
     let tmp = root.join("tmp");
     for entry in fs::read_dir(&tmp).at("list", &tmp)? {
@@ -198,26 +199,33 @@ pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
             // held until the corner is gone, so that of two sweeps only one removes it
             Ok(lock) if holds(&lock, &path) => clear(&dir)?,
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let is_begun = || fs::symlink_metadata(&path).is_ok();
-                if fs::remove_dir(&dir).is_err() && !is_begun() {
-                    clear(&dir)?;
+            Err(_) if fs::remove_dir(&dir).is_ok() => {}
+            Err(_) => {
+                let modified = fs::metadata(&dir).and_then(|meta| meta.modified());
+                let age = modified.ok().and_then(|time| time.elapsed().ok());
+                if age.is_some_and(|age| age.as_secs() > 60) {
+                    remove(&dir)?;
                 }
             }
-            Err(_) => {}
         }
     }
     Ok(())
 }
 
-/// Removes a corner that others may be removing, too.
+/// Removes a corner whose lock is held, the lock last: whoever is killed on the way leaves either a lock
+/// that nobody holds or nothing.
 fn clear(dir: &Path) -> Result<(), StoreError> {
-    loop {
-        match remove(dir) {
-            Err(StoreError::Io(error)) if error.source.kind() == io::ErrorKind::NotFound => {}
-            result => return result,
+    let lock = dir.join("lock");
+    for entry in fs::read_dir(dir).at("list", dir)? {
+        let path = entry.at("list", dir)?.path();
+        if path != lock {
+            remove(&path)?;
         }
     }
+    remove(&lock)?;
+    // empty and without a lock, it is anybody's to remove, and its name anybody's to take
+    fs::remove_dir(dir).unwrap_or_default();
+    Ok(())
 }
 
 /// What all living leases hold together.
