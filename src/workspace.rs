@@ -1,10 +1,11 @@
 //! Where a command runs: the project, the store, the network, opened once. The only place that
 //! reads the environment, the clock and the home directory.
 
+mod ahead;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use clap::Args;
@@ -21,11 +22,12 @@ use sbx::fetch::{
 };
 use sbx::jail::{IdMap, Jail};
 use sbx::lock::solve::lock_path;
-use sbx::lock::{Lock, LockError, Source};
+use sbx::lock::{Lock, Source};
 use sbx::oci::{Depository, Keychain};
 use sbx::platform::Platform;
 use sbx::store::{Cap, Claimant, Stamp, Store};
 
+use self::ahead::Ahead;
 use crate::failure::{Failure, Outcome};
 
 /// Arguments of every verb.
@@ -68,30 +70,6 @@ pub struct Workspace {
     pub vault: HostVault,
     pub now: Timestamp,
     ahead: Ahead,
-}
-
-/// The lock, read while the project is: on a machine with two processors the one costs nothing beside
-/// the other.
-struct Ahead(Mutex<Option<JoinHandle<Early>>>);
-
-/// What a lock was, and of which file.
-struct Early {
-    stamp: Option<Stamp>,
-    lock: Result<Lock, LockError>,
-}
-
-impl Ahead {
-    fn start(path: PathBuf) -> Self {
-        let read = move || Early { stamp: Stamp::at(&path), lock: Lock::read(&path) };
-        Ahead(Mutex::new(std::thread::Builder::new().spawn(read).ok()))
-    }
-
-    /// What was read, unless another lock is there by now.
-    fn take(&self, path: &Path) -> Option<Result<Lock, LockError>> {
-        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let early = thread.join().ok()?;
-        (early.stamp == Stamp::at(path)).then_some(early.lock)
-    }
 }
 
 /// Secrets of build steps: variables of this process, files of this machine.

@@ -1,6 +1,6 @@
 //! Caches of layers that a build takes from and puts into: what the command line and the project say.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -39,7 +39,7 @@ pub struct CacheSetup<'a> {
     workspace: &'a Workspace,
     client: Client,
     outgoing: Outgoing<'a>,
-    key: Option<&'a Path>,
+    key: Option<PrivateKey>,
     from: Vec<(&'a Repository, Trust)>,
     to: Option<&'a Repository>,
 }
@@ -87,8 +87,7 @@ impl CacheArguments {
         }
         let (from, to) = if offline { (Vec::new(), None) } else { (from, to) };
         let (client, outgoing) = (workspace.client.hasty(), ui.outgoing());
-        let key = self.cache_key.as_deref();
-        Ok(CacheSetup { workspace, client, outgoing, key, from, to })
+        Ok(CacheSetup { workspace, client, outgoing, key: own, from, to })
     }
 }
 
@@ -101,8 +100,7 @@ impl CacheSetup<'_> {
             cache.take_from(repository, trust.clone())?;
         }
         if let Some(repository) = self.to {
-            let key = self.key.map(read_key).transpose()?;
-            cache.give_to(repository, key, &self.outgoing)?;
+            cache.give_to(repository, self.key.clone(), &self.outgoing)?;
         }
         Ok(Some(cache).filter(|cache| !cache.is_idle()))
     }

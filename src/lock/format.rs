@@ -12,7 +12,7 @@ use super::{ArchiveName, DebPin, ImageLock, LayerLock, Lock, Pin, RequestId, Wor
 use crate::blame::Blame;
 use crate::digest::Digest;
 use crate::fsx::{self, IoAt, PathIo};
-use crate::name::LayerName;
+use crate::name::{LayerName, SandboxName};
 use crate::platform::Platform;
 use crate::store::Key;
 
@@ -218,11 +218,7 @@ fn parse_line(
             lock.recipes.entry(key).or_default().insert(request, kind);
         }
         Some("image") => {
-            let key = (word(&mut words, "sandbox")?, word(&mut words, "platform")?);
-            let image = ImageLock {
-                key: Key(word(&mut words, "key")?),
-                image: word(&mut words, "image's id")?,
-            };
+            let (key, image) = parse_image(&mut words)?;
             if lock.images.insert(key, image).is_some() {
                 return Err("an image of the sandbox is recorded twice".to_owned());
             }
@@ -244,6 +240,14 @@ fn parse_line(
         None => Ok(()),
         Some(rest) => Err(format!("`{rest}` is one word too many")),
     }
+}
+
+fn parse_image<'a>(
+    words: &mut impl Iterator<Item = &'a str>,
+) -> Result<((SandboxName, Platform), ImageLock), String> {
+    let place = (word(words, "sandbox")?, word(words, "platform")?);
+    let image = ImageLock { key: Key(word(words, "key")?), image: word(words, "image's id")? };
+    Ok((place, image))
 }
 
 fn parse_deb<'a>(

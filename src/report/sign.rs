@@ -60,6 +60,7 @@ impl SignError {
 }
 
 /// A key that signs. Shows nothing of itself.
+#[derive(Clone)]
 pub struct PrivateKey(SigningKey);
 
 impl fmt::Debug for PrivateKey {
