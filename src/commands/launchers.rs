@@ -7,9 +7,9 @@ use clap::Args;
 
 use sbx::digest::Digest;
 use sbx::launch::docker::Engine;
-use sbx::launch::kubernetes::{Cluster, render, to_yaml};
+use sbx::launch::kubernetes::{Cluster, Pids};
 use sbx::launch::oci::Runtime;
-use sbx::launch::{LaunchError, Launcher, Spec, docker, oci};
+use sbx::launch::{LaunchError, Launcher, Spec, docker, kubernetes, oci};
 use sbx::name::SandboxName;
 use sbx::platform::Platform;
 use sbx::reference::Reference;
@@ -61,6 +61,16 @@ impl FromStr for Pinned {
         )?;
         Ok(Pinned { reference: reference.to_string(), digest })
     }
+}
+
+/// What is written for a launcher.
+pub struct Printed<'a> {
+    pub spec: &'a Spec,
+    /// Of the instance.
+    pub name: &'a str,
+    /// As a registry knows it.
+    pub image: String,
+    pub platform: Platform,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -135,36 +145,53 @@ impl LauncherArguments {
         }
     }
 
+    /// What it could not be told of a sandbox, whatever the image is.
+    pub fn refuse(&self, spec: &Spec) -> Outcome {
+        match self.launcher {
+            LauncherName::Embedded => {}
+            LauncherName::Oci => drop(oci::print(spec)?),
+            LauncherName::Docker => drop(docker::print(spec, "")?),
+            LauncherName::Kubernetes => kubernetes::refuse(spec, self.pids())?,
+        }
+        Ok(())
+    }
+
+    fn pids(&self) -> Pids {
+        match self.waive.contains(&Waiver::Pids) {
+            true => Pids::OfTheNodes,
+            false => Pids::Declared,
+        }
+    }
+
     /// Writes what the launcher would be told.
-    pub fn write(&self, spec: &Spec, name: &str, image: String, ui: &Ui) -> Outcome {
-        let documents = match self.launcher {
-            LauncherName::Embedded => Vec::new(),
-            LauncherName::Oci => vec![oci::print(spec)?],
-            LauncherName::Docker => vec![docker::print(spec, &spec.image.to_string())?],
+    pub fn write(&self, printed: Printed<'_>, ui: &Ui) -> Outcome {
+        let Printed { spec, name, image, platform } = printed;
+        let document = match self.launcher {
+            LauncherName::Embedded => return Ok(()),
+            LauncherName::Oci => oci::print(spec)?,
+            LauncherName::Docker => docker::print(spec, &spec.image.to_string())?,
             LauncherName::Kubernetes => {
                 let cluster = Cluster {
                     name: name.to_owned(),
                     image,
-                    platform: Platform::host(),
+                    platform,
                     runtime_class: self.runtime.clone(),
                     pull_secrets: self.pull_secret.clone(),
                     with_secrets: self.with_secrets,
-                    waive_pids: self.waive.contains(&Waiver::Pids),
+                    pids: self.pids(),
                 };
-                let documents = render(spec, &cluster)?;
+                let documents = kubernetes::render(spec, &cluster)?;
                 if !spec.secrets.is_empty() && !self.with_secrets {
                     let keys = spec.secrets.join("`, `");
                     ui.say(&format!("note: the Pod takes `{keys}` from a Secret of its name"));
                 }
                 let list =
                     serde_json::json!({"apiVersion": "v1", "kind": "List", "items": documents});
-                ui.answer(&list, || to_yaml(&documents));
+                ui.answer(&list, || kubernetes::to_yaml(&documents));
                 return Ok(());
             }
         };
-        for document in &documents {
-            ui.answer(document, || serde_json::to_string_pretty(document).unwrap_or_default());
-        }
+        ui.answer(&document, || serde_json::to_string_pretty(&document).unwrap_or_default());
         Ok(())
     }
 }

@@ -30,7 +30,7 @@ use super::build::{
 use super::cache::{CacheArguments, tell};
 use super::image::{as_reference, find_pulled};
 use super::instances::show_log;
-use super::launchers::{LauncherArguments, LauncherName, Pinned, pushed};
+use super::launchers::{LauncherArguments, LauncherName, Pinned, Printed, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
 use super::register::at_home;
 use crate::failure::{Failure, Outcome};
@@ -280,28 +280,12 @@ fn bring(workspace: &Workspace, engine: &Engine, prepared: &Prepared, ui: &Ui) -
     Ok(engine.bring(&saved, bringing)?)
 }
 
-/// What the launcher would be told. A pushed image need not be built here.
+/// What the launcher would be told. What it refuses comes before the image, which may have to be built; one
+/// that was pushed need not be here at all.
 fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let target = workspace.target(&arguments.sandbox, None)?;
     let launcher = &arguments.launcher;
     let for_cluster = launcher.launcher == LauncherName::Kubernetes;
-    let (plan, digest, image) = match &launcher.image {
-        Some(Pinned { reference, digest }) => {
-            let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
-            let plan = plan_target(workspace, target, &lock)?;
-            (plan, *digest, reference.clone())
-        }
-        None => {
-            let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
-                return run_in_namespace(&workspace.jail.program);
-            };
-            let image = match for_cluster {
-                true => pushed(workspace, &target.sandbox.name, &record.image)?,
-                false => workspace.project.reference_of(target.sandbox),
-            };
-            (plan, record.image, image)
-        }
-    };
     let by_name = for_cluster && !launcher.with_secrets;
     // what is a Secret's there need not be known here
     let absent = |name: &str| variable(name).or(Some(String::new()));
@@ -310,9 +294,28 @@ fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
         true => arguments.env.clone(),
         false => with_keys(workspace, target, &arguments.env),
     };
-    let spec = spec(target, (&plan, digest), &request(arguments, env), host)?;
+    let request = request(arguments, env);
+    let spec = |plan: &Plan, image: Digest| spec(target, (plan, image), &request, host);
+    let lock = ensure_lock(workspace, &[target], arguments.locked, ui)?;
+    let plan = plan_target(workspace, target, &lock)?;
+    // no refusal is about the image's id, which is not known yet
+    launcher.refuse(&spec(&plan, Digest::of(b""))?)?;
+    let (spec, image) = match &launcher.image {
+        Some(Pinned { reference, digest }) => (spec(&plan, *digest)?, reference.clone()),
+        None => {
+            let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
+                return run_in_namespace(&workspace.jail.program);
+            };
+            let image = match for_cluster {
+                true => pushed(workspace, &target.sandbox.name, &record.image)?,
+                false => workspace.project.reference_of(target.sandbox),
+            };
+            (spec(&plan, record.image)?, image)
+        }
+    };
     let name = arguments.name.as_ref().map_or(&*spec.sandbox, InstanceName::as_str);
-    launcher.write(&spec, name, image, ui)
+    let printed = Printed { spec: &spec, name, image, platform: target.platform };
+    launcher.write(printed, ui)
 }
 
 /// What is asked for, and the keys of MCP servers that this machine has: a server without its key is

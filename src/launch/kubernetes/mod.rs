@@ -28,8 +28,15 @@ pub struct Cluster {
     pub pull_secrets: Vec<String>,
     /// Whether values of secrets are written, in a Secret of their own.
     pub with_secrets: bool,
-    /// Whether the number of processes may be the nodes' business.
-    pub waive_pids: bool,
+    pub pids: Pids,
+}
+
+/// Who limits the number of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pids {
+    /// Who declared it, which no object can say.
+    Declared,
+    OfTheNodes,
 }
 
 /// Longest name of a Service.
@@ -37,7 +44,7 @@ const LONGEST: usize = 63;
 
 /// The objects, in the order in which they are to be made.
 pub fn render(spec: &Spec, cluster: &Cluster) -> Result<Vec<Value>, LaunchError> {
-    refuse(spec, cluster)?;
+    refuse(spec, cluster.pids)?;
     let objects = Objects { spec, cluster, name: label(&cluster.name) };
     let mut documents = Vec::new();
     if cluster.with_secrets && !spec.secrets.is_empty() {
@@ -60,7 +67,7 @@ pub fn to_yaml(documents: &[Value]) -> String {
 }
 
 /// What no object can say.
-fn refuse(spec: &Spec, cluster: &Cluster) -> Result<(), LaunchError> {
+pub fn refuse(spec: &Spec, pids: Pids) -> Result<(), LaunchError> {
     let refused = |what: String| {
         Err(LaunchError::Refused { launcher: "kubernetes", what, sandbox: spec.sandbox.clone() })
     };
@@ -78,7 +85,7 @@ fn refuse(spec: &Spec, cluster: &Cluster) -> Result<(), LaunchError> {
         return refused("`limits disk=`".to_owned());
     }
     match spec.limits.pids {
-        Some(count) if !cluster.waive_pids => Err(LaunchError::Pids { count }),
+        Some(count) if pids == Pids::Declared => Err(LaunchError::Pids { count }),
         _ => Ok(()),
     }
 }
