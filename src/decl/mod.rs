@@ -7,6 +7,7 @@
 
 mod as_of;
 mod cache;
+mod checks;
 mod debian;
 mod editable;
 mod fault;
@@ -28,6 +29,7 @@ mod picks;
 mod place;
 mod project;
 mod python;
+mod reading;
 mod recipe;
 mod run;
 mod sandbox;
@@ -55,8 +57,9 @@ pub use npm::{Kind, LaidProject, Npm};
 pub use npm_tools::{NpmTools, parse_spec};
 pub use picks::{PatternError, Picks};
 pub use place::{Dir, GitInit, Link, Own, User};
-pub use project::{Project, read_project};
+pub use project::Project;
 pub use python::Venv;
+pub use reading::read_project;
 pub use recipe::Recipe;
 pub use run::{Leftover, Run, Secret, SecretSource};
 pub use sandbox::{Egress, HostVar, Limits, PortDecl, Ready, Sandbox, SecurityLevel};
