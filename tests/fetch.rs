@@ -1,19 +1,21 @@
 //! Fetching from servers that are slow, broken, dead or lying.
 
-use std::fs::{self, File};
+mod many;
+mod ways;
+
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
 use sbx::blame::Blame;
 use sbx::digest::Digest;
-use sbx::fetch::{Client, ClientConfig, FetchError, NoProgress, Progress, ProxyConfig, Want};
+use sbx::fetch::{Client, ClientConfig, FetchError, NoProgress, Progress, Want};
 use tempfile::TempDir;
 use url::Url;
 
-use crate::support::http::{Authority, Fault, Server};
+use crate::support::http::{Fault, Server};
 
 /// A file that servers have and clients want; large enough to come in many pieces.
 fn bytes() -> Vec<u8> {
@@ -318,173 +320,6 @@ fn a_stalled_transfer_is_continued() {
 }
 
 #[test]
-fn redirects_are_followed_but_not_in_circles() {
-    let (server, home) = (Server::start(), Home::new());
-    server.put("/5", bytes());
-    for at in 0..5 {
-        server.always(&format!("/{at}"), Fault::Redirect(format!("/{}", at + 1)));
-    }
-    server.always("/loop", Fault::Redirect("/loop".to_owned()));
-    let want = home.want(&bytes(), [server.url("/0")]);
-    assert_eq!(fetch(quick(), &want).unwrap(), bytes());
-    let error = fetch(quick(), &home.want(b"other", [server.url("/loop")])).unwrap_err();
-    insta::assert_snapshot!(told(&error, &server), @"package `tool` 1.0: http://127.0.0.1:PORT/loop redirects more than 5 times");
-    assert_eq!(server.hits("/loop"), 6);
-}
-
-#[test]
-fn credentials_reach_their_own_host_and_no_message() {
-    let (private, other, home) = (Server::start(), Server::start(), Home::new());
-    let url = |path: &str| {
-        let mut url = private.url(path);
-        url.set_username("me").unwrap();
-        url.set_password(Some("secret")).unwrap();
-        url.set_query(Some("token=secret"));
-        url
-    };
-    private.put("/tool.deb", bytes());
-    private
-        .always("/away.deb", Fault::Redirect(other.url_at("localhost", "/away.deb").to_string()));
-    fetch(quick(), &home.want(&bytes(), [url("/tool.deb")])).unwrap();
-    assert_eq!(private.requests()[0].header("authorization"), Some("Basic bWU6c2VjcmV0"));
-
-    let heard = fetch(quick(), &home.want(b"away", [url("/away.deb")])).unwrap_err();
-    assert!(private.requests()[1].header("authorization").is_some());
-    assert_eq!(other.requests()[0].header("authorization"), None);
-    let dead = {
-        let gone = Server::start();
-        Url::parse(&format!("http://me:secret@127.0.0.1:{}/x?t=secret", gone.address().port()))
-            .unwrap()
-    };
-    let unreachable = fetch(quick(), &home.want(b"dead", [dead])).unwrap_err();
-    private.always("/cut.deb", Fault::Drop);
-    let broken = fetch(quick(), &home.want(b"cut", [url("/cut.deb")])).unwrap_err();
-    for error in [heard, unreachable, broken] {
-        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
-    }
-}
-
-#[test]
-fn a_dead_mirror_costs_its_tries_once() {
-    let (server, home) = (Server::start(), Home::new());
-    let dead = Server::start().url("");
-    let files: Vec<Vec<u8>> = (0..200u32).map(|number| number.to_le_bytes().to_vec()).collect();
-    let wants: Vec<Want> = files
-        .iter()
-        .enumerate()
-        .map(|(number, bytes)| {
-            server.put(&format!("/{number}"), bytes.clone());
-            home.want(
-                bytes,
-                [dead.join(&number.to_string()).unwrap(), server.url(&format!("/{number}"))],
-            )
-        })
-        .collect();
-    let slow = ClientConfig { pause: Duration::from_millis(100), ..quick() };
-    let begun = Instant::now();
-    let failures = Client::new(slow.clone()).fetch_all(wants.clone(), &NoProgress).unwrap();
-    assert!(failures.is_empty(), "{failures:?}");
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-
-    let home = Home::new();
-    let only_dead = |bytes: &Vec<u8>| home.want(bytes, [dead.clone()]);
-    let failures = Client::new(slow).fetch_all(files.iter().map(only_dead).collect(), &NoProgress);
-    let failures = failures.unwrap();
-    assert_eq!(failures.len(), 200, "each failure is told");
-    let error = failures.values().next().unwrap();
-    assert!(error.to_string().contains("cannot be reached: Connection refused"), "{error}");
-    assert!(error.help().is_some());
-}
-
-#[test]
-fn at_most_so_many_transfers_run_at_a_time_over_kept_connections() {
-    let (server, home) = (Server::start(), Home::new());
-    server.delay(Duration::from_millis(20));
-    let wants: Vec<Want> = (0..40u32)
-        .map(|number| {
-            let (path, bytes) = (format!("/{number}"), number.to_le_bytes());
-            server.put(&path, bytes);
-            home.want(&bytes, [server.url(&path)])
-        })
-        .collect();
-    let client = Client::new(ClientConfig { parallel: 3, ..quick() });
-    let halves = wants.split_at(20);
-    std::thread::scope(|scope| {
-        for half in [halves.0, halves.1] {
-            scope.spawn(|| {
-                assert!(client.fetch_all(half.to_vec(), &NoProgress).unwrap().is_empty())
-            });
-        }
-    });
-    assert_eq!(server.peak(), 3);
-    // a transfer that begins before the last one's connection is free again opens one of its own
-    assert!(server.connections() <= 10, "{} for 40 transfers", server.connections());
-    assert!(home.parts().is_empty());
-}
-
-#[test]
-fn one_file_wanted_often_is_fetched_once() {
-    let (server, home) = (Server::start(), Home::new());
-    server.put("/tool.deb", bytes());
-    server.delay(Duration::from_millis(50));
-    let want = home.want(&bytes(), [server.url("/tool.deb")]);
-    // by threads of one client, and by clients that know nothing of each other
-    let clients = [Client::new(quick()), Client::new(quick())];
-    std::thread::scope(|scope| {
-        for client in clients.iter().chain(&clients) {
-            let wants = vec![want.clone(), want.clone()];
-            scope.spawn(|| assert!(client.fetch_all(wants, &NoProgress).unwrap().is_empty()));
-        }
-    });
-    assert_eq!(server.total_hits(), 1);
-    assert!(home.parts().is_empty());
-}
-
-#[test]
-fn a_part_in_other_hands_holds_up_nothing_else() {
-    let (server, home) = (Server::start(), Home::new());
-    server.put("/tool.deb", bytes());
-    server.put("/other.deb", "other");
-    let want = home.want(&bytes(), [server.url("/tool.deb")]);
-    let other = home.want(b"other", [server.url("/other.deb")]);
-    let held = File::create(&want.part).unwrap();
-    rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
-    let client = Client::new(ClientConfig { parallel: 1, ..quick() });
-    std::thread::scope(|scope| {
-        let both = vec![want.clone(), other.clone()];
-        let fetching = scope.spawn(|| client.fetch_all(both, &NoProgress).unwrap());
-        let begun = Instant::now();
-        while !other.into.exists() {
-            assert!(begun.elapsed() < Duration::from_secs(5));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert!(!want.into.exists());
-        drop(held);
-        assert!(fetching.join().unwrap().is_empty());
-    });
-    assert_eq!(fs::read(&want.into).unwrap(), bytes());
-}
-
-#[test]
-fn offline_refuses_the_network_and_names_the_way_out() {
-    let (server, home) = (Server::start(), Home::new());
-    let offline = ClientConfig { offline: true, ..quick() };
-    let error =
-        fetch(offline.clone(), &home.want(&bytes(), [server.url("/tool.deb")])).unwrap_err();
-    insta::assert_snapshot!(error, @"package `tool` 1.0 is not in the store, and `--offline` refuses the network");
-    assert_eq!(
-        error.help(),
-        Some("run `sbx fetch` where there is a network, or `sbx vendor` there and `--mirror` here")
-    );
-    let client = Client::new(offline);
-    let urls = [server.url("/InRelease")];
-    assert!(matches!(client.get("release", &urls, 10), Err(FetchError::Offline { .. })));
-    let asks = [("release".to_owned(), urls.to_vec())];
-    assert!(matches!(&client.get_all(&asks, 10)[0], Err(FetchError::Offline { .. })));
-    assert_eq!(server.connections(), 0);
-}
-
-#[test]
 fn small_documents_are_read_in_order_and_within_their_limit() {
     let server = Server::start();
     server.put("/a", "first");
@@ -504,93 +339,6 @@ fn small_documents_are_read_in_order_and_within_their_limit() {
         (&b"first"[..], server.url("/a").as_str())
     );
     assert!(matches!(client.get("nothing", &[], 10), Err(FetchError::NoUrl { .. })));
-}
-
-#[test]
-fn an_authority_of_ones_own_is_trusted_when_named_and_only_then() {
-    let authority = Authority::new();
-    let (server, home) = (Server::start_tls(&authority), Home::new());
-    server.put("/tool.deb", bytes());
-    let want = home.want(&bytes(), [server.url("/tool.deb")]);
-    let error = fetch(quick(), &want).unwrap_err();
-    assert!(matches!(error, FetchError::Untrusted { .. }), "{error}");
-    assert!(error.help().is_some_and(|help| help.contains("SSL_CERT_FILE")));
-    assert_eq!(server.connections(), 1, "a certificate does not get better by asking again");
-
-    let pem = home.0.path().join("company.pem");
-    fs::write(&pem, &authority.pem).unwrap();
-    let trusting = ClientConfig { certificates: vec![pem], ..quick() };
-    assert_eq!(fetch(trusting.clone(), &want).unwrap(), bytes());
-
-    let plain = Server::start();
-    server.always("/down.deb", Fault::Redirect(plain.url("/down.deb").to_string()));
-    let error = fetch(trusting, &home.want(b"down", [server.url("/down.deb")])).unwrap_err();
-    insta::assert_snapshot!(told(&error, &server), @"package `tool` 1.0: https://127.0.0.1:PORT/down.deb redirects from https to http");
-    assert_eq!(plain.total_hits(), 0);
-}
-
-#[test]
-fn bad_certificate_files_are_the_users_to_mend() {
-    let (server, home) = (Server::start(), Home::new());
-    let path = home.0.path().join("bad.pem");
-    for content in [
-        None,
-        Some("no pem"),
-        Some("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"),
-    ] {
-        if let Some(text) = content {
-            fs::write(&path, text).unwrap();
-        }
-        let config = ClientConfig { certificates: vec![path.clone()], ..quick() };
-        let error = fetch(config, &home.want(&bytes(), [server.url("/tool.deb")])).unwrap_err();
-        assert!(error.to_string().contains("bad.pem"), "{content:?}: {error}");
-        assert_eq!(error.blame(), Blame::Input, "{content:?}");
-    }
-}
-
-#[test]
-fn a_machine_without_authorities_still_speaks_http() {
-    const INNER: &str = "what_is_fetched_has_its_bytes_and_leaves_no_part";
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", INNER])
-        .env("SSL_CERT_FILE", "/dev/null")
-        .env("SSL_CERT_DIR", "/nonexistent")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-}
-
-#[test]
-fn proxies_carry_what_they_are_named_for() {
-    let authority = Authority::new();
-    let (proxy, secure, home) = (Server::start(), Server::start_tls(&authority), Home::new());
-    proxy.put("/debian/tool.deb", bytes());
-    secure.put("/tool.deb", "over tls");
-    proxy.tunnel_to(secure.address());
-    let pem = home.0.path().join("company.pem");
-    fs::write(&pem, &authority.pem).unwrap();
-    let mut address = proxy.url("/");
-    address.set_username("me").unwrap();
-    address.set_password(Some("secret")).unwrap();
-    let variables = [("all_proxy", address.as_str()), ("no_proxy", "direct.example.org,127.0.0.1")];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let proxies = ProxyConfig::from_variables(variables.into_iter()).unwrap();
-    let config = ClientConfig { proxies, certificates: vec![pem], ..quick() };
-
-    let plain = Url::parse("http://archive.example.org/debian/tool.deb").unwrap();
-    assert_eq!(fetch(config.clone(), &home.want(&bytes(), [plain.clone()])).unwrap(), bytes());
-    assert_eq!(proxy.requests()[0].target, plain.as_str());
-    assert_eq!(proxy.requests()[0].header("proxy-authorization"), Some("Basic bWU6c2VjcmV0"));
-
-    let tunnelled = secure.url_at("localhost", "/tool.deb");
-    assert_eq!(fetch(config.clone(), &home.want(b"over tls", [tunnelled])).unwrap(), b"over tls");
-    assert_eq!(proxy.requests()[1].method, "CONNECT");
-    assert_eq!(secure.requests()[0].header("proxy-authorization"), None);
-
-    let direct = Server::start();
-    direct.put("/tool.deb", "direct");
-    fetch(config, &home.want(b"direct", [direct.url("/tool.deb")])).unwrap();
-    assert_eq!((proxy.total_hits(), direct.total_hits()), (2, 1));
 }
 
 #[test]
