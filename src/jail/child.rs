@@ -6,11 +6,11 @@
 //! it lacks the capabilities that looking into them would take.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
 use rustix::thread::UnshareFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,19 +68,8 @@ fn run() -> Setup<()> {
     if found.cast_unsigned() != order.parent {
         return Err(fault("look for the parent", "it is gone"));
     }
-    let flags = UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWCGROUP;
-    // SAFETY: this process has one thread, and none of the flags shares file descriptors or memory
-    unsafe { rustix::thread::unshare_unsafe(flags) }.step("unshare namespaces")?;
-    let own = rustix::process::pidfd_open(
-        rustix::process::getpid(),
-        rustix::process::PidfdFlags::empty(),
-    )
-    .step("open a handle of this process")?;
+    unshare()?;
+    let own = open_self()?;
     let ids = order.emulator.as_ref().map(|_| Ids::open()).transpose()?;
     let (mut inner, mut outer) = UnixStream::pair().step("join the two first processes")?;
     match fork()? {
@@ -144,15 +133,7 @@ pub(super) fn fault(step: &str, reason: &str) -> SetupFault {
 /// Nothing of what the parent's surroundings left in this process may reach the program: open files,
 /// ignored and blocked signals, umask.
 pub fn forget_parent() -> Setup<()> {
-    // collected first: closing while reading would change the directory
-    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")
-        .step("list open files")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    for fd in open.into_iter().filter(|fd| *fd > 2) {
-        // SAFETY: this process has opened nothing itself; the directory's own number is closed already
-        unsafe { libc::close(fd) };
-    }
+    close_above(&[])?;
     // the kernel's struct, all zero: the default action, no flags, nothing blocked meanwhile
     let default = [0u64; 4];
     for signal in 1..=64 {
@@ -182,16 +163,41 @@ pub fn close_all_but(kept: &[RawFd]) -> Setup<()> {
     rustix::stdio::dup2_stdout(null.as_fd()).step("replace stdout")?;
     rustix::stdio::dup2_stderr(null.as_fd()).step("replace stderr")?;
     drop(null);
+    close_above(kept)
+}
+
+/// Closes what this process has inherited above stderr.
+fn close_above(kept: &[RawFd]) -> Setup<()> {
     // collected first: closing while reading would change the directory
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
         .step("list open files")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
-        // SAFETY: this process ends by _exit: nobody uses or drops what the parent had open
+        // SAFETY: this process opened none of them, and what its parent had open it neither uses nor
+        // drops; the directory's own number is closed already
         unsafe { libc::close(fd) };
     }
     Ok(())
+}
+
+/// Gives what this process does and starts namespaces of its own, but for that of its owners, which is
+/// another's to make.
+pub(super) fn unshare() -> Setup<()> {
+    let flags = UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWCGROUP;
+    // SAFETY: this process has one thread, and none of the flags shares file descriptors or memory
+    unsafe { rustix::thread::unshare_unsafe(flags) }.step("unshare namespaces")
+}
+
+/// A handle of this process, by which those it starts see that it is gone.
+pub(super) fn open_self() -> Setup<OwnedFd> {
+    rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        .step("open a handle of this process")
 }
 
 /// `None` in the child.

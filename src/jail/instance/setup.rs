@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use rustix::thread::LinkNameSpaceType;
 
-use super::super::child::{Setup, Step, fault, fork};
+use super::super::child::{Setup, Step, fault, fork, open_self, unshare};
 use super::super::spec::{Report, SetupFault};
 use super::{Cell, first, ids, mounts};
 
@@ -42,8 +42,7 @@ impl Wires {
 /// Makes the instance's first process. The caller has one thread. What comes after is reported.
 pub fn start(cell: &Cell, wires: &Wires) -> Result<Started, SetupFault> {
     let namespace = cell.ids.namespace(cell.processes)?;
-    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
-        .step("open a handle of this process")?;
+    let own = open_self()?;
     let (mut hear, tell) = std::io::pipe().step("open a pipe")?;
     let Some(guide) = fork()? else {
         drop(hear);
@@ -93,14 +92,7 @@ fn descend(cell: &Cell, namespace: &OwnedFd) -> Setup<Option<i32>> {
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))
         .step("enter the user namespace")?;
     ids::become_root()?;
-    let flags = UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWCGROUP;
-    // SAFETY: this process has one thread, and none of the flags shares file descriptors or memory
-    unsafe { rustix::thread::unshare_unsafe(flags) }.step("unshare namespaces")?;
+    unshare()?;
     let flags = libc::CLONE_PARENT | libc::SIGCHLD;
     // SAFETY: without CLONE_VM this is a fork, of a process with one thread
     match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
