@@ -12,7 +12,7 @@ use sbx::report::{
 };
 use sbx::ship::{Attaching, ENVELOPE, Paper, Placed, Pushed};
 
-use super::provenance::read_key;
+use super::documents::read_key;
 use super::push::{PushArguments, Ready};
 use crate::failure::Outcome;
 use crate::ui::Ui;

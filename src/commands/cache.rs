@@ -9,7 +9,7 @@ use sbx::reference::Repository;
 use sbx::report::sign::{PrivateKey, PublicKey};
 use sbx::ship::{Reach, SharedCache, Tally, Trust};
 
-use super::provenance::read_key;
+use super::documents::read_key;
 use super::pull::read_public_key;
 use crate::failure::{Failure, Outcome};
 use crate::ui::{Outgoing, Ui};

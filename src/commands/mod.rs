@@ -8,6 +8,7 @@ mod clean;
 mod completions;
 mod cp;
 mod doctor;
+mod documents;
 mod exec;
 mod expected;
 mod fetch;
