@@ -166,6 +166,7 @@ fn no_relay(bench: &Bench<'_>) {
     ]);
     assert_eq!(said.success().stdout, "b\n/tmp\n1000\n");
     bench.sbx(&["exec", "-u", "ann", "one", "true"]).fails(1, &["no number of a user"]);
+    bench.sbx(&["cp", "one:/srv", "."]).fails(1, &["runtime `other` shows nobody", "sbx exec -i"]);
     bench.sbx(&["rm", "-f", "one"]).success();
 }
 

@@ -9,7 +9,7 @@ use sbx::launch::State;
 
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::state_path;
+use crate::workspace::{now_seconds, state_path};
 
 #[derive(Args)]
 pub struct CpArguments {
@@ -42,7 +42,7 @@ pub fn run(arguments: &CpArguments, ui: &Ui) -> Outcome {
             state.get_running(instance)?.copy_out(path, Path::new(to))?;
         }
         (None, Some((instance, path))) => {
-            state.get_running(instance)?.copy_in(Path::new(from), path)?;
+            state.get_running(instance)?.copy_in(Path::new(from), path, now_seconds())?;
         }
         _ => {
             let message = "one of the two paths is an instance's";

@@ -7,6 +7,7 @@ use crate::fsx::PathIo;
 use crate::jail::cgroup::CgroupError;
 use crate::jail::instance::{CABLE, UNLOCKED};
 use crate::jail::{Ended, SetupFault};
+use crate::tarball::TarError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -50,12 +51,18 @@ pub enum LaunchError {
     NoRuntime(String),
     #[error("`{0}` is no number of a user, and the runtime knows no names")]
     UserNumber(String),
+    #[error("runtime `{0}` shows nobody the files of an instance")]
+    Opaque(String),
     #[error("docker's engine at `{host}` is not on this machine", host = .0)]
     EngineHost(String),
     #[error("docker's engine does not answer at {}: {reason}", socket.display())]
     EngineAway { socket: PathBuf, reason: String },
     #[error("docker's engine says: {0}")]
     Engine(String),
+    #[error("what docker's engine packed cannot be unpacked: {0}")]
+    Packed(#[from] TarError),
+    #[error("docker's engine shows nobody but root what is in `{0}` of an instance")]
+    Unseen(&'static str),
     #[error("the instance cannot be set up: {}: {}", .0.step, .0.reason)]
     Setup(SetupFault),
     #[error("`{program}` cannot be started: {reason}")]
@@ -91,7 +98,9 @@ impl LaunchError {
             | LaunchError::NotRoot(_)
             | LaunchError::NoRuntime(_)
             | LaunchError::UserNumber(_)
-            | LaunchError::EngineHost(_) => Blame::Input,
+            | LaunchError::Opaque(_)
+            | LaunchError::EngineHost(_)
+            | LaunchError::Unseen(_) => Blame::Input,
             _ => Blame::World,
         }
     }
@@ -159,9 +168,20 @@ impl LaunchError {
             LaunchError::EngineHost(_) => {
                 "name its socket: `DOCKER_HOST=unix:///var/run/docker.sock`".to_owned()
             }
+            LaunchError::EngineAway { reason, .. } if reason.contains("ermission denied") => {
+                "become one of the socket's group (`usermod --append --groups docker NAME` as root, and a new login)"
+                    .to_owned()
+            }
             LaunchError::EngineAway { .. } => {
                 "start it (`systemctl start docker`), or name another with `DOCKER_HOST=unix://…`"
                     .to_owned()
+            }
+            LaunchError::Opaque(_) => {
+                "let a program of the instance do it, such as `sbx exec -i INSTANCE tar -xC DIR <FILE`"
+                    .to_owned()
+            }
+            LaunchError::Unseen(_) => {
+                "copy by way of another directory of the instance, or run it as root".to_owned()
             }
             LaunchError::NotReady { .. } => "allow more with `--timeout SECONDS`".to_owned(),
             _ => return None,

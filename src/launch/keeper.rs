@@ -147,6 +147,8 @@ struct Watch {
     relays: Vec<Pid>,
     /// Asks whether the instance is ready, until then.
     prober: Option<(Pid, Instant)>,
+    /// The signal that the program was killed in place of.
+    spared: Option<i32>,
 }
 
 impl Keeper {
@@ -245,7 +247,7 @@ impl Keeper {
         }
         self.say(&Message::Started { ports: self.order.record.ports.clone() });
         let prober = self.send_prober(&started)?;
-        Ok(Watch { started, report, log, relays, prober })
+        Ok(Watch { started, report, log, relays, prober, spared: None })
     }
 
     /// Where refusals to connect are written down: among what the program says, unless somebody sits
@@ -321,7 +323,7 @@ impl Keeper {
                 watch.log = None;
             }
             if left {
-                self.signal(&watch, libc::SIGKILL);
+                self.signal(&mut watch, libc::SIGKILL);
             }
             if heard && let Some(ended) = self.hear(&mut watch, signals) {
                 return ended;
@@ -361,9 +363,13 @@ impl Keeper {
     }
 
     /// To the instance's first process, if it has not just ended.
-    fn signal(&self, watch: &Watch, signal: i32) {
-        let Order { record, .. } = &self.order;
-        if kill(watch.started.first, signal) == Err(rustix::io::Errno::PERM) {
+    fn signal(&self, watch: &mut Watch, mut signal: i32) {
+        let (first, record) = (watch.started.first, &self.order.record);
+        if record.launcher.spares(first, signal) {
+            watch.spared = Some(signal);
+            signal = libc::SIGKILL;
+        }
+        if kill(first, signal) == Err(rustix::io::Errno::PERM) {
             record.launcher.pass(record, signal);
         }
     }
@@ -413,6 +419,10 @@ impl Keeper {
 
     /// The first process ended, or is about to: so does all else.
     fn see_off(&self, watch: &mut Watch, how: Ended) -> Ended {
+        let how = match (how, watch.spared) {
+            (Ended::Signal(libc::SIGKILL), Some(signal)) => Ended::Signal(signal),
+            (how, _) => how,
+        };
         let prober = watch.prober.take().map(|(pid, _)| pid);
         for pid in watch.relays.drain(..).chain(prober) {
             // a child that has just ended needs no signal

@@ -3,7 +3,7 @@
 //! All render one [`Spec`], and each says first what it cannot honour. Whatever starts it, an
 //! instance has its keeper and its ports lead through the relay: so `ps` need not ask anybody.
 
-use rustix::process::WaitStatus;
+use rustix::process::{Pid, WaitStatus};
 use serde::{Deserialize, Serialize};
 
 use super::docker::Engine;
@@ -65,6 +65,15 @@ impl Launcher {
         match parts.iter().find(|(_, wanted)| *wanted) {
             Some((part, _)) => Err(refused(&format!("{part} {closed}"))),
             None => Ok(()),
+        }
+    }
+
+    /// In the keeper: whether a signal should end the program, and the kernel spares it, as it does what is
+    /// first in its namespace. Our own first process and docker's are none that a program is.
+    pub(super) fn spares(&self, first: Pid, signal: i32) -> bool {
+        match self {
+            Launcher::Embedded | Launcher::Docker(_) => false,
+            Launcher::Oci(runtime) => runtime.spares(first, signal),
         }
     }
 

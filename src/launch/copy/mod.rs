@@ -4,15 +4,20 @@
 //! `RESOLVE_IN_ROOT`), so its links lead nowhere else; below that, no link is followed. Files,
 //! directories and links are copied; what is none of these is an error.
 
+mod packed;
+
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
+use rustix::io::Errno;
 
+use super::docker::Engine;
 use super::error::LaunchError;
+use super::launcher::Launcher;
 use super::state::Instance;
 use crate::fsx::{IoAt, PathIo};
 use crate::jail::instance::Ids;
@@ -26,41 +31,84 @@ struct End {
     shown: PathBuf,
 }
 
+/// How an instance's files are reached.
+enum Way<'a> {
+    /// By its root.
+    Root(OwnedFd),
+    /// By asking who started it: its root is somebody else's, which nobody looks into.
+    Engine(&'a Engine),
+}
+
 /// Deepest directories.
 const DEPTH: usize = 200;
 
 impl Instance {
     /// Copies out of the instance.
     pub fn copy_out(&self, from: &Path, to: &Path) -> Result<(), LaunchError> {
-        let from = self.end(from, None)?;
-        let to = host_end(to, &from.name)?;
-        Ok(copy(&from, &to, 0)?)
+        match self.way()? {
+            Way::Root(root) => {
+                let from = self.end(&root, from, None)?;
+                let to = host_end(to, &from.name)?;
+                Ok(copy(&from, &to, 0)?)
+            }
+            Way::Engine(engine) => {
+                let (parent, name) = split(from)?;
+                let dir = engine.follow(&self.record, parent)?;
+                let to = host_end(to, &name)?;
+                let from = dir.path.join(name);
+                engine.take(&self.record, &from, |archive| packed::unpack(archive, &to))
+            }
+        }
     }
 
-    /// Copies into the instance; what is written belongs to its root.
-    pub fn copy_in(&self, from: &Path, to: &Path) -> Result<(), LaunchError> {
+    /// Copies into the instance; what is written belongs to its root. `now` are seconds since 1970.
+    pub fn copy_in(&self, from: &Path, to: &Path, now: u64) -> Result<(), LaunchError> {
         let real = from.canonicalize().at("find", from)?;
         let from = host_end(&real, Path::new(""))?;
-        let to = self.end(to, Some(&from.name))?;
-        Ok(copy(&from, &to, 0)?)
+        match self.way()? {
+            Way::Root(root) => {
+                let to = self.end(&root, to, Some(&from.name))?;
+                Ok(copy(&from, &to, 0)?)
+            }
+            Way::Engine(engine) => {
+                let (dir, name) = match engine.follow(&self.record, to) {
+                    Ok(found) if found.is_dir => (found, from.name.clone()),
+                    _ => {
+                        let (parent, name) = split(to)?;
+                        (engine.follow(&self.record, parent)?, name)
+                    }
+                };
+                engine.give(&self.record, &dir.path, &name, |archive| {
+                    packed::pack(&from, &name, now, archive)
+                })
+            }
+        }
     }
 
-    fn root(&self) -> Result<OwnedFd, LaunchError> {
+    fn way(&self) -> Result<Way<'_>, LaunchError> {
+        if let Launcher::Oci(runtime) = &self.record.launcher
+            && !runtime.shares_kernel()
+        {
+            // what this machine sees of it is the root of another kernel's process
+            return Err(LaunchError::Opaque(runtime.name()));
+        }
         // opened while the instance is there, its number is not another's
         let path = format!("/proc/{}/root", self.record.first.unwrap_or_default());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&path, flags, Mode::empty()).at("open", &path)?;
+        let root = rustix::fs::open(&path, flags, Mode::empty());
         self.handle()?;
-        Ok(root)
+        match (root, &self.record.launcher) {
+            (Err(Errno::ACCESS | Errno::PERM), Launcher::Docker(engine)) => Ok(Way::Engine(engine)),
+            (root, _) => Ok(Way::Root(root.at("open", &path)?)),
+        }
     }
 
     /// With `name`, a directory that is there is copied into.
-    fn end(&self, path: &Path, name: Option<&Path>) -> Result<End, LaunchError> {
-        let root = self.root()?;
+    fn end(&self, root: &OwnedFd, path: &Path, name: Option<&Path>) -> Result<End, LaunchError> {
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-            rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)
+            rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
         };
         let owner = match self.record.ids {
             Ids::Own { first } => Some(first),
@@ -72,6 +120,55 @@ impl Instance {
         let (parent, last) = split(path)?;
         let dir = open(parent).at("open", parent)?;
         Ok(End { dir, name: last, owner, shown: path.to_owned() })
+    }
+}
+
+impl End {
+    fn stat(&self) -> Result<Stat, PathIo> {
+        rustix::fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).at("stat", &self.shown)
+    }
+
+    fn open_file(&self) -> Result<File, PathIo> {
+        // a pipe that took the file's place must not hold this process up
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, &self.name, flags, Mode::empty());
+        file.map(File::from).at("open", &self.shown)
+    }
+
+    fn open_dir(&self) -> Result<OwnedFd, PathIo> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, &self.name, flags, Mode::empty()).at("open", &self.shown)
+    }
+
+    fn read_link(&self) -> Result<Vec<u8>, PathIo> {
+        let target = rustix::fs::readlinkat(&self.dir, &self.name, Vec::new());
+        target.map(std::ffi::CString::into_bytes).at("read", &self.shown)
+    }
+
+    /// A name in the directory that this is, and that was opened.
+    fn below(&self, opened: &OwnedFd, name: &Path) -> Result<End, PathIo> {
+        let dir = opened.try_clone().at("open", &self.shown)?;
+        let shown = self.shown.join(name);
+        Ok(End { dir, name: name.to_owned(), owner: self.owner, shown })
+    }
+
+    /// What is in the directory that this is, and that was opened.
+    fn names(&self, opened: &OwnedFd) -> Result<Vec<PathBuf>, PathIo> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(opened).at("list", &self.shown)? {
+            let entry = entry.at("list", &self.shown)?;
+            match entry.file_name().to_bytes() {
+                b"." | b".." => {}
+                name => names.push(PathBuf::from(std::ffi::OsStr::from_bytes(name))),
+            }
+        }
+        Ok(names)
+    }
+
+    /// Neither file, directory nor link, or too deep.
+    fn refuse(&self) -> PathIo {
+        let source = io::ErrorKind::Unsupported.into();
+        PathIo { action: "copy", path: self.shown.clone(), source }
     }
 }
 
@@ -94,28 +191,29 @@ fn host_end(path: &Path, name: &Path) -> Result<End, PathIo> {
 }
 
 fn copy(from: &End, to: &End, depth: usize) -> Result<(), PathIo> {
-    let stat = rustix::fs::statat(&from.dir, &from.name, AtFlags::SYMLINK_NOFOLLOW)
-        .at("stat", &from.shown)?;
+    let stat = from.stat()?;
     let mode = Mode::from_raw_mode(stat.st_mode & 0o777);
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => copy_file(from, to, mode),
-        FileType::Symlink => copy_link(from, to),
-        FileType::Directory if depth < DEPTH => copy_dir(from, to, mode, depth),
-        _ => Err(io::Error::from(io::ErrorKind::Unsupported)).at("copy", &from.shown),
+        FileType::RegularFile => write_file(&mut from.open_file()?, to, mode),
+        FileType::Symlink => write_link(&from.read_link()?, to),
+        FileType::Directory if depth < DEPTH => {
+            let (source, target) = (from.open_dir()?, make_dir(to)?);
+            for name in from.names(&source)? {
+                copy(&from.below(&source, &name)?, &to.below(&target, &name)?, depth + 1)?;
+            }
+            rustix::fs::fchmod(&target, mode).at("set the mode of", &to.shown)
+        }
+        _ => Err(from.refuse()),
     }
 }
 
-fn copy_file(from: &End, to: &End, mode: Mode) -> Result<(), PathIo> {
-    // a pipe that took the file's place must not hold this process up
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let source =
-        rustix::fs::openat(&from.dir, &from.name, flags, Mode::empty()).at("open", &from.shown)?;
+fn write_file(bytes: &mut impl Read, to: &End, mode: Mode) -> Result<(), PathIo> {
     make_way(to)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let target = rustix::fs::openat(&to.dir, &to.name, flags, Mode::RUSR | Mode::WUSR)
         .at("create", &to.shown)?;
     let mut target = File::from(target);
-    io::copy(&mut File::from(source), &mut target).at("copy", &from.shown)?;
+    io::copy(bytes, &mut target).at("write", &to.shown)?;
     own(to, target.as_fd())?;
     rustix::fs::fchmod(&target, mode).at("set the mode of", &to.shown)
 }
@@ -123,7 +221,7 @@ fn copy_file(from: &End, to: &End, mode: Mode) -> Result<(), PathIo> {
 /// A file or link of that name is replaced.
 fn make_way(to: &End) -> Result<(), PathIo> {
     match rustix::fs::unlinkat(&to.dir, &to.name, AtFlags::empty()) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error).at("replace", &to.shown),
     }
 }
@@ -134,41 +232,22 @@ fn own(to: &End, fd: BorrowedFd<'_>) -> Result<(), PathIo> {
         .at("set the owner of", &to.shown)
 }
 
-fn copy_link(from: &End, to: &End) -> Result<(), PathIo> {
-    let target =
-        rustix::fs::readlinkat(&from.dir, &from.name, Vec::new()).at("read", &from.shown)?;
+fn write_link(target: &[u8], to: &End) -> Result<(), PathIo> {
     make_way(to)?;
-    rustix::fs::symlinkat(&target, &to.dir, &to.name).at("create", &to.shown)?;
+    rustix::fs::symlinkat(target, &to.dir, &to.name).at("create", &to.shown)?;
     let Some(owner) = to.owner else { return Ok(()) };
     let owner = (Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)));
     rustix::fs::chownat(&to.dir, &to.name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
         .at("set the owner of", &to.shown)
 }
 
-fn copy_dir(from: &End, to: &End, mode: Mode, depth: usize) -> Result<(), PathIo> {
+/// One that is there is written into; its mode is set once all is in it.
+fn make_dir(to: &End) -> Result<OwnedFd, PathIo> {
     match rustix::fs::mkdirat(&to.dir, &to.name, Mode::RWXU) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error).at("create", &to.shown),
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = |end: &End| {
-        rustix::fs::openat(&end.dir, &end.name, flags, Mode::empty()).at("open", &end.shown)
-    };
-    let (source, target) = (open(from)?, open(to)?);
+    let target = to.open_dir()?;
     own(to, target.as_fd())?;
-    let entries = Dir::read_from(&source).at("list", &from.shown)?;
-    for entry in entries {
-        let entry = entry.at("list", &from.shown)?;
-        let bytes = entry.file_name().to_bytes();
-        if matches!(bytes, b"." | b"..") {
-            continue;
-        }
-        let name = PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
-        let below = |dir: &OwnedFd, end: &End| -> Result<End, PathIo> {
-            let dir = dir.try_clone().at("open", &end.shown)?;
-            Ok(End { dir, shown: end.shown.join(&name), name: name.clone(), owner: end.owner })
-        };
-        copy(&below(&source, from)?, &below(&target, to)?, depth + 1)?;
-    }
-    rustix::fs::fchmod(&target, mode).at("set the mode of", &to.shown)
+    Ok(target)
 }

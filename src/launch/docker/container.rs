@@ -130,10 +130,18 @@ fn host(spec: &Spec) -> Value {
     }
     if tightness == Tightness::High {
         host["ReadonlyRootfs"] = json!(true);
-        host["Tmpfs"] = json!({
-            "/tmp": "rw,exec,nosuid,nodev,mode=1777",
-            "/run": "rw,exec,nosuid,nodev,mode=0755",
-        });
+        let options = |mode: &str| json!(format!("rw,exec,nosuid,nodev,mode={mode}"));
+        let places = IN_MEMORY.into_iter().map(|(path, mode)| (path.to_owned(), options(mode)));
+        host["Tmpfs"] = places.collect::<serde_json::Map<_, _>>().into();
     }
     host
+}
+
+/// What is in memory where the root is read-only, and its modes.
+const IN_MEMORY: [(&str, &str); 2] = [("/tmp", "1777"), ("/run", "0755")];
+
+/// What is mounted in a container beside its root and its volumes.
+pub(super) fn mounted(tightness: Tightness) -> Vec<&'static str> {
+    let in_memory = IN_MEMORY.iter().filter(|_| tightness == Tightness::High);
+    ["/dev", "/proc", "/sys"].into_iter().chain(in_memory.map(|(path, _)| *path)).collect()
 }

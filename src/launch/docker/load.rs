@@ -1,23 +1,15 @@
 //! Bringing an image to an engine: the archive of `docker save`, streamed, where it is not there yet.
 
-use std::io::{self, Write};
-
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::query_parameters::ImportImageOptions;
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::Receiver;
 
 use super::super::error::LaunchError;
 use super::Engine;
+use super::pieces::{Piece, Pipe, stream, way};
 use crate::image::save::{ArchiveKind, Saved};
-
-/// Pieces that are on their way at once, and their size.
-const PIECES: usize = 8;
-const PIECE: usize = 256 << 10;
-
-type Piece = Result<Bytes, io::Error>;
 
 impl Engine {
     /// The name that the engine has for an image, which is brought to it if it is not there;
@@ -43,16 +35,12 @@ impl Engine {
     }
 
     fn load(&self, saved: &Saved<'_>) -> Result<(), LaunchError> {
-        let (sender, receiver) = channel(PIECES);
+        let (sender, receiver) = way();
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                let mut pipe = Pipe { sender, piece: Vec::with_capacity(PIECE) };
+                let mut pipe = Pipe::new(sender);
                 let written = saved.write(ArchiveKind::Docker, &mut pipe);
-                if let Err(error) = &written {
-                    // an archive that breaks off must not look whole
-                    pipe.send(Err(io::Error::other(error.to_string()))).unwrap_or_default();
-                }
-                written
+                written.inspect_err(|error| pipe.break_off(error))
             });
             let loaded = self.ask(async |docker| load(&docker, receiver).await);
             let written = writer.join().expect("a writer does not panic");
@@ -78,40 +66,7 @@ async fn find(docker: &Docker, name: &str) -> Result<Option<(String, Vec<String>
 }
 
 async fn load(docker: &Docker, receiver: Receiver<Piece>) -> Result<(), Error> {
-    let pieces = futures::stream::unfold(receiver, async |mut receiver| {
-        receiver.recv().await.map(|piece| (piece, receiver))
-    });
-    let body = bollard::body_try_stream(pieces);
+    let body = bollard::body_try_stream(stream(receiver));
     let told = docker.import_image(ImportImageOptions::default(), body, None);
     told.map(|told| told.map(drop)).try_collect().await
-}
-
-/// What is written here goes to the engine.
-struct Pipe {
-    sender: Sender<Piece>,
-    piece: Vec<u8>,
-}
-
-impl Pipe {
-    fn send(&self, piece: Piece) -> io::Result<()> {
-        self.sender.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.piece.extend_from_slice(bytes);
-        if self.piece.len() >= PIECE {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-        self.send(Ok(piece.into()))
-    }
 }

@@ -6,10 +6,12 @@
 //! `ps`, `logs`, `stop` and `rm` ask nobody. The engine must run on this machine: its containers are
 //! entered. Reached through `bollard` over the unix socket.
 
+mod archive;
 mod container;
 mod exec;
 mod holder;
 mod load;
+mod pieces;
 mod pump;
 mod start;
 

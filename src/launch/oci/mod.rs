@@ -8,6 +8,7 @@
 
 mod config;
 mod exec;
+mod signal;
 mod start;
 
 use std::os::unix::process::CommandExt;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,12 @@ impl Runtime {
     /// Whether its instances can be looked into from this machine.
     pub fn shares_kernel(&self) -> bool {
         SHARING.contains(&self.name().as_str())
+    }
+
+    /// Whether a signal should end the program, and the kernel spares it.
+    pub(super) fn spares(&self, first: Pid, signal: i32) -> bool {
+        // another kernel's program is no process of this machine
+        self.shares_kernel() && signal::ends_by_default(first, signal)
     }
 
     fn command(&self) -> Command {
