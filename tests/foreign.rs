@@ -9,6 +9,7 @@ use sbx::platform::Platform;
 use serde_json::Value;
 
 use crate::support::deb::Member;
+use crate::support::depot::Depot;
 use crate::support::oci::Image;
 use crate::support::project::{Outcome, Project};
 use crate::support::tool;
@@ -174,6 +175,29 @@ fn content_for_another_platform_takes_no_emulator() {
             .sbx(&["run", "s"])
             .fails(1, &["`s` is for linux/arm64", "`platforms` in `project`"]);
     }
+}
+
+/// Instances have no emulator: what is for another platform is refused, whoever made it.
+#[test]
+fn what_this_machine_cannot_run_is_not_started_and_it_is_said_how_it_would_be() {
+    let host = Platform::host();
+    let other = Platform::ALL.into_iter().find(|other| *other != host).unwrap().as_str();
+    let declared = "project \"p\" { platforms \"linux/amd64\" \"linux/arm64\"; }\n\
+        layer \"l\" { file \"/own\" content=\"own\\n\"; }\n\
+        sandbox \"s\" { layers \"l\"; command \"/own\"; }\n";
+    let project = Project::new().file("sandboxes.kdl", declared);
+    let both = format!("is for {other}, and this machine runs {host}");
+    project.sbx(&["run", "s", "--platform", other]).fails(1, &[&both, "leave `--platform` out"]);
+    let depot = Depot::start();
+    let reference = format!("{}/team/s:1", depot.host);
+    project.sbx(&["build", "s", "--platform", other]).success();
+    project.sbx(&["push", "s", &reference, "--platform", other]).success();
+    project.sbx(&["run", &reference]).fails(1, &["is not in the store", "sbx pull"]);
+    project.sbx(&["pull", &reference, "--platform", other]).success();
+    let absent = format!("for {host} is not in the store, which has it for {other}");
+    let mend = format!("sbx pull {reference} --platform {host}");
+    project.sbx(&["run", &reference]).fails(1, &[&absent, &mend]);
+    project.sbx(&["run", &reference, "--platform", other]).fails(1, &[&both, &mend]);
 }
 
 #[test]

@@ -132,6 +132,21 @@ pub fn signals(bench: &Bench<'_>) {
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert_eq!((child.wait().unwrap().code(), &*rest), (Some(3), "term\n"));
+    // what handles nothing ends by it, and what ignores it goes on
+    for (ignored, signal, code) in [("QUIT", "INT", 130), ("INT", "TERM", 143)] {
+        let script = format!("trap '' {ignored}; echo here; exec busybox sleep 300");
+        let mut child = bench.spawn(&["run", "s", "--", "sh", "-c", &script]);
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        kill(child.id(), ignored);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(child.try_wait().unwrap(), None, "{ignored} is ignored");
+        kill(child.id(), signal);
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
+    }
+    bench.detach(&["--name", "one", "s"]);
+    bench.sbx(&["stop", "-t", "60", "one"]).success();
+    assert_eq!(bench.ps()[0]["code"], 143);
+    bench.sbx(&["rm", "one"]).success();
     // orphans are reaped, and end with the program
     bench.script("s", "(busybox sleep 300 &) ; exit 0").success();
 }

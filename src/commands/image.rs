@@ -44,14 +44,20 @@ pub fn find_pulled(
     reference: &Reference,
     platform: Option<Platform>,
 ) -> Outcome<Found> {
-    let platform = platform.unwrap_or(Platform::host());
-    let known = workspace.store.use_pulled(&reference.to_string(), platform)?;
-    let record = known.ok_or_else(|| {
-        Failure::input(format!("`{reference}` for {platform} is not in the store"))
-            .with_help(format!("run `sbx pull {reference} --platform {platform}`"))
-    })?;
+    let wanted = platform.unwrap_or(Platform::host());
+    let find = |platform| workspace.store.use_pulled(&reference.to_string(), platform);
+    let Some(record) = find(wanted)? else {
+        let mut message = format!("`{reference}` for {wanted} is not in the store");
+        for other in Platform::ALL.into_iter().filter(|other| *other != wanted) {
+            if find(other)?.is_some() {
+                message = format!("{message}, which has it for {other}");
+            }
+        }
+        let help = format!("run `sbx pull {reference} --platform {wanted}`");
+        return Err(Failure::input(message).with_help(help));
+    };
     let registry = reference.registry().map(|host| format!("{host}/")).unwrap_or_default();
     let tag = reference.tag().unwrap_or("latest");
     let reference = format!("{registry}{}:{tag}", reference.repository());
-    Ok(Found { record, platform, reference })
+    Ok(Found { record, platform: wanted, reference })
 }

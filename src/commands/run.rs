@@ -71,6 +71,9 @@ pub struct RunArguments {
     /// Give the program a terminal
     #[arg(long, short, requires = "interactive", conflicts_with = "detach")]
     tty: bool,
+    /// For this platform, if something here can run it (default: this machine's)
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
     /// Fail where the lock would have to change, and read no index
     #[arg(long)]
     locked: bool,
@@ -179,8 +182,13 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
     if let Some(reference) = as_reference(&arguments.sandbox) {
         return prepare_pulled(workspace, arguments, &reference?);
     }
-    let target = workspace.target(&arguments.sandbox, None)?;
-    check_platform(arguments, target.platform)?;
+    let target = workspace.target(&arguments.sandbox, arguments.platform)?;
+    check_platform(arguments, target.platform, |host| {
+        match workspace.project.platforms.contains(&host) {
+            true => "leave `--platform` out".to_owned(),
+            false => format!("add {host} to `platforms` in `project`"),
+        }
+    })?;
     let Some(Built { plan, record, .. }) = build(workspace, target, arguments, ui)? else {
         return Err(Failure::world("the build needs a user namespace"));
     };
@@ -191,19 +199,23 @@ fn prepare(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome<
 }
 
 /// Instances have no emulator of sbx's: what this machine cannot run itself is not started. An engine
-/// knows for itself.
-fn check_platform(arguments: &RunArguments, platform: Platform) -> Outcome {
-    let by_engine = arguments.launcher.launcher == LauncherName::Docker;
+/// knows for itself. `mend` is how there is an image for this machine.
+fn check_platform(
+    arguments: &RunArguments,
+    platform: Platform,
+    mend: impl FnOnce(Platform) -> String,
+) -> Outcome {
+    if arguments.launcher.launcher == LauncherName::Docker {
+        return Ok(());
+    }
     match Emulation::find(platform) {
         Ok(Emulation::Native | Emulation::Host(_)) => Ok(()),
-        Ok(Emulation::Own) | Err(_) if !by_engine => {
+        Ok(Emulation::Own) | Err(_) => {
             let (name, host) = (&arguments.sandbox, Platform::host());
             let message = format!("`{name}` is for {platform}, and this machine runs {host}");
-            let help =
-                format!("add {host} to `platforms` in `project`, or run it on such a machine");
+            let help = format!("{}, or run it on a machine of that platform", mend(host));
             Err(Failure::input(message).with_help(help))
         }
-        Ok(Emulation::Own) | Err(_) => Ok(()),
     }
 }
 
@@ -213,8 +225,10 @@ fn prepare_pulled(
     arguments: &RunArguments,
     reference: &Reference,
 ) -> Outcome<Prepared> {
-    let found = find_pulled(workspace, reference, None)?;
-    check_platform(arguments, found.platform)?;
+    let found = find_pulled(workspace, reference, arguments.platform)?;
+    check_platform(arguments, found.platform, |host| {
+        format!("run `sbx pull {reference} --platform {host}`")
+    })?;
     let config = Config::parse(&workspace.store.read_blob(&found.record.image)?);
     let settings = config.and_then(|config| config.settings());
     let settings =
@@ -283,7 +297,7 @@ fn bring(workspace: &Workspace, engine: &Engine, prepared: &Prepared, ui: &Ui) -
 /// What the launcher would be told. What it refuses comes before the image, which may have to be built; one
 /// that was pushed need not be here at all.
 fn print(workspace: &Workspace, arguments: &RunArguments, ui: &Ui) -> Outcome {
-    let target = workspace.target(&arguments.sandbox, None)?;
+    let target = workspace.target(&arguments.sandbox, arguments.platform)?;
     let launcher = &arguments.launcher;
     let for_cluster = launcher.launcher == LauncherName::Kubernetes;
     let by_name = for_cluster && !launcher.with_secrets;

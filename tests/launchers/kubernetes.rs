@@ -2,8 +2,11 @@
 
 use std::fs;
 
+use sbx::platform::Platform;
+
 use crate::support::depot::Depot;
 use crate::support::launch::Bench;
+use crate::support::project::Project;
 use crate::support::python::kept_environment;
 use crate::support::tool;
 
@@ -44,6 +47,26 @@ sandbox "open" extends="s" { egress "any"; port 53 protocol="udp"; }
         tool(python.to_str().unwrap(), &[judge, yaml.to_str().unwrap(), json.to_str().unwrap()]);
     }
     said_to_clusters(&bench, &image);
+}
+
+/// Nodes are those of the image's platform, whatever machine prints it.
+#[test]
+fn nodes_of_kubernetes_are_of_the_images_platform() {
+    let declared = r#"project "p" { platforms "linux/amd64" "linux/arm64"; }
+layer "l" { file "/own" content="own\n"; }
+sandbox "s" { layers "l"; command "/own"; }
+"#;
+    let project = Project::new().file("sandboxes.kdl", declared);
+    let image = format!("registry.example.org/s@sha256:{}", "5".repeat(64));
+    let print = ["run", "--launcher", "kubernetes", "--print", "s", "--image", &image];
+    for other in ["amd64", "arm64"] {
+        let platform = format!("linux/{other}");
+        let printed = project.sbx(&[&print[..], &["--platform", &platform]].concat()).success();
+        let wanted = format!("kubernetes.io/arch: {other}");
+        assert!(printed.stdout.contains(&wanted), "{}", printed.stdout);
+    }
+    let own = project.sbx(&print).success().stdout;
+    assert!(own.contains(&format!("arch: {}", Platform::host().architecture())), "{own}");
 }
 
 /// Of an image that somebody else pushed, where no other is named.

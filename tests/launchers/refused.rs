@@ -56,6 +56,26 @@ sandbox "out" extends="s" { egress "example.org:443"; }
     away.sbx(&run).fails(3, &["does not answer at /none.sock", "systemctl start docker"]);
 }
 
+/// What is refused needs no image: this one cannot be built.
+#[test]
+fn what_is_refused_when_printed_is_refused_before_its_image_is_made() {
+    let more = r#"layer "broken" needs="box" { run "exit 1"; }
+sandbox "broken" { layers "broken"; command "/bin/true"; }
+sandbox "out" extends="broken" { egress "example.org:443"; }
+sandbox "few-there" extends="broken" { limits pids=40; }
+"#;
+    let bench = Bench::declaring(None, more);
+    let print = |launcher: &str, rest: &[&str]| {
+        bench.sbx(&[&["run", "--launcher", launcher, "--print"], rest].concat())
+    };
+    for launcher in ["oci", "docker", "kubernetes"] {
+        print(launcher, &["out"]).fails(1, &[launcher, "cannot honour `egress`"]);
+    }
+    print("kubernetes", &["few-there"]).fails(1, &["limits pids=40", "--waive pids"]);
+    print("kubernetes", &["-p", "8080:80", "broken"]).fails(1, &["port 8080 of this machine"]);
+    print("kubernetes", &["broken"]).fails(1, &["exit 1"]);
+}
+
 #[test]
 fn an_ordinary_user_is_told_who_needs_root() {
     let user = User::new();
