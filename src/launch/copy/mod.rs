@@ -52,10 +52,9 @@ impl Instance {
                 Ok(copy(&from, &to, 0)?)
             }
             Way::Engine(engine) => {
-                let (parent, name) = split(from)?;
-                let dir = engine.follow(&self.record, parent)?;
+                let (dir, name) = self.place(engine, from)?;
                 let to = host_end(to, &name)?;
-                let from = dir.path.join(name);
+                let from = dir.join(name);
                 engine.take(&self.record, &from, |archive| packed::unpack(archive, &to))
             }
         }
@@ -72,13 +71,10 @@ impl Instance {
             }
             Way::Engine(engine) => {
                 let (dir, name) = match engine.follow(&self.record, to) {
-                    Ok(found) if found.is_dir => (found, from.name.clone()),
-                    _ => {
-                        let (parent, name) = split(to)?;
-                        (engine.follow(&self.record, parent)?, name)
-                    }
+                    Ok(found) if found.is_dir => (found.path, from.name.clone()),
+                    _ => self.place(engine, to)?,
                 };
-                engine.give(&self.record, &dir.path, &name, |archive| {
+                engine.give(&self.record, &dir, &name, |archive| {
                     packed::pack(&from, &name, now, archive)
                 })
             }
@@ -100,6 +96,16 @@ impl Instance {
         match (root, &self.record.launcher) {
             (Err(Errno::ACCESS | Errno::PERM), Launcher::Docker(engine)) => Ok(Way::Engine(engine)),
             (root, _) => Ok(Way::Root(root.at("open", &path)?)),
+        }
+    }
+
+    /// A directory without links, and a name there.
+    fn place(&self, engine: &Engine, path: &Path) -> Result<(PathBuf, PathBuf), LaunchError> {
+        let (parent, name) = split(path)?;
+        let found = engine.follow(&self.record, parent)?;
+        match found.is_dir {
+            true => Ok((found.path, name)),
+            false => Ok(Err(io::ErrorKind::NotADirectory).at("open", parent)?),
         }
     }
 
