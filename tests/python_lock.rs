@@ -65,6 +65,30 @@ fn both_forms_of_an_index_give_the_same_environment() {
 }
 
 #[test]
+fn what_is_left_out_is_neither_there_nor_recorded() {
+    let index = Index::of([Package::new("top", "1.0").script("top", "top:main")]);
+    let project = at(&index, "venv \"/opt/venv\" { packages \"top\"; }");
+    locked(&project).success();
+    let (lock, whole) = (project.read("sbx.lock"), project.build());
+    let less = project.read("sandboxes.kdl").replace(
+        "packages \"top\";",
+        "packages \"top\"; exclude \"bin/top\" \"**/top/\" \"*.dist-info/\";",
+    );
+    project.write("sandboxes.kdl", &less);
+    assert_ne!(project.build(), whole);
+    assert_eq!(project.read("sbx.lock"), lock, "what is left out is no question of the lock's");
+    let dir = project.unpack();
+    let venv = root(&dir).join("opt/venv");
+    let packages = venv.join("lib/python3.13/site-packages");
+    assert!(!venv.join("bin/top").exists() && !packages.join("top").exists());
+    let info = packages.join("top-1.0.dist-info");
+    assert!(fs::read_to_string(info.join("METADATA")).unwrap().contains("Name: top"));
+    let record = fs::read_to_string(info.join("RECORD")).unwrap();
+    assert!(record.contains("METADATA") && !record.contains("__init__.py"), "{record}");
+    assert!(!record.contains("bin/top"), "{record}");
+}
+
+#[test]
 fn the_nearest_as_of_counts() {
     let index = Index::of([
         Package::new("a", "1").uploaded("2025-01-01"),

@@ -177,6 +177,7 @@ impl Set {
             path: "".into(),
         };
         WheelsWork {
+            exclude: Vec::new(),
             prefix: LayerPath::parse_absolute(self.prefix().to_str().unwrap()).unwrap(),
             interpreter: self.interpreter.clone(),
             wheels: self.chosen.iter().map(pin).collect(),

@@ -20,6 +20,7 @@ use super::listing::Listing;
 use super::room::{Room, Visit, VisitError};
 use super::view::View;
 use crate::blame::Blame;
+use crate::decl::{PatternError, Picks};
 use crate::digest::Digest;
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::PathIo;
@@ -57,6 +58,8 @@ pub enum WheelsError {
     #[error("the environment at {prefix} has no program `{program}`: {}", there(found))]
     Program { prefix: LayerPath, program: String, found: Vec<String> },
     #[error(transparent)]
+    Pattern(#[from] PatternError),
+    #[error(transparent)]
     Path(#[from] PathError),
     #[error(transparent)]
     Assembly(#[from] AssemblyError),
@@ -91,7 +94,9 @@ impl WheelsError {
 
     pub fn blame(&self) -> Blame {
         match self {
-            WheelsError::Program { .. } | WheelsError::Editable { .. } => Blame::Input,
+            WheelsError::Program { .. }
+            | WheelsError::Editable { .. }
+            | WheelsError::Pattern(_) => Blame::Input,
             WheelsError::Wheel { source: WheelError::Corrupt { .. }, .. } => Blame::World,
             WheelsError::Wheel { .. } | WheelsError::Layout { .. } => Blame::Input,
             WheelsError::Compile { .. } => Blame::Input,
@@ -134,6 +139,7 @@ pub fn lay(
     let assembly = Assembly::new(tree)?;
     put_layout(work, &assembly)?;
     let place = Place::new(&work.prefix, &work.interpreter);
+    let picks = Picks::new(0, "", &[], &work.exclude)?;
     let mut order: Vec<&WheelFile> = wheels.iter().collect();
     order.sort_by(|a, b| a.file_name.cmp(&b.file_name));
     let opened: Vec<(Wheel, Vec<Installed>)> = order
@@ -142,7 +148,7 @@ pub fn lay(
         .map(|wheel| {
             let open = || -> Result<_, WheelError> {
                 let mut open = Wheel::open(&wheel.blob, &wheel.file_name, wheel.digest)?;
-                let files = open.install(&place)?;
+                let files = open.install(&place, &|path| picks.has(path, false))?;
                 Ok((open, files))
             };
             open().map_err(|source| WheelsError::Wheel { file: wheel.file_name.clone(), source })

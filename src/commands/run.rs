@@ -14,7 +14,7 @@ use sbx::jail::Emulation;
 use sbx::launch::docker::Engine;
 use sbx::launch::{
     Attached, Connections, HeldImage, InstanceName, Launch, Launcher, PortOption, PrivateOption,
-    Request, Spec, State, VariableOption, VolumeOption, start,
+    Request, Spec, State, VariableOption, VolumeOption, Waiting, start,
 };
 use sbx::name::SandboxName;
 use sbx::oci::document::Config;
@@ -35,7 +35,9 @@ use super::pipes::{Pipes, hold_signals, pass_signals};
 use super::register::at_home;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{Target, Workspace, now_seconds, random_hex, state_path, variable};
+use crate::workspace::{
+    Target, Workspace, now_seconds, own_program, random_hex, state_path, variable,
+};
 
 #[derive(Args)]
 pub struct RunArguments {
@@ -104,14 +106,15 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     let begun = Instant::now();
     arguments.launcher.check()?;
     let home = at_home(global, &arguments.sandbox)?;
+    // it gets ready while this process finds out for what
+    let starts = !arguments.launcher.print && rustix::process::geteuid().is_root();
+    let keeper = starts.then(|| Ok::<_, Failure>(Waiting::start(&own_program()?)?)).transpose()?;
     let workspace = Workspace::open(&home.global)?;
     if arguments.launcher.print {
         return print(&workspace, arguments, ui);
     }
     let launcher = arguments.launcher.find()?;
-    if !rustix::process::geteuid().is_root() {
-        return run_in_namespace(&workspace.jail.program);
-    }
+    let Some(keeper) = keeper else { return run_in_namespace(&workspace.jail.program) };
     let prepared = prepare(&workspace, arguments, ui)?;
     let spec = &prepared.spec;
     warn_of_private(spec, ui);
@@ -131,7 +134,6 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     };
     let state = State::open(&state_path()?)?;
     let launch = Launch {
-        program: &workspace.jail.program,
         state: &state,
         launcher,
         spec,
@@ -144,9 +146,9 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
         now: now_seconds(),
     };
     match (arguments.detach, arguments.tty) {
-        (true, _) => detach(launch, begun, ui),
-        (false, true) => attend(launch, ui),
-        (false, false) => follow(launch, arguments.interactive, begun, ui),
+        (true, _) => detach(launch, keeper, begun, ui),
+        (false, true) => attend(launch, keeper, ui),
+        (false, false) => follow(launch, keeper, arguments.interactive, begun, ui),
     }
 }
 
@@ -383,11 +385,11 @@ fn describe(answer: &Answer, ready: Option<&Ready>) -> String {
     lines.join("\n")
 }
 
-fn detach(launch: Launch<'_>, begun: Instant, ui: &Ui) -> Outcome {
+fn detach(launch: Launch<'_>, keeper: Waiting, begun: Instant, ui: &Ui) -> Outcome {
     let null = std::fs::File::open("/dev/null")
         .map_err(|error| Failure::world(format!("/dev/null: {error}")))?;
     let null = std::os::fd::AsFd::as_fd(&null);
-    let mut attached = start(&launch, &Connections { stdio: [null; 3] })?;
+    let mut attached = start(&launch, &Connections { stdio: [null; 3] }, keeper)?;
     if let Err(error) = attached.wait_ready() {
         show_log(&attached.dir, ui);
         attached.remove();
@@ -399,10 +401,16 @@ fn detach(launch: Launch<'_>, begun: Instant, ui: &Ui) -> Outcome {
 }
 
 /// Until the program ends, with what it says.
-fn follow(launch: Launch<'_>, interactive: bool, begun: Instant, ui: &Ui) -> Outcome {
+fn follow(
+    launch: Launch<'_>,
+    keeper: Waiting,
+    interactive: bool,
+    begun: Instant,
+    ui: &Ui,
+) -> Outcome {
     let held = hold_signals();
     let pipes = Pipes::open(ui, interactive)?;
-    let mut attached = start(&launch, &Connections { stdio: pipes.near() })?;
+    let mut attached = start(&launch, &Connections { stdio: pipes.near() }, keeper)?;
     let far = pipes.give_away();
     pass_signals(held, attached.keeper);
     let ended = std::thread::scope(|scope| {
@@ -425,13 +433,13 @@ fn follow(launch: Launch<'_>, interactive: bool, begun: Instant, ui: &Ui) -> Out
 }
 
 /// With a terminal that somebody sits at.
-fn attend(launch: Launch<'_>, ui: &Ui) -> Outcome {
+fn attend(launch: Launch<'_>, keeper: Waiting, ui: &Ui) -> Outcome {
     let Some(seat) = ui.seat() else {
         return Err(Failure::input("there is no terminal here").with_help("leave `-t` out"));
     };
     let held = hold_signals();
     let pipes = Pipes::open(ui, false)?;
-    let mut attached = start(&launch, &Connections { stdio: pipes.near() })?;
+    let mut attached = start(&launch, &Connections { stdio: pipes.near() }, keeper)?;
     drop(pipes.give_away());
     pass_signals(held, attached.keeper);
     if let Some(far) = attached.terminal() {

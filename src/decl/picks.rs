@@ -63,7 +63,8 @@ impl Picks {
         self.has(Path::new(OsStr::from_bytes(&rest)), is_dir).then_some(rest)
     }
 
-    fn has(&self, path: &Path, is_dir: bool) -> bool {
+    /// Whether a path is meant, as it lies there.
+    pub fn has(&self, path: &Path, is_dir: bool) -> bool {
         let hit = |list: &Gitignore| list.matched_path_or_any_parents(path, is_dir).is_ignore();
         !hit(&self.exclude) && self.include.as_ref().is_none_or(hit)
     }

@@ -8,6 +8,7 @@ use super::fault::{Fault, Location};
 use super::layer::checked;
 use super::node::Node;
 use super::npm::LaidProject;
+use super::picks::Picks;
 use super::recipe::Recipe;
 use crate::path::LayerPath;
 
@@ -39,6 +40,9 @@ pub struct Venv {
     pub python: Option<String>,
     /// The newest day whose releases are seen; goes before the project's.
     pub as_of: Option<String>,
+    /// What is left out of it, in gitignore's patterns of paths below it. Not part of what is asked.
+    #[serde(skip)]
+    pub exclude: Vec<String>,
     /// Whether the image's Python compiles it.
     #[serde(skip)]
     pub bytecode: bool,
@@ -49,8 +53,16 @@ pub struct Venv {
     pub at: Location,
 }
 
-const CHILDREN: &[&str] =
-    &["constraints", "editable", "extras", "groups", "packages", "pyproject", "requirements"];
+const CHILDREN: &[&str] = &[
+    "constraints",
+    "editable",
+    "exclude",
+    "extras",
+    "groups",
+    "packages",
+    "pyproject",
+    "requirements",
+];
 
 impl Venv {
     pub(super) fn empty(at: Location) -> Self {
@@ -67,6 +79,7 @@ impl Venv {
             laid: None,
             python: None,
             as_of: None,
+            exclude: Vec::new(),
             bytecode: true,
             programs: Vec::new(),
             at,
@@ -138,6 +151,7 @@ impl Venv {
             "packages" => (&mut self.packages, "requirements"),
             "requirements" => (&mut self.requirements, "paths of files"),
             "constraints" => (&mut self.constraints, "paths of files"),
+            "exclude" => (&mut self.exclude, "patterns of paths"),
             "extras" => (&mut self.extras, "names of extras"),
             "groups" => (&mut self.groups, "names of dependency groups"),
             "pyproject" => {
@@ -184,6 +198,9 @@ impl Venv {
             if path.split('/').any(|part| part == "..") {
                 node.fault(format!("`{path}` leaves the project"));
             }
+        }
+        if let Err(error) = Picks::new(0, "", &[], &self.exclude) {
+            node.fault(error.to_string());
         }
         if let Some(python) = &self.python {
             let mut parts = python.split('.').map(|part| part.parse::<u16>().is_ok());

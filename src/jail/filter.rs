@@ -76,41 +76,111 @@ pub(super) const NAMESPACES: u64 = (libc::CLONE_NEWNS
 /// address randomisation of the kernel's.
 pub(super) const PERSONALITIES: &[u64] = &[0xffff_ffff, 0, 0x8, 0x2_0000, 0x2_0008];
 
-/// Installs the filters for this process and all that come from it.
+/// Installs the filter for this process and all that come from it.
 pub(super) fn install() -> Setup<()> {
-    for program in [refused()?, absent()?, unsynced()?, foreign()] {
-        seccompiler::apply_filter(&program).step("install the system call filter")?;
+    let answers: [(&[libc::c_long], _); 3] = [
+        (REFUSED, Answer::Error(libc::EPERM)),
+        (UNSYNCED, Answer::Error(0)),
+        // as an older kernel would: the C library then uses clone, whose flags can be looked at
+        (&[libc::SYS_clone3], Answer::Error(libc::ENOSYS)),
+    ];
+    seccompiler::apply_filter(&decide(&answers, dangerous()?))
+        .step("install the system call filter")
+}
+
+/// What is answered to a call whatever its arguments are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Allow,
+    Error(i32),
+}
+
+impl Answer {
+    fn code(self) -> u32 {
+        match self {
+            Answer::Allow => libc::SECCOMP_RET_ALLOW,
+            Answer::Error(errno) => libc::SECCOMP_RET_ERRNO | errno.unsigned_abs(),
+        }
     }
-    Ok(())
 }
 
+/// Where a program finds what it looks at (`struct seccomp_data`, seccomp(2)).
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
 /// The x32 calls of amd64 carry a bit of their own and would pass a list of the others.
-pub(super) fn foreign() -> BpfProgram {
-    let code = |code: u32| code as u16;
-    let number =
-        sock_filter { code: code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), jt: 0, jf: 0, k: 0 };
-    let is_foreign = sock_filter {
-        code: code(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K),
-        jt: 0,
-        jf: 1,
-        k: 0x4000_0000,
-    };
-    let answer = |k| sock_filter { code: code(libc::BPF_RET | libc::BPF_K), jt: 0, jf: 0, k };
-    let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
-    vec![number, is_foreign, answer(absent), answer(libc::SECCOMP_RET_ALLOW)]
+const FOREIGN: u32 = 0x4000_0000;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) const OWN_ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+pub(super) const OWN_ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// A program that answers those calls, and leaves all others to the `rest`. Numbers that follow one
+/// another are one comparison: a comparison for each takes the kernel a millisecond at every start, and
+/// a filter beside it more.
+pub(super) fn decide(answers: &[(&[libc::c_long], Answer)], rest: BpfProgram) -> BpfProgram {
+    let numbers = answers.iter().flat_map(|(calls, answer)| {
+        calls.iter().filter_map(|call| Some((u32::try_from(*call).ok()?, answer.code())))
+    });
+    // of two answers to one call the first counts
+    let mut known = BTreeMap::new();
+    for (number, answer) in numbers {
+        known.entry(number).or_insert(answer);
+    }
+    let mut ranges: Vec<(u32, u32, u32)> = Vec::new();
+    for (number, answer) in known {
+        match ranges.last_mut() {
+            Some((_, last, same)) if *last + 1 == number && *same == answer => *last = number,
+            _ => ranges.push((number, number, answer)),
+        }
+    }
+    let mut program = vec![
+        load(ARCHITECTURE),
+        jump(libc::BPF_JEQ, OWN_ARCHITECTURE, 1, 0),
+        answer(libc::SECCOMP_RET_KILL_PROCESS),
+        load(NUMBER),
+        jump(libc::BPF_JGE, FOREIGN, 0, 1),
+        answer(Answer::Error(libc::ENOSYS).code()),
+    ];
+    for (first, last, code) in ranges {
+        program.push(jump(libc::BPF_JGT, last, 2, 0));
+        program.push(jump(libc::BPF_JGE, first, 0, 1));
+        program.push(answer(code));
+    }
+    program.extend(rest);
+    program
 }
 
-pub(super) fn compile(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Setup<BpfProgram> {
-    let action = SeccompAction::Errno(errno.unsigned_abs());
+fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
+}
+
+fn load(offset: u32) -> sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
+}
+
+fn jump(test: u32, value: u32, jt: u8, jf: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | test | libc::BPF_K, value, jt, jf)
+}
+
+fn answer(code: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, code, 0, 0)
+}
+
+/// What rules say of calls whose arguments matter: `matched` where one holds, `else_` for all others.
+pub(super) fn compile(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    matched: SeccompAction,
+    else_: SeccompAction,
+) -> Setup<BpfProgram> {
     let arch = std::env::consts::ARCH.try_into().step("find the architecture")?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch)
-        .step("write the system call filter")?;
+    let filter =
+        SeccompFilter::new(rules, else_, matched, arch).step("write the system call filter")?;
     filter.try_into().step("compile the system call filter")
 }
 
-fn refused() -> Setup<BpfProgram> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+/// Namespaces and strange personalities.
+fn dangerous() -> Setup<BpfProgram> {
     let bits = (0..64).map(|bit| 1u64 << bit).filter(|bit| NAMESPACES & bit != 0);
     let namespaces: Result<Vec<SeccompRule>, _> = bits
         .map(|bit| {
@@ -123,7 +193,7 @@ fn refused() -> Setup<BpfProgram> {
             SeccompRule::new(vec![flag])
         })
         .collect();
-    rules.insert(libc::SYS_clone, namespaces.step("write the system call filter")?);
+    let namespaces = namespaces.step("write the system call filter")?;
     let other: Result<Vec<SeccompCondition>, _> = PERSONALITIES
         .iter()
         .map(|allowed| {
@@ -131,8 +201,10 @@ fn refused() -> Setup<BpfProgram> {
         })
         .collect();
     let other = other.and_then(SeccompRule::new).step("write the system call filter")?;
-    rules.insert(libc::SYS_personality, vec![other]);
-    compile(rules, libc::EPERM)
+    let rules =
+        BTreeMap::from([(libc::SYS_clone, namespaces), (libc::SYS_personality, vec![other])]);
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    compile(rules, refuse, SeccompAction::Allow)
 }
 
 /// Waits for the disk, answered at once: what a step writes counts only when the store has named it,
@@ -145,12 +217,87 @@ const UNSYNCED: &[libc::c_long] = &[
     libc::SYS_syncfs,
 ];
 
-fn unsynced() -> Setup<BpfProgram> {
-    compile(UNSYNCED.iter().map(|call| (*call, Vec::new())).collect(), 0)
+/// What a program answers, for tests: to a call by its number, architecture and arguments.
+#[cfg(test)]
+pub(super) fn ask(
+    program: &BpfProgram,
+    number: u32,
+    architecture: u32,
+    arguments: [u64; 6],
+) -> u32 {
+    let words = |value: u64| [value as u32, (value >> 32) as u32];
+    let data: Vec<u32> = [number, architecture, 0, 0]
+        .into_iter()
+        .chain(arguments.into_iter().flat_map(words))
+        .collect();
+    let (mut at, mut accumulator) = (0, 0u32);
+    loop {
+        let sock_filter { code, jt, jf, k } = program[at];
+        let code = u32::from(code);
+        at += 1;
+        match code & 0x07 {
+            libc::BPF_LD => accumulator = data[k as usize / 4],
+            libc::BPF_ALU => accumulator &= k,
+            libc::BPF_RET => return k,
+            _ => {
+                let holds = match code & 0xf0 {
+                    libc::BPF_JA => {
+                        at += k as usize;
+                        continue;
+                    }
+                    libc::BPF_JEQ => accumulator == k,
+                    libc::BPF_JGT => accumulator > k,
+                    libc::BPF_JGE => accumulator >= k,
+                    other => panic!("instruction {other:#x} is not expected"),
+                };
+                at += usize::from(if holds { jt } else { jf });
+            }
+        }
+    }
 }
 
-/// Answered with ENOSYS, as an older kernel would: the C library then uses clone, whose flags can be
-/// looked at.
-fn absent() -> Setup<BpfProgram> {
-    compile(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_has_its_answer() {
+        let rest = vec![answer(libc::SECCOMP_RET_ALLOW)];
+        let answers: [(&[libc::c_long], _); 3] = [
+            (&[7, 5, 6, 100], Answer::Error(libc::EPERM)),
+            (&[8, 101, 6], Answer::Error(libc::ENOSYS)),
+            (&[300], Answer::Allow),
+        ];
+        let program = decide(&answers, vec![answer(Answer::Error(1234).code())]);
+        let asked = |number| ask(&program, number, OWN_ARCHITECTURE, [0; 6]);
+        for number in 0..1000 {
+            let expected = match number {
+                5..=7 | 100 => Answer::Error(libc::EPERM),
+                8 | 101 => Answer::Error(libc::ENOSYS),
+                300 => Answer::Allow,
+                _ => Answer::Error(1234),
+            };
+            assert_eq!(asked(number), expected.code(), "{number}");
+        }
+        assert_eq!(asked(FOREIGN + 300), Answer::Error(libc::ENOSYS).code());
+        assert_eq!(ask(&program, 300, 0x4000_0003, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        let empty = decide(&[], rest);
+        assert_eq!(ask(&empty, 300, OWN_ARCHITECTURE, [0; 6]), libc::SECCOMP_RET_ALLOW);
+    }
+
+    #[test]
+    fn a_build_may_clone_but_not_make_namespaces() {
+        let program = decide(&[], dangerous().unwrap());
+        let clone = |flags: libc::c_int| {
+            let number = u32::try_from(libc::SYS_clone).unwrap();
+            ask(
+                &program,
+                number,
+                OWN_ARCHITECTURE,
+                [u64::from(flags.cast_unsigned()), 0, 0, 0, 0, 0],
+            )
+        };
+        assert_eq!(clone(libc::SIGCHLD), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(clone(libc::CLONE_NEWUSER), Answer::Error(libc::EPERM).code());
+    }
 }

@@ -24,8 +24,6 @@ use crate::jail::{Ended, Held, IdMap, receive, seal, send};
 /// An instance that is to be started.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// This program.
-    pub program: &'a Path,
     pub state: &'a State,
     pub launcher: Launcher,
     pub spec: &'a Spec,
@@ -61,11 +59,41 @@ pub struct Attached {
     record: Record,
 }
 
+/// A keeper that waits to be told what to keep. It takes a while to be there, in which its caller finds
+/// that out; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    talk: UnixStream,
+    pid: u32,
+}
+
+impl Waiting {
+    /// From this program's file.
+    pub fn start(program: &Path) -> Result<Self, LaunchError> {
+        let (talk, input) = UnixStream::pair().map_err(LaunchError::Spawn)?;
+        // kept until the keeper runs from it
+        let (program, _sealed) = seal(program).map_err(LaunchError::Spawn)?;
+        let child = Command::new(program)
+            .arg(super::KEEPER_ARGUMENT)
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(input)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(LaunchError::Spawn)?;
+        Ok(Waiting { talk, pid: child.id() })
+    }
+}
+
 /// How an instance ended.
 pub type Outcome = Result<Ended, LaunchError>;
 
-/// Starts an instance; answers once its program runs.
-pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attached, LaunchError> {
+/// Starts an instance with a keeper; answers once its program runs.
+pub fn start(
+    launch: &Launch<'_>,
+    connections: &Connections<'_>,
+    keeper: Waiting,
+) -> Result<Attached, LaunchError> {
     let spec = launch.spec;
     let map = IdMap::current().at("read", "/proc/self/uid_map")?;
     launch.launcher.refuse(spec, map)?;
@@ -92,7 +120,7 @@ pub fn start(launch: &Launch<'_>, connections: &Connections<'_>) -> Result<Attac
             discard_all(&claim.dir, &order.record);
         })?;
     }
-    let started = spawn(launch, &claim, &order, connections);
+    let started = instruct(keeper, &claim, &order, connections);
     let mut attached = started.inspect_err(|_| {
         discard_all(&claim.dir, &order.record);
     })?;
@@ -337,23 +365,13 @@ fn signal_number(name: &str) -> Option<i32> {
     Some(signal.as_raw())
 }
 
-fn spawn(
-    launch: &Launch<'_>,
+fn instruct(
+    keeper: Waiting,
     claim: &Claim,
     order: &Order,
     connections: &Connections<'_>,
 ) -> Result<Attached, LaunchError> {
-    let (mut talk, input) = UnixStream::pair().map_err(LaunchError::Spawn)?;
-    // kept until the keeper runs from it
-    let (program, _sealed) = seal(launch.program).map_err(LaunchError::Spawn)?;
-    let child = Command::new(program)
-        .arg(super::KEEPER_ARGUMENT)
-        .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(input)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(LaunchError::Spawn)?;
+    let Waiting { mut talk, pid } = keeper;
     let [input, output, errors] = connections.stdio;
     let lock = claim.lock.as_fd();
     let text = serde_json::to_vec(order).expect("an order has string keys only");
@@ -364,13 +382,13 @@ fn spawn(
     talk.write_all(&text).unwrap_or_default();
     talk.shutdown(std::net::Shutdown::Write).unwrap_or_default();
     Ok(Attached {
-        keeper: child.id(),
+        keeper: pid,
         dir: claim.dir.clone(),
         ports: Vec::new(),
         talk: BufReader::new(talk),
         seat,
-        timeout: launch.spec.timeout,
-        argv: launch.spec.argv[0].clone(),
+        timeout: order.timeout,
+        argv: order.cell.program.argv[0].clone(),
         record: order.record.clone(),
     })
 }

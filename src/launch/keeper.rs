@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ use super::probe::{self, Probe};
 use super::relay::{self, Door};
 use super::state::{Record, discard, hide, write_ended};
 use crate::jail::cgroup::{Cgroup, Quota};
-use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires};
+use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires, prepare};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
 use crate::store::{self, Key, Lease, Store, StoreError};
 
@@ -120,6 +121,8 @@ fn keep() -> Option<()> {
     let signals = Held::all().descriptor().ok()?;
     let control = UnixStream::from(rustix::io::dup(std::io::stdin()).ok()?);
     rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC).ok()?;
+    // whoever started this is not ready yet
+    prepare();
     let [lock, input, output, errors, seat]: [OwnedFd; 5] =
         receive(control.as_fd()).ok()?.try_into().ok()?;
     let mut text = Vec::new();
@@ -369,7 +372,7 @@ impl Keeper {
             watch.spared = Some(signal);
             signal = libc::SIGKILL;
         }
-        if kill(first, signal) == Err(rustix::io::Errno::PERM) {
+        if kill(first, signal) == Err(Errno::PERM) {
             record.launcher.pass(record, signal);
         }
     }
@@ -424,15 +427,21 @@ impl Keeper {
             (how, _) => how,
         };
         let prober = watch.prober.take().map(|(pid, _)| pid);
-        for pid in watch.relays.drain(..).chain(prober) {
+        let own: Vec<Pid> = watch.relays.drain(..).chain(prober).collect();
+        for pid in &own {
             // a child that has just ended needs no signal
-            kill(pid, libc::SIGKILL).unwrap_or_default();
+            kill(*pid, libc::SIGKILL).unwrap_or_default();
         }
         if let Some(log) = watch.log.as_mut() {
             while log.copy() {}
         }
-        // all processes of the instance are gone when its first is
-        while rustix::process::wait(WaitOptions::empty()).is_ok() {}
+        // with them the ports are free
+        for pid in own {
+            let waited =
+                retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+            // one that was reaped is gone as well
+            waited.map(drop).unwrap_or_default();
+        }
         how
     }
 
@@ -458,6 +467,8 @@ impl Keeper {
             self.say(&Message::Ended(how));
         }
         self.control.shutdown(std::net::Shutdown::Both).unwrap_or_default();
+        // what the kernel takes down with the last process of the instance, nobody waits for
+        while rustix::process::wait(WaitOptions::empty()).is_ok() {}
         record.launcher.clean_up(record);
         record.cgroup.remove();
         if !keep {

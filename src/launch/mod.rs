@@ -27,7 +27,7 @@ mod spec;
 mod state;
 mod undertaker;
 
-pub use client::{Attached, Connections, Launch, Outcome, start};
+pub use client::{Attached, Connections, Launch, Outcome, Waiting, start};
 pub use error::{LaunchError, MEND_CABLE};
 pub use keeper::HeldImage;
 pub use launcher::Launcher;

@@ -24,6 +24,8 @@ pub struct WheelsWork {
     pub programs: Vec<String>,
     /// Projects that stay where their layer laid them.
     pub editables: Vec<Editable>,
+    /// What is left out, in gitignore's patterns of paths below it.
+    pub exclude: Vec<String>,
 }
 
 /// An environment to compile.
@@ -72,6 +74,10 @@ impl<'a> Planner<'a> {
             (programs, []) => key_of("wheels", &(facts, programs)),
             (programs, editables) => key_of("wheels", &(facts, programs, editables)),
         };
+        let key = match venv.exclude.as_slice() {
+            [] => key,
+            exclude => key_of("wheels less", &(key, exclude)),
+        };
         let count = wheels.len();
         self.rest.push(Step {
             layer: layer.name.clone(),
@@ -84,6 +90,7 @@ impl<'a> Planner<'a> {
                 wheels,
                 programs: venv.programs.clone(),
                 editables: venv.editables.clone(),
+                exclude: venv.exclude.clone(),
             }),
         });
         if !venv.bytecode {

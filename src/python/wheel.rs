@@ -185,8 +185,13 @@ impl Wheel {
         Ok(())
     }
 
-    /// Everything that an installation has, RECORD last.
-    pub fn install(&mut self, place: &Place) -> Result<Vec<Installed>, WheelError> {
+    /// Everything that an installation has, RECORD last. What is not meant, by its path below the
+    /// environment, is neither there nor in RECORD; what tells of the package itself always is.
+    pub fn install(
+        &mut self,
+        place: &Place,
+        is_meant: &dyn Fn(&Path) -> bool,
+    ) -> Result<Vec<Installed>, WheelError> {
         let mut files = BTreeMap::new();
         let mut lines = Vec::new();
         let entry_points = self.read_info("entry_points.txt")?.unwrap_or_default();
@@ -196,6 +201,10 @@ impl Wheel {
                 continue;
             }
             let Some((below, script)) = self.place_of(&member.name, place)? else { continue };
+            if !member.name.starts_with(&format!("{}/", self.info)) && !is_meant(Path::new(&below))
+            {
+                continue;
+            }
             let recorded = place.recorded(&below);
             let path = place.prefix.join(below.as_bytes())?;
             let rewritten = if script { self.rewritten(at, place)? } else { None };
@@ -225,7 +234,7 @@ impl Wheel {
             lines.push(line);
             Ok(())
         };
-        for point in points {
+        for point in points.iter().filter(|point| is_meant(&Path::new("bin").join(&point.name))) {
             put(format!("bin/{}", point.name), point.script(&place.python), 0o755)?;
         }
         let info = format!("{}/{}", place.packages, self.info);

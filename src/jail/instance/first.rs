@@ -15,7 +15,8 @@ use super::{Cell, mounts, program};
 
 pub(super) fn main(cell: &Cell, wires: &Wires, keeper: &impl AsFd) -> ! {
     let report = match run(cell, wires, keeper) {
-        Ok(how) => Report::Ended { how, unrouted: network::count_unrouted() },
+        // attempts to reach others are the gate's to tell of
+        Ok(how) => Report::Ended { how, unrouted: 0 },
         Err(fault) => Report::Fault(fault),
     };
     wires.say(&report);
@@ -82,6 +83,7 @@ fn watch(child: Pid, held: &Held) -> Ended {
     loop {
         while let Ok(Some((ended, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if ended == child {
+                end_all();
                 return Ended::of(status);
             }
         }
@@ -90,6 +92,13 @@ fn watch(child: Pid, held: &Held) -> Ended {
             signal => pass_on(child, signal),
         }
     }
+}
+
+/// All that is left in the namespace of processes: whoever hears of the program's end may count on it.
+fn end_all() {
+    // SAFETY: numbers; from here the signal goes to everything but this process
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+    while rustix::process::wait(WaitOptions::empty()).is_ok() {}
 }
 
 fn pass_on(child: Pid, signal: libc::c_int) {

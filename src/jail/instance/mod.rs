@@ -35,7 +35,7 @@ pub use identity::Identity;
 pub use ids::{COUNT, Ids, Row};
 pub use landlock::UNLOCKED;
 pub use outline::{Laid, lay_root, masked_paths, read_only_paths};
-pub use profile::profile_document;
+pub use profile::{prepare, profile_document};
 pub use program::capability_names;
 pub use setup::{Started, Wires, start};
 

@@ -3,17 +3,17 @@
 //!
 //! Three calls depend on their arguments: clone without namespaces, personality with harmless values,
 //! socket of any family but the host's (AF_VSOCK), at `high` of a few families. Newer calls, which a C library tries before it
-//! falls back, are answered by the filters of [`filter`](super::super::filter) with ENOSYS.
+//! falls back, are answered with ENOSYS.
 
-use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use seccompiler::{
-    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule,
 };
 use serde_json::json;
 
 use super::super::child::{Setup, Step};
-use super::super::filter::{self, NAMESPACES, PERSONALITIES};
+use super::super::filter::{self, Answer, NAMESPACES, PERSONALITIES};
 use super::Tightness;
 
 /// A system call.
@@ -152,21 +152,35 @@ const ABSENT: &[Call] =
 
 /// Installs the filter for this process and all that come from it.
 pub(super) fn install(tightness: Tightness) -> Setup<()> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        unconditional(tightness).chain(ABSENT).map(|call| (call.number, Vec::new())).collect();
-    let conditional = conditional(tightness).step("write the system call filter")?;
-    rules.extend(conditional);
-    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let arch = std::env::consts::ARCH.try_into().step("find the architecture")?;
-    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)
-        .step("write the system call filter")?;
-    let program: seccompiler::BpfProgram =
-        filter.try_into().step("compile the system call filter")?;
-    let absent = ABSENT.iter().map(|call| (call.number, Vec::new())).collect();
-    for program in [program, filter::compile(absent, libc::ENOSYS)?, filter::foreign()] {
-        seccompiler::apply_filter(&program).step("install the system call filter")?;
+    let step = "install the system call filter";
+    match tightness {
+        Tightness::Low | Tightness::Medium => seccompiler::apply_filter(usual()?).step(step),
+        Tightness::High => seccompiler::apply_filter(&program(tightness)?).step(step),
     }
-    Ok(())
+}
+
+/// Makes what most instances' filter is, for those that this process or its children start.
+pub fn prepare() {
+    // what is wrong with it is said when it is wanted
+    drop(usual());
+}
+
+fn usual() -> Setup<&'static BpfProgram> {
+    static USUAL: OnceLock<BpfProgram> = OnceLock::new();
+    match USUAL.get() {
+        Some(program) => Ok(program),
+        None => program(Tightness::Medium).map(|program| USUAL.get_or_init(|| program)),
+    }
+}
+
+fn program(tightness: Tightness) -> Setup<BpfProgram> {
+    let allowed: Vec<libc::c_long> = unconditional(tightness).map(|call| call.number).collect();
+    let absent: Vec<libc::c_long> = ABSENT.iter().map(|call| call.number).collect();
+    let answers = [(&*absent, Answer::Error(libc::ENOSYS)), (&*allowed, Answer::Allow)];
+    let rules = conditional(tightness).step("write the system call filter")?;
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let rest = filter::compile(rules.into_iter().collect(), SeccompAction::Allow, refuse)?;
+    Ok(filter::decide(&answers, rest))
 }
 
 /// Those that may be made whatever their arguments are.
@@ -243,6 +257,37 @@ const VSOCK: u64 = libc::AF_VSOCK as u64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_filter_has_each_call_and_no_other() {
+        let errno = |errno: i32| libc::SECCOMP_RET_ERRNO | errno.unsigned_abs();
+        for tightness in [Tightness::Low, Tightness::Medium, Tightness::High] {
+            let program = program(tightness).unwrap();
+            let ask = |number: libc::c_long, first: u64| {
+                let number = u32::try_from(number).unwrap();
+                filter::ask(&program, number, filter::OWN_ARCHITECTURE, [first, 0, 0, 0, 0, 0])
+            };
+            let allowed: Vec<i64> = unconditional(tightness).map(|call| call.number).collect();
+            let argued = [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket];
+            for number in (0..1000).filter(|number| !argued.contains(number)) {
+                let expected = match number {
+                    _ if allowed.contains(&number) => libc::SECCOMP_RET_ALLOW,
+                    _ if ABSENT.iter().any(|call| call.number == number) => errno(libc::ENOSYS),
+                    _ => errno(libc::EPERM),
+                };
+                assert_eq!(ask(number, 0), expected, "{number}");
+            }
+            let flags = |flags: libc::c_int| u64::from(flags.cast_unsigned());
+            assert_eq!(ask(libc::SYS_clone, flags(libc::SIGCHLD)), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(ask(libc::SYS_clone, flags(libc::CLONE_NEWNS)), errno(libc::EPERM));
+            assert_eq!(ask(libc::SYS_personality, 0x8), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(ask(libc::SYS_personality, 0x40000), errno(libc::EPERM));
+            assert_eq!(ask(libc::SYS_socket, flags(libc::AF_INET)), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(ask(libc::SYS_socket, VSOCK), errno(libc::EPERM));
+            let packets = ask(libc::SYS_socket, flags(libc::AF_PACKET)) == libc::SECCOMP_RET_ALLOW;
+            assert_eq!(packets, tightness != Tightness::High);
+        }
+    }
 
     #[test]
     fn the_document_has_what_the_filter_has() {

@@ -86,7 +86,7 @@ fn find_program(wheel: &mut Wheel) -> Result<Body, WheelError> {
         include: "include".to_owned(),
         prefix,
     };
-    let files = wheel.install(&place)?;
+    let files = wheel.install(&place, &|_| true)?;
     let program = files.into_iter().find(|file| file.path.as_bytes() == b"x/bin/uv");
     program.map(|file| file.body).ok_or_else(|| WheelError::Layout("no program `uv`".to_owned()))
 }
