@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::egress::{PROXY_PORT, Policy};
 use super::error::LaunchError;
-use super::keeper::{HeldImage, Message, Order, kill_signal};
+use super::held::HeldImage;
+use super::keeper::{Message, Order, kill_signal};
 use super::launcher::Launcher;
 use super::probe::Probe;
 use super::slots;

@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::egress::{Policy, Sink, guard};
+use super::held::HeldImage;
 use super::launcher::Launcher;
 use super::log::{self, Log};
 use super::probe::{self, Probe};
@@ -25,7 +26,7 @@ use super::state::{Record, discard, hide, write_ended};
 use crate::jail::cgroup::{Cgroup, Quota};
 use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires, prepare};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
-use crate::store::{self, Key, Lease, Store, StoreError};
+use crate::store::StoreError;
 
 /// What a keeper is to do.
 #[derive(Serialize, Deserialize)]
@@ -43,23 +44,6 @@ pub(super) struct Order {
     pub image: HeldImage,
     /// What `stop` sends to the program.
     pub stop_signal: i32,
-}
-
-/// The image that an instance runs from, which no collector takes away meanwhile.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HeldImage {
-    /// The directory of its store.
-    pub store: PathBuf,
-    /// What its plan is known by.
-    pub key: Key,
-}
-
-impl HeldImage {
-    fn hold(&self) -> Result<Lease, StoreError> {
-        let lease = Store::open(&self.store)?.lease()?;
-        lease.hold([store::Held::Image(&self.key)])?;
-        Ok(lease)
-    }
 }
 
 /// What it says to whoever started it, a line each.

@@ -14,6 +14,7 @@ mod copy;
 pub mod docker;
 pub mod egress;
 mod error;
+mod held;
 mod keeper;
 pub mod kubernetes;
 mod launcher;
@@ -29,7 +30,7 @@ mod undertaker;
 
 pub use client::{Attached, Connections, Launch, Outcome, Waiting, start};
 pub use error::{LaunchError, MEND_CABLE};
-pub use keeper::HeldImage;
+pub use held::HeldImage;
 pub use launcher::Launcher;
 pub use options::{OptionError, PortOption, PrivateOption, VariableOption, VolumeOption};
 pub use spec::{Publish, Request, Spec};
