@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::support::project::Project;
-use crate::support::tool;
+use crate::support::{is_full, tool};
 use sbx::digest::Digest;
 use serde_json::Value;
 
@@ -242,8 +242,7 @@ const BUILDERS: u64 = 8;
 const CAP: u64 = 5 << 20;
 
 fn rounds() -> u64 {
-    let full = std::env::var_os("SBX_TEST_FULL").is_some_and(|value| !value.is_empty());
-    if full { 200 } else { 15 }
+    if is_full() { 200 } else { 15 }
 }
 
 /// Collects all the time, and is killed every other time.

@@ -8,7 +8,7 @@ use crate::support::docker::Engine;
 use crate::support::oci::Registry;
 use crate::support::project::{Project, root};
 use crate::support::repo::{Deb, Repo};
-use crate::support::tool;
+use crate::support::{is_full, tool};
 use sbx::digest::Digest;
 use sbx::image::save::Saved;
 use sbx::image::{ImageLayer, write_image};
@@ -16,9 +16,9 @@ use sbx::plan::ImageSpec;
 use sbx::platform::Platform;
 use sbx::ship::{Docker, Way};
 use sbx::store::{Key, Store};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-fn json(text: &str) -> Value {
+fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn docker_gets_what_it_lacks_and_runs_it() {
     let engine = Engine::start(home.path());
     let load = || {
         let run = project.run(&["--json", "load", "s"]).env("DOCKER_HOST", engine.host());
-        json(&run.outcome().success().stdout)
+        parse(&run.outcome().success().stdout)
     };
     let greet = |image: &str| engine.docker(&["run", "--rm", "--network", "none", image]);
     let first = load();
@@ -113,6 +113,59 @@ fn docker_pulls_from_loopback_where_it_takes_no_archives_of_parts() {
 }
 
 #[test]
+fn containerds_store_gets_what_it_lacks_and_docker_runs_it() {
+    if !is_full() {
+        return eprintln!("not tried: `tests/run --full` makes a system with such a docker");
+    }
+    let (_repo, project) = runnable();
+    let build = || parse(&project.sbx(&["--json", "build", "s"]).success().stdout);
+    let built = build();
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start_on_containerd(home.path());
+    let load = || {
+        let run = project.run(&["--json", "load", "s"]).env("DOCKER_HOST", engine.host());
+        parse(&run.outcome().success().stdout)
+    };
+    let run = |words: &[&str]| {
+        let options = ["run", "--rm", "--network", "none", "tests/pushed:7"];
+        engine.docker(&[&options, words].concat())
+    };
+    // it knows an image by its manifest, which names the config
+    let is_there = |built: &Value| {
+        let known = parse(&engine.docker(&["image", "inspect", "tests/pushed:7"]))[0].take();
+        let layers = built["layers"].as_array().unwrap();
+        let layers: Vec<&Value> = layers.iter().map(|layer| &layer["diff_id"]).collect();
+        assert_eq!(known["RootFS"]["Layers"], json!(layers));
+        let manifest = known["Id"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let manifest = project.cache().join("blobs/sha256").join(manifest);
+        let manifest = parse(&fs::read_to_string(manifest).unwrap());
+        assert_eq!(manifest["config"]["digest"], built["image"]);
+    };
+    let travelled = |loaded: &Value| {
+        (loaded["way"].as_str().unwrap().to_owned(), loaded["layers"].as_u64().unwrap())
+    };
+
+    let first = load();
+    let all = built["layers"].as_array().unwrap();
+    assert_eq!(travelled(&first), ("registry".to_owned(), all.len() as u64));
+    let sizes = all.iter().map(|layer| layer["size"].as_u64().unwrap());
+    assert_eq!(first["bytes"], json!(sizes.sum::<u64>()));
+    is_there(&built);
+    assert_eq!(run(&[]), "hello from the image\n");
+    assert_eq!(travelled(&load()), ("there".to_owned(), 0));
+
+    project.write("own/a", "b\n");
+    let built = build();
+    let edited = load();
+    assert_eq!(travelled(&edited), ("registry".to_owned(), 1), "the layer of the edit");
+    assert!(edited["bytes"].as_u64() < Some(10_000), "{edited}");
+    is_there(&built);
+    assert_eq!(run(&["/bin/cat", "/srv/own/a"]), "b\n");
+    let listed = engine.docker(&["images", "--format", "{{.Repository}}"]);
+    assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
+}
+
+#[test]
 fn podman_gets_what_it_lacks_and_runs_it() {
     let (_repo, project) = runnable();
     let image = project.build();
@@ -129,7 +182,7 @@ fn podman_gets_what_it_lacks_and_runs_it() {
     let path = format!("{}:{}", home.path().display(), std::env::var("PATH").unwrap());
     let load = || {
         let run = project.run(&["--json", "load", "s", "--engine", "podman"]).env("PATH", &path);
-        json(&run.outcome().success().stdout)
+        parse(&run.outcome().success().stdout)
     };
     let podman = |arguments: &[&str]| tool(podman.to_str().unwrap(), arguments);
     let run = |words: &[&str]| {

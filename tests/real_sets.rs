@@ -8,20 +8,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::support::apt;
+use crate::support::apt::mmdebstrap;
 use crate::support::project::{Project, root};
 use crate::support::sets::{Set, find, sets};
 use crate::support::survey::Survey;
-use crate::support::tool;
+use crate::support::{is_full, tool};
 
 /// Which sets to build of a release.
 fn chosen(codename: &str, few: &[&str]) -> Vec<Set> {
-    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if is_set("SBX_TEST_QUICK") {
+    let quick = std::env::var_os("SBX_TEST_QUICK").is_some_and(|value| !value.is_empty());
+    if quick {
         eprintln!("none built: `tests/run --quick` leaves Debian's own archive alone");
         return Vec::new();
     }
-    if is_set("SBX_TEST_FULL") {
+    if is_full() {
         return sets(codename);
     }
     eprintln!("of {codename} only {few:?}: `tests/run --full` builds all");
@@ -237,37 +237,6 @@ impl Names {
     }
 }
 
-/// The same packages by mmdebstrap, as `minbase` with the set on top.
-fn mmdebstrap(codename: &str, set: &Set, into: &Path) {
-    let include =
-        format!("--include={}", set.packages.split_whitespace().collect::<Vec<_>>().join(","));
-    let recommends = format!("--aptopt=APT::Install-Recommends \"{}\"", set.recommends);
-    let (archive, security) = apt::mirrors();
-    let sources = [
-        format!("deb {archive} {codename} main"),
-        format!("deb {archive} {codename}-updates main"),
-        format!("deb {security} {codename}-security main"),
-    ];
-    let keyring = format!(
-        "--keyring={}/src/debian/keyrings/debian-archive-keyring.pgp",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    let mut arguments = vec![
-        "--quiet",
-        "--mode=root",
-        "--variant=minbase",
-        "--architectures=amd64",
-        "--format=directory",
-        &keyring,
-        &include,
-        &recommends,
-        codename,
-        into.to_str().unwrap(),
-    ];
-    arguments.extend(sources.iter().map(String::as_str));
-    tool("mmdebstrap", &arguments);
-}
-
 /// Sets whose file systems are compared.
 fn compared() -> Vec<Set> {
     let names = ["compilers", "web server", "agent sandbox"];
@@ -281,7 +250,7 @@ fn an_image_is_what_mmdebstrap_makes_of_the_same_packages() {
     for set in compared() {
         let other = tempfile::tempdir().unwrap();
         let theirs = other.path().join("root");
-        mmdebstrap("trixie", &set, &theirs);
+        mmdebstrap("trixie", set.packages, set.recommends, &theirs);
         let project = project("trixie", set.recommends, &[set.packages.to_owned()]);
         project.build();
         let image = project.unpack();

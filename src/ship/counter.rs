@@ -3,11 +3,15 @@
 //! Layers go out as they lie in the store, uncompressed: that costs nobody any time on one machine, and
 //! an engine knows layers by the digests of their tars, so it asks for those that it lacks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+use super::load::{Loaded, Way};
+use crate::digest::Digest;
 use crate::image::save::Saved;
 use crate::serve::{Body, Request, Response, Site};
 
@@ -19,12 +23,14 @@ const OCTETS: &str = "application/octet-stream";
 pub(super) struct Counter<'a> {
     saved: &'a Saved<'a>,
     authorization: String,
+    /// Blobs that went out.
+    given: Mutex<BTreeSet<Digest>>,
 }
 
 impl<'a> Counter<'a> {
     pub(super) fn new(saved: &'a Saved<'a>, token: &str) -> Self {
         let pair = BASE64_STANDARD.encode(format!("{USER}:{token}"));
-        Counter { saved, authorization: format!("Basic {pair}") }
+        Counter { saved, authorization: format!("Basic {pair}"), given: Mutex::default() }
     }
 
     fn manifest(&self) -> Response {
@@ -35,11 +41,33 @@ impl<'a> Counter<'a> {
     }
 
     /// A blob of this image; of no other.
-    fn blob(&self, digest: &str) -> Option<PathBuf> {
+    fn blob(&self, digest: &str) -> Option<Digest> {
         let record = self.saved.record;
         let layers = record.layers.iter().map(|layer| layer.blob());
         let mut own = layers.chain([&record.image]);
-        own.find(|own| own.to_string() == digest).map(|own| self.saved.store.blob_path(own))
+        own.find(|own| own.to_string() == digest).copied()
+    }
+
+    fn give(&self, digest: Digest, method: &str) -> PathBuf {
+        if method == "GET" {
+            self.given.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+        }
+        self.saved.store.blob_path(&digest)
+    }
+
+    /// What went out so far.
+    pub(super) fn loaded(&self) -> Loaded {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers = self.saved.record.layers.iter();
+        // a layer that an image has twice goes out once
+        let sizes: BTreeMap<&Digest, u64> = layers
+            .map(|layer| {
+                let size = layer.packed.as_ref().map_or(layer.size, |packed| packed.size);
+                (layer.blob(), size)
+            })
+            .filter(|(digest, _)| given.contains(digest))
+            .collect();
+        Loaded { way: Way::Registry, layers: sizes.len(), bytes: sizes.values().sum() }
     }
 }
 
@@ -54,7 +82,7 @@ impl Site for Counter<'_> {
             ["v2"] | ["v2", ""] => Response::ok("application/json", Body::Bytes(b"{}".to_vec())),
             ["v2", .., "manifests", _] => self.manifest(),
             ["v2", .., "blobs", digest] => match self.blob(digest) {
-                Some(path) => Response::ok(OCTETS, Body::File(path))
+                Some(own) => Response::ok(OCTETS, Body::File(self.give(own, &request.method)))
                     .with("Docker-Content-Digest", (*digest).to_owned()),
                 None => Response::refusal(404, "not of this image"),
             },

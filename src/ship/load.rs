@@ -18,8 +18,8 @@ pub enum Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Loaded {
     pub way: Way,
-    /// Layers that were handed over, or offered.
+    /// Layers that travelled.
     pub layers: usize,
-    /// Bytes of them, where they are known.
+    /// Bytes of them.
     pub bytes: u64,
 }

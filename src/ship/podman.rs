@@ -12,7 +12,7 @@ use serde_json::json;
 use super::ShipError;
 use super::counter::{Counter, USER};
 use super::docker::repository;
-use super::load::{Loaded, Way};
+use super::load::Loaded;
 use crate::fsx;
 use crate::image::save::Saved;
 use crate::serve::serve;
@@ -55,7 +55,7 @@ impl Podman {
         })?;
         self.run(&["tag".as_ref(), lent.as_ref(), format!("{name}:{tag}").as_ref()])?;
         self.run(&["untag".as_ref(), lent.as_ref(), lent.as_ref()])?;
-        Ok(Loaded { way: Way::Registry, layers: saved.record.layers.len(), bytes: 0 })
+        Ok(counter.loaded())
     }
 
     fn run(&self, arguments: &[&Path]) -> Result<(), ShipError> {

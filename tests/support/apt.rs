@@ -1,6 +1,9 @@
-//! What this system's apt knows.
+//! What this system's apt knows, and systems made from there.
 
+use std::path::Path;
 use std::process::Command;
+
+use super::tool;
 
 /// Where this system's apt finds Debian's archive and its security archive.
 pub fn mirrors() -> (String, String) {
@@ -19,4 +22,35 @@ pub fn mirrors() -> (String, String) {
     let security =
         find(true).unwrap_or_else(|| format!("{}-security", archive.trim_end_matches('/')));
     (archive, security)
+}
+
+/// Makes a system of these packages, separated by spaces, on top of Debian's `minbase`.
+pub fn mmdebstrap(codename: &str, packages: &str, recommends: bool, into: &Path) {
+    let include =
+        format!("--include={}", packages.split_whitespace().collect::<Vec<_>>().join(","));
+    let recommends = format!("--aptopt=APT::Install-Recommends \"{recommends}\"");
+    let (archive, security) = mirrors();
+    let sources = [
+        format!("deb {archive} {codename} main"),
+        format!("deb {archive} {codename}-updates main"),
+        format!("deb {security} {codename}-security main"),
+    ];
+    let keyring = format!(
+        "--keyring={}/src/debian/keyrings/debian-archive-keyring.pgp",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let mut arguments = vec![
+        "--quiet",
+        "--mode=root",
+        "--variant=minbase",
+        "--architectures=amd64",
+        "--format=directory",
+        &keyring,
+        &include,
+        &recommends,
+        codename,
+        into.to_str().unwrap(),
+    ];
+    arguments.extend(sources.iter().map(String::as_str));
+    tool("mmdebstrap", &arguments);
 }

@@ -36,3 +36,8 @@ pub fn tool(program: &str, arguments: &[&str]) -> String {
     assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
+
+/// Whether what takes long is tried, too: `tests/run --full`.
+pub fn is_full() -> bool {
+    std::env::var_os("SBX_TEST_FULL").is_some_and(|value| !value.is_empty())
+}
