@@ -14,6 +14,7 @@ use super::git_spec::{GitSpec, shown};
 use super::lock::{LockFault, Locked, PackageLock};
 use super::manifest::{Bins, bins};
 use super::name::PackageName;
+use super::workspaces::matching;
 use crate::digest::Integrity;
 use crate::platform::Platform;
 
@@ -255,24 +256,8 @@ impl PackageLock {
 
     /// Directories that are the project's own workspaces.
     fn workspaces(&self) -> BTreeSet<&str> {
-        let mut matched = BTreeSet::new();
-        for pattern in self.root().workspace_patterns() {
-            let (pattern, drops) = match pattern.strip_prefix('!') {
-                Some(pattern) => (pattern, true),
-                None => (pattern, false),
-            };
-            let pattern = pattern.trim_start_matches("./").trim_end_matches('/');
-            let glob = globset::GlobBuilder::new(pattern).literal_separator(true).build();
-            let Ok(glob) = glob.map(|glob| glob.compile_matcher()) else { continue };
-            let found = self.packages.keys().map(String::as_str);
-            for place in found.filter(|place| !is_installed(place) && glob.is_match(place)) {
-                match drops {
-                    true => drop(matched.remove(place)),
-                    false => drop(matched.insert(place)),
-                }
-            }
-        }
-        matched
+        let places = self.packages.keys().map(String::as_str);
+        matching(places.filter(|place| !is_installed(place)), self.root())
     }
 
     fn edges(&self) -> Vec<Edge<'_>> {

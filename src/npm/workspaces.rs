@@ -27,6 +27,14 @@ pub fn matching_manifests<'d>(
     dirs: impl Iterator<Item = &'d str>,
     manifest: &Manifest,
 ) -> BTreeSet<String> {
+    matching(dirs, manifest).into_iter().map(|dir| format!("{dir}/package.json")).collect()
+}
+
+/// Those of some directories that are workspaces.
+pub(super) fn matching<'d>(
+    dirs: impl Iterator<Item = &'d str>,
+    manifest: &Manifest,
+) -> BTreeSet<&'d str> {
     let dirs: Vec<&str> = dirs.collect();
     let mut found = BTreeSet::new();
     for pattern in manifest.workspace_patterns() {
@@ -38,10 +46,9 @@ pub fn matching_manifests<'d>(
         let glob = globset::GlobBuilder::new(pattern).literal_separator(true).build();
         let Ok(glob) = glob.map(|glob| glob.compile_matcher()) else { continue };
         for dir in dirs.iter().filter(|dir| glob.is_match(dir)) {
-            let file = format!("{dir}/package.json");
             match drops {
-                true => drop(found.remove(&file)),
-                false => drop(found.insert(file)),
+                true => drop(found.remove(dir)),
+                false => drop(found.insert(*dir)),
             }
         }
     }
