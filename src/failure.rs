@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sbx::blame::Blame;
-use sbx::build::builder::BuildError;
+use sbx::build::error::BuildError;
 use sbx::build::local::LocalError;
 use sbx::decl::Faults;
 use sbx::fetch::FetchError;

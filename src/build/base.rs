@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use super::listing::Listing;
 use super::unpack::{UnpackError, unpack_foreign};
 use crate::blame::Blame;

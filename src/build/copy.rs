@@ -8,7 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::assembly::{Assembly, AssemblyError};
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use super::extract::ExtractError;
 use super::listing::Listing;
 use super::view::View;

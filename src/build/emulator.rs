@@ -10,7 +10,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use crate::debian::archive::{Deb, DebError};
 use crate::digest::Digest;
 use crate::fetch::FetchError;

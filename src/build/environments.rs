@@ -1,6 +1,7 @@
 //! Environments as steps of a build.
 
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use super::wheels::{self, WheelFile, WheelsError};
 use crate::lock::{Source, WheelPin};
 use crate::plan::{BytecodeWork, Step, WheelsWork};

@@ -1,6 +1,7 @@
 //! The builder's way with sources that are unpacked.
 
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use super::extract::{self, Blob, ExtractError, Nature};
 use crate::lock::Source;
 use crate::plan::{Step, UnpackWork};

@@ -1,6 +1,7 @@
 //! Trees of npm's packages as steps of a build.
 
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use super::npm::{self, NpmError};
 use crate::digest::Integrity;
 use crate::lock::Source;

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use super::run::Dress;
 use super::view::View;
 use crate::fetch::{defaults, public_settings};

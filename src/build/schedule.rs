@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::builder::{BuildError, Builder, BuiltLayer, Came, directories_key};
+use super::builder::{Builder, BuiltLayer, Came};
+use super::directories::directories_key;
+use super::error::BuildError;
 use super::shared::{Arrival, Arrivals};
 use crate::jail::Jail;
 use crate::plan::{Plan, Step, Work};

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use crate::fetch::FetchError;
 use crate::lock::solve::Places;
 use crate::lock::{BaseLayerPin, DebPin, Source};

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::builder::{BuildError, Builder};
+use super::builder::Builder;
+use super::error::BuildError;
 use super::room::{Room, Visit, VisitError, printable};
 use crate::fetch::Client;
 use crate::fsx::{IoAt, PathIo};

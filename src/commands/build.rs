@@ -6,7 +6,9 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use sbx::build::builder::{BuildError, Builder, BuiltLayer, Came, DIRECTORIES, directories_key};
+use sbx::build::builder::{Builder, BuiltLayer, Came};
+use sbx::build::directories::{DIRECTORIES, directories_key};
+use sbx::build::error::BuildError;
 use sbx::build::local::scan;
 use sbx::build::run::OnFailure;
 use sbx::build::toolroom::BuildRoom;
