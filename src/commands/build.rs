@@ -122,7 +122,7 @@ pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
         results.push(expected::Obtained { target, key, image });
         let mut answer = answer(target, &built);
         if arguments.compress {
-            answer.manifest = Some(compress(&workspace, target, &answer)?);
+            answer.manifest = Some(compress(&workspace, &built)?);
         }
         answer.seconds = start.elapsed().as_secs_f64();
         ui.answer(&answer, || answer.image.to_string());
@@ -428,10 +428,11 @@ fn answer(target: Target<'_>, built: &Built) -> Answer {
 }
 
 /// Makes the compressed twins and answers the manifest that lists them.
-fn compress(workspace: &Workspace, target: Target<'_>, answer: &Answer) -> Outcome<Digest> {
-    let plan = plan_target(workspace, target, &workspace.read_lock()?)?;
+fn compress(workspace: &Workspace, built: &Built) -> Outcome<Digest> {
+    let Built { plan, record, .. } = built;
     let record = workspace.store.find_image(&plan.key)?.ok_or_else(|| {
-        Failure::world(format!("image {} went out of the store while it was packed", answer.image))
+        let image = record.image;
+        Failure::world(format!("image {image} went out of the store while it was packed"))
     })?;
-    Ok(sbx::image::write_compressed(&workspace.store, &plan.spec, answer.image, &record.layers)?)
+    Ok(sbx::image::write_compressed(&workspace.store, &plan.spec, record.image, &record.layers)?)
 }
