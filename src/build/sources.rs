@@ -51,6 +51,9 @@ impl Builder<'_> {
 
     /// Fetches sources.
     pub fn fetch(&self, sources: &[Source<'_>]) -> Result<(), BuildError> {
+        if sources.is_empty() {
+            return Ok(());
+        }
         let places = self.places();
         places.hold(sources)?;
         self.store.make_room()?;

@@ -51,6 +51,7 @@ pub use stamp::Stamp;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FlockOperation;
@@ -130,6 +131,8 @@ pub struct Store {
     lease: OnceLock<Arc<Lease>>,
     cap: Option<Cap>,
     overflow: Arc<room::Overflow>,
+    /// Whether this process may have written since the store was last held against its cap.
+    written: AtomicBool,
 }
 
 impl Store {
@@ -140,6 +143,7 @@ impl Store {
             lease: OnceLock::new(),
             cap: None,
             overflow: Arc::default(),
+            written: AtomicBool::new(false),
         };
         if DIRS.iter().chain(&["oci-layout"]).any(|name| !root.join(name).exists()) {
             store.create().map_err(|error| match error.source.kind() {
@@ -277,17 +281,25 @@ impl Store {
 
     /// A new blob's draft.
     pub fn draft(&self) -> Result<Draft, StoreError> {
+        self.written.store(true, Ordering::Relaxed);
         let overflow = Arc::clone(&self.overflow);
         Draft::create(self.own_lease()?, self.root.join("blobs/sha256"), overflow)
     }
 
     /// An empty directory for a new tree's draft.
     pub fn tree_draft(&self) -> Result<TreeDraft, StoreError> {
+        self.written.store(true, Ordering::Relaxed);
         TreeDraft::create(self.own_lease()?, Arc::clone(&self.overflow))
     }
 
     /// Holds things for as long as this store is open. Hold first, then look whether they are there.
     pub fn hold<'a>(&self, held: impl IntoIterator<Item = Held<'a>>) -> Result<(), StoreError> {
+        let held = held.into_iter().inspect(|held| {
+            // who holds sources is about to fetch them
+            if let Held::Source(..) = held {
+                self.written.store(true, Ordering::Relaxed);
+            }
+        });
         match self.own_lease() {
             Ok(lease) => lease.hold(held),
             // who may not write cannot hold anything

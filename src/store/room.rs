@@ -12,6 +12,7 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -165,6 +166,7 @@ impl Store {
     /// Does work that writes into the store, within the cap.
     pub fn within_cap<T>(&self, work: impl FnOnce() -> T) -> Result<T, StoreError> {
         let Some(mut room) = self.room()? else { return Ok(work()) };
+        self.written.store(false, Ordering::Relaxed);
         room.claim(room.margin, &Done::default())?;
         let done = Done::default();
         let result = std::thread::scope(|scope| {
@@ -176,8 +178,10 @@ impl Store {
         let full = self.overflow.check();
         self.overflow.set(State::Fits);
         full?;
-        // what was written faster than anybody looked
-        room.claim = 0;
+        // what was written faster than anybody looked; a claim of less than before measures nothing
+        if self.written.load(Ordering::Relaxed) {
+            room.claim = 0;
+        }
         room.claim(measure(self.own_lease()?.dir()), &Done::default())?;
         Ok(result)
     }
@@ -263,5 +267,35 @@ impl Room<'_> {
         let holdings = super::lease::Holdings::read(&self.store.root)?;
         let writes = |corner: &PathBuf| corner != ours.dir() && claimed(corner).is_some();
         Ok(holdings.corners.iter().any(writes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::store::Held;
+
+    /// Whether a blob that nobody needs and that the cap has no room for is collected at the end.
+    fn collects_after(work: impl FnOnce(&Store)) -> bool {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cache")).unwrap();
+        let store = store.with_cap(Some(Cap::Bytes(8 << 20)));
+        let others = store.blob_path(&Digest::of(b"somebody else's"));
+        let write = || {
+            fs::write(&others, vec![1; 16 << 20]).unwrap();
+            work(&store);
+        };
+        store.within_cap(write).unwrap();
+        !others.exists()
+    }
+
+    #[test]
+    fn a_store_is_measured_after_work_that_wrote_into_it_and_after_no_other() {
+        assert!(!collects_after(|_| {}));
+        assert!(collects_after(|store| drop(store.draft().unwrap())));
+        assert!(collects_after(|store| drop(store.tree_draft().unwrap())));
+        let source = Digest::of(b"a source").into();
+        assert!(collects_after(|store| store.hold([Held::Source(&source, None)]).unwrap()));
     }
 }
