@@ -163,6 +163,12 @@ fn containerds_store_gets_what_it_lacks_and_docker_runs_it() {
     assert_eq!(run(&["/bin/cat", "/srv/own/a"]), "b\n");
     let listed = engine.docker(&["images", "--format", "{{.Repository}}"]);
     assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
+
+    // an instance's image comes in an archive, of which this store makes a manifest of its own
+    engine.docker(&["rmi", "tests/pushed:7"]);
+    let instance = project.run(&["run", "--launcher", "docker", "s"]);
+    let said = instance.env("DOCKER_HOST", engine.host()).outcome().success();
+    assert_eq!(said.stdout, "hello from the image\n");
 }
 
 #[test]
