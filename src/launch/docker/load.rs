@@ -16,8 +16,11 @@ impl Engine {
     /// `bringing` hears of that first.
     pub fn bring(&self, saved: &Saved<'_>, bringing: impl FnOnce()) -> Result<String, LaunchError> {
         let id = saved.record.image.to_string();
-        if self.ask(async |docker| find(&docker, &id).await)?.is_some() {
-            return Ok(id);
+        // what `sbx load` brought to containerd's store is known there by its manifest
+        for known in [&id, &saved.record.manifest.to_string()] {
+            if self.ask(async |docker| find(&docker, known).await)?.is_some() {
+                return Ok(known.clone());
+            }
         }
         bringing();
         self.load(saved)?;
