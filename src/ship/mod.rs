@@ -14,6 +14,7 @@ mod load;
 mod podman;
 mod pull;
 mod push;
+mod shipped;
 mod supply;
 
 pub use attest::{Attaching, ENVELOPE, Paper, verify};
@@ -24,5 +25,6 @@ pub use error::ShipError;
 pub use load::{Loaded, Way};
 pub use podman::Podman;
 pub use pull::{Pull, Pulled};
-pub use push::{Placed, Push, Pushed, Shipped, Traffic, mounts};
+pub use push::{Push, Pushed, Traffic, mounts};
+pub use shipped::{Placed, Shipped};
 pub use supply::{Bytes, Stored};

@@ -11,32 +11,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use serde::Serialize;
-use serde_json::json;
 
 use super::ShipError;
+use super::shipped::{self, MEDIA_INDEX, Placed, Shipped};
 use super::supply::{Bytes, Grown, Stored};
 use crate::digest::Digest;
 use crate::fetch::Progress;
-use crate::image::{
-    Form, Growth, ImageError, MEDIA_MANIFEST, Twin, compressed_manifest, find_twin, has_bytes,
-    make_twin,
-};
+use crate::image::{Form, Growth, ImageError, Twin, find_twin, has_bytes, make_twin};
 use crate::oci::{Mounted, Registry, Supplied, Supply};
-use crate::plan::ImageSpec;
-use crate::store::{Held, ImageRecord, LayerRecord, Store, StoreError};
+use crate::store::{Held, LayerRecord, Store, StoreError};
 
 /// Blobs on their way at a time.
 const PARALLEL: usize = 8;
 /// Layers of at most so many bytes are compressed before anything is asked.
 const SMALL: u64 = 4 << 20;
-pub(super) const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-/// An image that goes out.
-#[derive(Clone, Copy)]
-pub struct Shipped<'a> {
-    pub spec: &'a ImageSpec,
-    pub record: &'a ImageRecord,
-}
 
 /// A push under way.
 pub struct Push<'a> {
@@ -57,14 +45,6 @@ pub struct Traffic {
     pub sent: usize,
     /// Bytes of those that were sent.
     pub bytes: u64,
-}
-
-/// A document that a registry has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    pub digest: Digest,
-    pub size: u64,
-    pub media_type: &'static str,
 }
 
 /// What a push came to.
@@ -102,20 +82,13 @@ impl Push<'_> {
         manifests: &[Placed],
         tag: &str,
     ) -> Result<Placed, ShipError> {
-        let entries = images.iter().zip(manifests).map(|(image, manifest)| {
-            json!({
-                "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size,
-                "platform": {"architecture": image.spec.platform.architecture(), "os": "linux"},
-            })
-        });
-        let entries: Vec<_> = entries.collect();
-        let index = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries});
-        let bytes = index.to_string().into_bytes();
-        let digest = Digest::of(&bytes);
-        if self.registry.find_manifest(tag)? != Some(digest) {
-            self.registry.put_manifest(tag, MEDIA_INDEX, &bytes)?;
+        let bytes = shipped::index(self.store, images, manifests)?;
+        let placed = Placed::new(&bytes, MEDIA_INDEX);
+        if self.registry.find_manifest(tag)? != Some(placed.digest) {
+            // what it names, the registry has taken
+            self.registry.put_manifest(tag, MEDIA_INDEX, &bytes, || Ok::<_, ShipError>(()))?;
         }
-        Ok(Placed { digest, size: bytes.len() as u64, media_type: MEDIA_INDEX })
+        Ok(placed)
     }
 
     /// Brings one image under a tag, or under its digest alone.
@@ -124,35 +97,37 @@ impl Push<'_> {
         image: Shipped<'_>,
         tag: Option<&str>,
     ) -> Result<(Placed, Traffic), ShipError> {
-        let layers = &image.record.layers;
-        let known: Vec<Option<Twin>> = layers.iter().map(|layer| self.find(layer)).collect();
+        let layers = &image.record().layers;
+        let mut twins: Vec<Option<Twin>> = layers.iter().map(|layer| self.find(layer)).collect();
         let missing =
             |(layer, twin): (&LayerRecord, &Option<Twin>)| layer.packed.is_none() && twin.is_none();
-        let whole = !layers.iter().zip(&known).any(missing);
+        let whole = !layers.iter().zip(&twins).any(missing);
+        let manifest = |twins: &[Option<Twin>]| image.manifest(self.store, twins, self.form);
         // the first question also brings a token for all that follow
         let named = tag.map(|tag| self.registry.find_manifest(tag)).transpose()?.flatten();
-        let named = match whole.then(|| self.manifest(image, &known)) {
-            Some((ends, _)) if named == Some(ends.digest) => return Ok((ends, Traffic::default())),
-            Some((ends, bytes)) => {
-                let found = self.registry.find_manifest(&ends.digest.to_string())?;
-                match (found, tag) {
-                    (Some(_), None) => return Ok((ends, Traffic::default())),
-                    (found, _) => found.map(|_| (ends, bytes)),
-                }
+        let mut is_there = false;
+        if whole {
+            let (ends, _) = manifest(&twins)?;
+            if named == Some(ends.digest) {
+                return Ok((ends, Traffic::default()));
             }
-            None => None,
-        };
-        let (ends, bytes, traffic) = match named {
-            Some((ends, bytes)) => (ends, bytes, Traffic::default()),
-            None => {
-                let (twins, traffic) = self.bring(image, &known)?;
-                let (ends, bytes) = self.manifest(image, &twins);
-                (ends, bytes, traffic)
+            is_there = self.registry.find_manifest(&ends.digest.to_string())?.is_some();
+            if is_there && tag.is_none() {
+                return Ok((ends, Traffic::default()));
             }
-        };
+        }
+        let mut traffic = Traffic::default();
+        if !is_there {
+            (twins, traffic) = self.bring(image, &twins)?;
+        }
+        let (ends, bytes) = manifest(&twins)?;
         let version = tag.map_or_else(|| ends.digest.to_string(), str::to_owned);
-        self.registry.put_manifest(&version, MEDIA_MANIFEST, &bytes)?;
-        self.remember(image, &known)?;
+        self.registry.put_manifest(&version, &ends.media_type, &bytes, || {
+            let (_, again) = self.bring(image, &twins)?;
+            traffic.add(Traffic { there: 0, ..again });
+            Ok::<_, ShipError>(())
+        })?;
+        self.remember(image, &twins)?;
         Ok((ends, traffic))
     }
 
@@ -172,22 +147,14 @@ impl Push<'_> {
         }
     }
 
-    fn manifest(&self, image: Shipped<'_>, twins: &[Option<Twin>]) -> (Placed, Vec<u8>) {
-        let Shipped { spec, record } = image;
-        let bytes =
-            compressed_manifest(self.store, spec, record.image, &record.layers, twins, self.form);
-        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-        (Placed { digest, size, media_type: MEDIA_MANIFEST }, bytes)
-    }
-
     /// Which repository has what, for pushes to others.
-    fn remember(&self, image: Shipped<'_>, known: &[Option<Twin>]) -> Result<(), ShipError> {
-        let layers = image.record.layers.iter().zip(known);
-        let blobs = layers.filter_map(|(layer, known)| {
-            let twin = known.or_else(|| self.find(layer)).map(|twin| twin.digest);
+    fn remember(&self, image: Shipped<'_>, twins: &[Option<Twin>]) -> Result<(), ShipError> {
+        let record = image.record();
+        let blobs = record.layers.iter().zip(twins).filter_map(|(layer, twin)| {
+            let twin = twin.map(|twin| twin.digest);
             twin.or_else(|| layer.packed.as_ref().map(|packed| packed.digest))
         });
-        let blobs: Vec<Digest> = blobs.chain([image.record.image]).collect();
+        let blobs: Vec<Digest> = blobs.chain([record.image]).collect();
         let (host, repository) = (self.registry.host(), self.registry.repository());
         match self.store.put_homes(host, repository, &blobs) {
             Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(()),
@@ -201,7 +168,7 @@ impl Push<'_> {
         image: Shipped<'_>,
         known: &[Option<Twin>],
     ) -> Result<(Vec<Option<Twin>>, Traffic), ShipError> {
-        let record = image.record;
+        let record = image.record();
         let mut seen = BTreeSet::new();
         let layers =
             record.layers.iter().zip(known).filter(|(layer, _)| seen.insert(layer.diff_id));

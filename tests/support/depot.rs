@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     Status(u16),
+    /// What was asked is done, and refused all the same.
+    Denied(u16),
     /// 429 with `Retry-After`.
     Busy,
     /// The connection ends in the middle of the request's body, or of the answer's.
@@ -30,6 +32,13 @@ pub enum Fault {
     Stall,
     /// All sessions are forgotten.
     Lost,
+}
+
+impl Fault {
+    /// Whether it is this status.
+    pub fn says(&self, status: u16) -> bool {
+        matches!(self, Fault::Status(said) | Fault::Denied(said) if *said == status)
+    }
 }
 
 /// A request as it came.
@@ -54,6 +63,9 @@ struct State {
     fault: Option<(usize, Fault)>,
     lists_referrers: bool,
     refuses_mounts: Option<u16>,
+    /// Answers to the ends of uploads, and to manifests.
+    refuses_ends: Option<u16>,
+    refuses_manifests: Option<u16>,
     token: Option<String>,
     serial: usize,
     streams: Vec<TcpStream>,
@@ -100,6 +112,15 @@ impl Depot {
 
     pub fn refuse_mounts(&self, status: u16) {
         self.state.lock().unwrap().refuses_mounts = Some(status);
+    }
+
+    /// Refuses each blob when it is whole.
+    pub fn refuse_ends(&self, status: Option<u16>) {
+        self.state.lock().unwrap().refuses_ends = status;
+    }
+
+    pub fn refuse_manifests(&self, status: Option<u16>) {
+        self.state.lock().unwrap().refuses_manifests = status;
     }
 
     /// Lets in who shows this token, which it gives to whoever asks.
@@ -263,6 +284,10 @@ fn converse(stream: TcpStream, state: &Mutex<State>, host: &str) -> io::Result<(
         }
         let mut answer = match &fault {
             Some(Fault::Status(status)) => Answer::new(*status),
+            Some(Fault::Denied(status)) => {
+                answer(&mut state.lock().unwrap(), &request, host);
+                Answer::new(*status)
+            }
             Some(Fault::Busy) => Answer::new(429).with("Retry-After", "0"),
             Some(Fault::Redirect(to)) => Answer::new(307).with("Location", format!("{to}{path}")),
             _ => answer(&mut state.lock().unwrap(), &request, host),
@@ -411,6 +436,9 @@ fn upload(state: &mut State, request: &Request, repository: &str, name: &str) ->
         state.sessions.insert(id.clone(), Vec::new());
         return Answer::new(202).with("Location", place(&id)).with("Range", "0-0");
     }
+    if let Some(status) = state.refuses_ends.filter(|_| request.asked.method == "PUT") {
+        return Answer::new(status);
+    }
     let Some(session) = state.sessions.get_mut(name) else { return Answer::new(404) };
     let range = |bytes: &Vec<u8>| format!("0-{}", bytes.len().saturating_sub(1));
     match request.asked.method.as_str() {
@@ -466,6 +494,9 @@ fn put_manifest(state: &mut State, request: &Request, repository: &str, name: &s
     let manifests = manifests.filter_map(|part| part["digest"].as_str());
     let whole = blobs.into_iter().all(|part| state.blobs.contains_key(&own(part)))
         && manifests.into_iter().all(|part| state.manifests.contains_key(&own(part)));
+    if let Some(status) = state.refuses_manifests {
+        return Answer::new(status);
+    }
     if !whole || name.starts_with("sha256:") && name != digest {
         return Answer::new(400);
     }
