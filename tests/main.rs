@@ -43,6 +43,7 @@ mod push;
 mod push_at_once;
 mod push_faults;
 mod push_index;
+mod push_listed;
 mod python_lock;
 mod python_parity;
 mod python_wheels;

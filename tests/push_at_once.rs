@@ -45,7 +45,7 @@ impl<'a> Pusher<'a> {
         let registry = Registry::new(&self.client, &keychain, &mirrors, reference)?;
         let registry = &registry.with_access(Access::Write { mounts: Vec::new() });
         let (homes, progress) = (homes.clone(), &NoProgress);
-        let push = Push { store, registry, form: Form::default(), homes, progress };
+        let push = Push { store, registry, form: Form::default(), homes, last: None, progress };
         push.run(&[self.image.shipped()], &reference.version())
     }
 }

@@ -82,7 +82,7 @@ impl Image {
         let registry = &registry.with_access(access);
         let homes = store.find_homes(registry.host());
         let progress = &NoProgress;
-        let push = Push { store, registry, form: Form::default(), homes, progress };
+        let push = Push { store, registry, form: Form::default(), homes, last: None, progress };
         push.run(&[self.shipped()], &reference.version())
     }
 

@@ -126,7 +126,8 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
     let registry = registry.with_access(Access::Write { mounts });
     let registry = if arguments.plain_http { registry.with_plain_http() } else { registry };
     let (store, form) = (&workspace.store, arguments.form.form()?);
-    let push = Push { store, registry: &registry, form, homes, progress: ui };
+    let last = store.find_last_push(&reference);
+    let push = Push { store, registry: &registry, form, homes, last, progress: ui };
     let images: Vec<Shipped<'_>> = ready.iter().map(Ready::shipped).collect();
     ui.sends();
     let pushed = store.within_cap(|| push.run(&images, &reference.version()))??;

@@ -7,9 +7,11 @@
 mod attest;
 mod attestations;
 mod cache;
+mod cargo;
 mod counter;
 mod docker;
 mod error;
+mod listed;
 mod load;
 mod podman;
 mod pull;

@@ -175,6 +175,10 @@ impl Depot {
         bytes[middle] ^= 1;
     }
 
+    pub fn drop_blob(&self, repository: &str, digest: &str) {
+        self.state.lock().unwrap().blobs.remove(&(repository.to_owned(), digest.to_owned()));
+    }
+
     /// Has other bytes under a digest than those that it is of.
     pub fn put_blob(&self, repository: &str, digest: &str, bytes: &[u8]) {
         let place = (repository.to_owned(), digest.to_owned());

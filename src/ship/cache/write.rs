@@ -18,7 +18,8 @@ use crate::oci::{Registry, Supplied};
 use crate::platform::Platform;
 use crate::report::sign::PrivateKey;
 use crate::ship::ShipError;
-use crate::ship::push::{Push, Turn};
+use crate::ship::cargo::Turn;
+use crate::ship::push::Push;
 use crate::ship::supply::Bytes;
 use crate::store::{Key, LayerRecord, Store, StoreError};
 
@@ -43,7 +44,7 @@ impl Desk<'_> {
     pub(super) fn open<'s>(&'s self, store: &'s Store) -> Writer<'s> {
         let Desk { registry, progress, .. } = self;
         let (form, homes) = (Form::default(), self.homes.clone());
-        let push = Push { store, registry, form, homes, progress: *progress };
+        let push = Push { store, registry, form, homes, last: None, progress: *progress };
         Writer { push, key: self.key.as_ref(), turn: Turn::default(), config: Mutex::default() }
     }
 }
