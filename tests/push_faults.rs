@@ -18,7 +18,7 @@ use sbx::store::{ImageRecord, Key, Store};
 use serde_json::Value;
 
 /// A client that has no patience.
-fn client() -> Client {
+pub fn client() -> Client {
     Client::new(ClientConfig {
         pause: Duration::from_millis(1),
         tries: 4,
@@ -28,7 +28,7 @@ fn client() -> Client {
 }
 
 /// Some bytes that do not compress.
-fn noise(len: usize) -> Vec<u8> {
+pub fn noise(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut next = || {
         state =
@@ -39,7 +39,7 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 /// A tar with one file.
-fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
+pub fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(bytes.len() as u64);
@@ -48,25 +48,28 @@ fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// An image of a layer that is compressed while it is sent, and one that is not.
-struct Image {
-    spec: ImageSpec,
-    record: ImageRecord,
+/// An image of a store.
+pub struct Image {
+    pub spec: ImageSpec,
+    pub record: ImageRecord,
 }
 
 impl Image {
+    /// A layer that is compressed while it is sent, and one that is not.
     fn new(store: &Store) -> Self {
+        let large = noise((4 << 20) + (100 << 10));
+        Image::of(store, &[tar("large", &large), tar("small", b"small\n")])
+    }
+
+    pub fn of(store: &Store, tars: &[Vec<u8>]) -> Self {
         let spec = ImageSpec::of_image(Platform::Amd64, &[("cmd", vec!["/bin/sh".to_owned()])]);
-        let layer = |at: usize, bytes: &[u8]| {
+        let layer = |(at, bytes): (usize, &Vec<u8>)| {
             let diff_id = store.put_blob(bytes).unwrap();
-            let key = Key(Digest::of(&[at as u8]));
+            let key = Key(Digest::of(&at.to_le_bytes()));
             let record = store.put_layer(&key, diff_id).unwrap();
             ImageLayer { record, created_by: "test".to_owned(), comment: String::new() }
         };
-        let layers = [
-            layer(0, &tar("large", &noise((4 << 20) + (100 << 10)))),
-            layer(1, &tar("small", b"small\n")),
-        ];
+        let layers: Vec<ImageLayer> = tars.iter().enumerate().map(layer).collect();
         let record = write_image(store, &spec, &layers).unwrap();
         Image { spec, record }
     }
@@ -79,9 +82,12 @@ impl Image {
         let registry = &registry.with_access(access);
         let homes = store.find_homes(registry.host());
         let progress = &NoProgress;
-        let push = Push { store, registry, form: Form::default(), homes, progress };
-        let image = Shipped { spec: &self.spec, record: &self.record };
-        push.run(&[image], &reference.version())
+        let push = Push { store, registry, form: Form::default(), homes, last: None, progress };
+        push.run(&[self.shipped()], &reference.version())
+    }
+
+    pub fn shipped(&self) -> Shipped<'_> {
+        Shipped::Built { spec: &self.spec, record: &self.record }
     }
 }
 
@@ -104,7 +110,8 @@ fn pull(dir: &Path, client: &Client, reference: &str) -> Result<(Store, ImageRec
 }
 
 fn faults(other: &Depot) -> Vec<Fault> {
-    let statuses = [401, 403, 404, 500].map(Fault::Status);
+    let statuses = [400, 401, 403, 404, 500].map(Fault::Status);
+    let statuses = statuses.into_iter().chain([Fault::Denied(400)]);
     let redirect = Fault::Redirect(format!("http://{}", other.host));
     let odd = [
         Fault::Busy,
@@ -115,7 +122,7 @@ fn faults(other: &Depot) -> Vec<Fault> {
         Fault::Stall,
         Fault::Lost,
     ];
-    statuses.into_iter().chain(odd).collect()
+    statuses.chain(odd).collect()
 }
 
 /// What the registry has under the tag, if it has it, is whole and right.
@@ -161,7 +168,7 @@ fn a_push_ends_well_or_says_why() {
     };
     let expected = image.push(&store, &client(), &reference).unwrap();
     assert!(check(&depot, &expected));
-    let requests = depot.asked().len();
+    let (requests, patches) = (depot.asked().len(), depot.count("PATCH", ""));
     assert!(requests > 10, "{:?}", depot.asked());
     let mut tally = Tally::new();
     for fault in faults(&other) {
@@ -182,6 +189,14 @@ fn a_push_ends_well_or_says_why() {
                 }
             }
             count(&mut tally, &fault, result.is_ok());
+            // of two that push the same at once, one may hear that of what is there or soon will be
+            let is_put = depot.asked().get(number).is_some_and(|asked| asked.method == "PUT");
+            if is_put && [400, 404].iter().any(|status| fault.says(*status)) {
+                assert!(result.is_ok(), "{told}");
+            }
+            if is_put && matches!(fault, Fault::Denied(_)) {
+                assert_eq!(depot.count("PATCH", ""), patches, "it was not sent again: {told}");
+            }
             // whatever it was, the next push mends it
             if result.is_err() {
                 let again = image.push(&store, &client(), &reference);
@@ -196,6 +211,31 @@ fn a_push_ends_well_or_says_why() {
     for passing in ["Status(500)", "Busy", "Half", "Stall", "Lost"] {
         assert_eq!(tally[passing].1, 0, "{passing}: {tally:?}");
     }
+}
+
+#[test]
+fn what_is_refused_for_good_is_told_after_a_few_tries() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::of(&store, &[]);
+    let depot = Depot::start();
+    let reference = format!("{}/a:1", depot.host);
+    let push = || image.push(&store, &client(), &reference).map_err(|error| error.to_string());
+    depot.refuse_ends(Some(400));
+    assert!(push().unwrap_err().contains("answers 400"));
+    // in the request that ends a session, as a stream, and twice more
+    assert_eq!((depot.count("PUT", "/uploads/"), depot.count("PATCH", "")), (4, 3));
+    depot.refuse_ends(None);
+    depot.refuse_manifests(Some(400));
+    depot.forget();
+    assert!(push().unwrap_err().contains("answers 400"));
+    assert_eq!((depot.count("PUT", "/manifests/"), depot.count("PUT", "/uploads/")), (4, 1));
+    depot.refuse_manifests(Some(403));
+    depot.forget();
+    assert!(push().unwrap_err().contains("does not let"));
+    assert_eq!(depot.count("PUT", ""), 1);
+    depot.refuse_manifests(None);
+    push().unwrap();
 }
 
 #[test]

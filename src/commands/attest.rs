@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use sbx::digest::Digest;
+use sbx::fetch::Progress;
 use sbx::lock::Lock;
 use sbx::oci::Registry;
+use sbx::plan::Plan;
 use sbx::report::sign::{Envelope, PrivateKey};
 use sbx::report::{
     CYCLONEDX_PREDICATE, Given, Inventory, PAYLOAD_TYPE, PROVENANCE_PREDICATE, SPDX_PREDICATE,
@@ -13,7 +15,8 @@ use sbx::report::{
 use sbx::ship::{Attaching, ENVELOPE, Paper, Placed, Pushed};
 
 use super::documents::read_key;
-use super::push::{PushArguments, Ready};
+use super::push::PushArguments;
+use super::ready::{Ready, Whence};
 use crate::failure::Outcome;
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace};
@@ -51,9 +54,14 @@ impl Papers<'_> {
         let attaching = Attaching { registry, progress: ui };
         let mut attached = Vec::new();
         for (ready, manifest) in self.ready.iter().zip(&pushed.manifests) {
-            if arguments.attest {
-                let documents = self.documents(ready, manifest)?;
-                attached.extend(attach(&attaching, manifest, documents, key.as_ref())?);
+            match &ready.whence {
+                _ if !arguments.attest => {}
+                Whence::Built(plan) => {
+                    let documents = self.documents(plan, manifest)?;
+                    attached.extend(attach(&attaching, manifest, documents, key.as_ref())?);
+                }
+                // how it was made, whoever made it knows
+                Whence::Pulled(from) => ui.noted(&format!("nothing is attested of `{from}`")),
             }
         }
         if let Some(key) = &key {
@@ -67,10 +75,10 @@ impl Papers<'_> {
         Ok(attached)
     }
 
-    fn documents(&self, ready: &Ready, manifest: &Placed) -> Outcome<Vec<Document>> {
+    fn documents(&self, plan: &Plan, manifest: &Placed) -> Outcome<Vec<Document>> {
         let (project, store) = (&self.workspace.project, &self.workspace.store);
         let sandbox = self.targets[0].sandbox;
-        let given = Given { project, sandbox, lock: self.lock, plan: &ready.plan, store };
+        let given = Given { project, sandbox, lock: self.lock, plan, store };
         let inventory = Inventory::new(given)?;
         let manifests = [manifest.digest];
         let bill = |media_type, predicate, bytes: Vec<u8>| {

@@ -23,6 +23,7 @@ mod pipes;
 mod provenance;
 mod pull;
 mod push;
+mod ready;
 mod register;
 mod run;
 mod save;

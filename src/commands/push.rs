@@ -11,17 +11,16 @@ use sbx::decl::{ImageSource, Recipe};
 use sbx::digest::Digest;
 use sbx::fetch::MirrorMap;
 use sbx::image::{Compression, Form};
-use sbx::lock::Lock;
 use sbx::oci::{Access, Registry};
-use sbx::plan::Plan;
 use sbx::platform::Platform;
 use sbx::reference::Reference;
 use sbx::ship::{Push, Pushed, Shipped, Traffic, mounts};
-use sbx::store::{ImageRecord, PushedImage};
+use sbx::store::PushedImage;
 
 use super::Global;
 use super::attest::Papers;
-use super::build::{layers_of, plan_target};
+use super::build::layers_of;
+use super::ready::{Ready, Wanted, With};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace};
@@ -33,9 +32,13 @@ pub struct PushArguments {
     /// Where to (default: the sandbox's `reference`)
     #[arg(value_name = "REF")]
     reference: Option<Reference>,
-    /// Of these platforms (default: all that are built)
+    /// What is built for these platforms (default: all that is built)
     #[arg(long, value_name = "OS/ARCH")]
     platform: Vec<Platform>,
+    /// Put into the index, too, what was pulled by this reference (default: for all platforms that it was
+    /// pulled for)
+    #[arg(long, value_name = "[OS/ARCH=]REF")]
+    with: Vec<With>,
     #[command(flatten)]
     form: FormArguments,
     /// Attach its bills of materials (SPDX, CycloneDX) and its provenance (SLSA)
@@ -94,13 +97,9 @@ struct AnswerImage {
     platform: Platform,
     image: Digest,
     manifest: Digest,
-}
-
-/// An image of the store that is to be pushed.
-pub struct Ready {
-    pub platform: Platform,
-    pub plan: Plan,
-    pub record: ImageRecord,
+    /// By what it was pulled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pulled: Option<Reference>,
 }
 
 pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
@@ -118,18 +117,18 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
         ))
         .with_help("name a tag"));
     }
-    let ready = find_ready(&workspace, &targets, &lock, !arguments.platform.is_empty())?;
-    let homes = homes(&workspace, &targets, &reference, &ready);
-    let mounts = mounts(&homes, reference.repository());
-    // a mirror is read from, and never written to
-    let mirrors = MirrorMap::default();
-    let registry = Registry::new(&workspace.client, &workspace.keychain, &mirrors, &reference)?
-        .with_access(Access::Write { mounts });
+    let (all, with) = (!arguments.platform.is_empty(), &arguments.with);
+    let wanted = Wanted { workspace: &workspace, lock: &lock, targets: &targets, all, with };
+    let ready = wanted.find()?;
+    let registry = registry(&workspace, &reference)?;
+    let homes = homes(&workspace, &targets, &registry, &ready)?;
+    let mounts = mounts(&homes, registry.repository());
+    let registry = registry.with_access(Access::Write { mounts });
     let registry = if arguments.plain_http { registry.with_plain_http() } else { registry };
     let (store, form) = (&workspace.store, arguments.form.form()?);
-    let push = Push { store, registry: &registry, form, homes, progress: ui };
-    let images: Vec<Shipped<'_>> =
-        ready.iter().map(|one| Shipped { spec: &one.plan.spec, record: &one.record }).collect();
+    let last = store.find_last_push(&reference);
+    let push = Push { store, registry: &registry, form, homes, last, progress: ui };
+    let images: Vec<Shipped<'_>> = ready.iter().map(Ready::shipped).collect();
     ui.sends();
     let pushed = store.within_cap(|| push.run(&images, &reference.version()))??;
     remember(&workspace, &reference, &ready, &pushed)?;
@@ -161,73 +160,55 @@ fn default_reference(workspace: &Workspace, target: Target<'_>) -> Outcome<Refer
     text.parse().map_err(|error: sbx::reference::ReferenceError| Failure::input(error.to_string()))
 }
 
-/// The images as they are built; a platform that nobody asked for may be missing, but not all.
-fn find_ready(
-    workspace: &Workspace,
-    targets: &[Target<'_>],
-    lock: &Lock,
-    all: bool,
-) -> Outcome<Vec<Ready>> {
-    let mut ready = Vec::new();
-    let (mut missing, mut failure) = (None, None);
-    for target in targets {
-        let plan = match plan_target(workspace, *target, lock) {
-            Ok(plan) => plan,
-            // a platform that is not locked is not built either
-            Err(error) if !all => {
-                failure.get_or_insert(error);
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        match workspace.store.use_image(&plan.key)? {
-            Some(record) => ready.push(Ready { platform: target.platform, plan, record }),
-            None => missing = Some(target.platform),
-        }
-    }
-    let name = &targets[0].sandbox.name;
-    match (missing, failure) {
-        (Some(platform), _) if all || ready.is_empty() => {
-            let message = format!("`{name}` is not built for {platform} as it is declared now");
-            Err(Failure::input(message)
-                .with_help(format!("run `sbx build {name} --platform {platform}`")))
-        }
-        (None, Some(error)) if ready.is_empty() => Err(error),
-        _ => Ok(ready),
-    }
+/// A repository as it is written to: a mirror is only read from.
+fn registry<'a>(workspace: &'a Workspace, reference: &Reference) -> Outcome<Registry<'a>> {
+    let (client, keychain) = (&workspace.client, &workspace.keychain);
+    Ok(Registry::new(client, keychain, &MirrorMap::default(), reference)?)
 }
 
-/// Where the registry has blobs already: where they were pushed to, and where bases came from.
+/// Where the registry has blobs already: where they were pushed to, and where bases and what was pulled
+/// came from.
 fn homes(
     workspace: &Workspace,
     targets: &[Target<'_>],
-    reference: &Reference,
+    registry: &Registry<'_>,
     ready: &[Ready],
-) -> BTreeMap<Digest, String> {
+) -> Outcome<BTreeMap<Digest, String>> {
     let mut homes = BTreeMap::new();
     let layers = layers_of(&workspace.project, targets);
     let bases =
         layers.iter().flat_map(|(layer, _)| &layer.recipes).filter_map(|recipe| match recipe {
             Recipe::From(from) => match &from.source {
-                ImageSource::Registry(base) if base.registry() == reference.registry() => {
-                    Some(base)
-                }
+                ImageSource::Registry(base) => Some(base),
                 _ => None,
             },
             _ => None,
         });
+    let mut add = |from: &Reference, blobs: &[Digest]| {
+        let home = self::registry(workspace, from)?;
+        if home.host() == registry.host() {
+            homes.extend(blobs.iter().map(|blob| (*blob, home.repository().to_owned())));
+        }
+        Outcome::Ok(())
+    };
+    let built = ready.iter().filter(|one| one.pulled().is_none());
+    let of_bases: Vec<Digest> = built.flat_map(packed).collect();
     for base in bases {
-        for layer in ready.iter().flat_map(|one| &one.record.layers) {
-            let packed = layer.packed.iter();
-            homes.extend(packed.map(|packed| (packed.digest, base.repository().to_owned())));
+        add(base, &of_bases)?;
+    }
+    for one in ready {
+        if let Some(from) = one.pulled() {
+            let blobs: Vec<Digest> = packed(one).chain([one.record.image]).collect();
+            add(from, &blobs)?;
         }
     }
-    homes.extend(workspace.store.find_homes(registry_name(reference)));
-    homes
+    homes.extend(workspace.store.find_homes(registry.host()));
+    Ok(homes)
 }
 
-fn registry_name(reference: &Reference) -> &str {
-    reference.registry().unwrap_or(sbx::fetch::defaults::DOCKER_NAMES[0])
+/// Layers that stayed as their registry has them.
+fn packed(one: &Ready) -> impl Iterator<Item = Digest> {
+    one.record.layers.iter().filter_map(|layer| Some(layer.packed.as_ref()?.digest))
 }
 
 fn remember(
@@ -250,6 +231,7 @@ fn answer(reference: Reference, ready: &[Ready], pushed: &Pushed, start: Instant
         platform: ready.platform,
         image: ready.record.image,
         manifest: manifest.digest,
+        pulled: ready.pulled().cloned(),
     };
     Answer {
         reference,

@@ -393,7 +393,11 @@ impl Engine {
         config: &ClientConfig,
         url: &Url,
     ) -> Result<reqwest::Client, FetchError> {
-        self.lines.get(config, &self.names, url, Line::Sending)
+        // a proxy may be spoken to over TLS all the same
+        match url.scheme() == "http" && config.proxies.http.is_none() {
+            true => self.lines.usual(config, &self.names, Line::SendingPlain),
+            false => self.lines.get(config, &self.names, url, Line::Sending),
+        }
     }
 
     /// Waits for one of the few transfers that may run at a time.

@@ -25,6 +25,8 @@ pub(super) enum Line {
     Asking,
     /// Nothing is followed; whoever sends looks after the time.
     Sending,
+    /// Likewise, over plain http: then no certificate is ever judged, and none is read.
+    SendingPlain,
 }
 
 /// The clients of an engine, by who is trusted. Most hosts share one.
@@ -124,12 +126,16 @@ fn connect(
 ) -> Result<reqwest::Client, FetchError> {
     // somebody may have chosen a provider before; then that one serves
     rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
-    let mut roots = Vec::new();
-    for path in &config.certificates {
-        roots.extend(read_certificates(path)?);
+    let is_plain = line == Line::SendingPlain || config.socket.is_some();
+    let (mut roots, mut identity) = (Vec::new(), None);
+    if !is_plain {
+        for path in &config.certificates {
+            roots.extend(read_certificates(path)?);
+        }
+        let (own_roots, own) = trust.map(Trust::read).transpose()?.unwrap_or_default();
+        roots.extend(own_roots);
+        identity = own;
     }
-    let (own_roots, identity) = trust.map(Trust::read).transpose()?.unwrap_or_default();
-    roots.extend(own_roots);
     let builder = || {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("sbx/", env!("CARGO_PKG_VERSION")))
@@ -141,7 +147,7 @@ fn connect(
             .connect_timeout(config.connect_timeout);
         builder = match line {
             Line::Asking => builder.redirect(policy()).read_timeout(config.stall_timeout),
-            Line::Sending => builder.redirect(redirect::Policy::none()),
+            Line::Sending | Line::SendingPlain => builder.redirect(redirect::Policy::none()),
         };
         if let Some(identity) = &identity {
             builder = builder.identity(identity.clone());
@@ -152,6 +158,9 @@ fn connect(
         }
     };
     let setup = |error: reqwest::Error| FetchError::Setup(super::retry::innermost(&error));
+    if is_plain {
+        return builder().map_err(setup)?.tls_certs_only([]).build().map_err(setup);
+    }
     let platform = builder().map_err(setup)?.tls_certs_merge(roots.clone()).build();
     match platform {
         // a bare machine has no authorities at all: http works there, and Debian's archives are

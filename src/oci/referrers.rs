@@ -49,17 +49,19 @@ impl Registry<'_> {
         Ok(entries.iter().filter_map(referrer).collect())
     }
 
-    /// Writes a manifest that refers to another, under its digest or a tag.
+    /// Writes a manifest that refers to another, under its digest or a tag. All that it names was brought
+    /// in; `bring` brings in again what is missing of that.
     pub fn put_referrer(
         &self,
         version: Option<&str>,
         subject: &Digest,
         artifact_type: &str,
         bytes: &[u8],
+        bring: impl FnMut() -> Result<(), OciError>,
     ) -> Result<Digest, OciError> {
         let digest = Digest::of(bytes);
         let version = version.map_or_else(|| digest.to_string(), str::to_owned);
-        if self.put_manifest(&version, MEDIA_MANIFEST, bytes)?.lists_referrers {
+        if self.put_manifest(&version, MEDIA_MANIFEST, bytes, bring)?.lists_referrers {
             return Ok(digest);
         }
         let entry = json!({
@@ -79,7 +81,9 @@ impl Registry<'_> {
             let index = json!({
                 "schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries,
             });
-            self.put_manifest(&fallback(subject), MEDIA_INDEX, index.to_string().as_bytes())?;
+            let (tag, bytes) = (fallback(subject), index.to_string().into_bytes());
+            // what it names, the registry has taken
+            self.put_manifest(&tag, MEDIA_INDEX, &bytes, || Ok::<_, OciError>(()))?;
         }
         match ours(&self.read_fallback(subject)?) {
             true => Ok(digest),

@@ -6,6 +6,10 @@
 //! much it has, and the rest follows; where it has forgotten, everything goes again. A registry counts as
 //! having a blob only when it has judged the whole by its digest.
 //!
+//! A session that is refused or forgotten may have lost against another one: of two that send one blob at
+//! once, some registries take one and refuse the other. So whether the blob is there is asked first after
+//! that, and then it goes again, a few times, if its bytes are what they should be.
+//!
 //! Sessions may lead to other hosts (storage behind a registry): no token goes there.
 
 use std::io::{self, Read};
@@ -25,6 +29,9 @@ const LARGEST_ANSWER: u64 = 1 << 20;
 const SMALL: u64 = 1 << 20;
 /// How many times longer than usual a registry may take to judge a blob.
 const JUDGEMENT: u32 = 10;
+/// How often a registry may refuse one blob that is whole, and the pause after the first time.
+const REFUSALS: u32 = 2;
+const PAUSE: Duration = Duration::from_millis(50);
 const OCTETS: &str = "application/octet-stream";
 
 /// The bytes of a blob, which may still be in the making.
@@ -53,25 +60,7 @@ pub enum Mounted {
     Not(Option<Url>),
 }
 
-/// What a registry says to a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// Whether it lists by itself what refers to another manifest.
-    pub lists_referrers: bool,
-}
-
 impl Registry<'_> {
-    /// The digest of what a tag names, or of what has a digest, without its bytes.
-    pub fn find_manifest(&self, version: &str) -> Result<Option<Digest>, OciError> {
-        let url = self.url("manifests", version);
-        let accept = super::document::accepted();
-        let label = format!("manifest of `{}`", self.image);
-        let letter = Letter { accept: Some(&accept), ..Letter::new(&label, Method::HEAD, &url) };
-        let answer = absent(self.write(&letter, b""))?;
-        let digest = answer.and_then(|answer| answer.header("docker-content-digest")?.parse().ok());
-        Ok(digest)
-    }
-
     /// Whether the repository has a blob, whole.
     pub fn has_blob(&self, label: &str, blob: &Supplied) -> Result<bool, OciError> {
         let url = self.blob_url(&blob.digest);
@@ -95,30 +84,6 @@ impl Registry<'_> {
         }
     }
 
-    /// Writes a manifest or an index under a tag or its digest.
-    pub fn put_manifest(
-        &self,
-        version: &str,
-        media_type: &str,
-        bytes: &[u8],
-    ) -> Result<Written, OciError> {
-        let url = self.url("manifests", version);
-        let label = format!("manifest of `{}`", self.image);
-        let letter =
-            Letter { media_type: Some(media_type), ..Letter::new(&label, Method::PUT, &url) };
-        let answer = self.write(&letter, bytes).map_err(|error| self.no_repository(error))?;
-        let expected = Digest::of(bytes);
-        match answer.header("docker-content-digest").and_then(|text| text.parse().ok()) {
-            Some(found) if found != expected => Err(OciError::Digest {
-                image: self.image.clone(),
-                what: "the registry, asked to store the manifest,",
-                expected,
-                found,
-            }),
-            _ => Ok(Written { lists_referrers: answer.header("oci-subject").is_some() }),
-        }
-    }
-
     /// Brings a blob in that is not there, into a session that is open or a new one. Answers whether its
     /// bytes travelled: it may turn out to be there once its digest is known.
     pub fn upload(
@@ -134,7 +99,8 @@ impl Registry<'_> {
             place: session,
             sent: 0,
             doubtful: false,
-            refused: false,
+            refusals: 0,
+            whole_refused: false,
             asked,
         };
         let (mut tried, mut best) = (0, 0);
@@ -173,7 +139,7 @@ impl Registry<'_> {
     }
 
     /// Where something is to be written, what is not there is the repository.
-    fn no_repository(&self, error: OciError) -> OciError {
+    pub(super) fn no_repository(&self, error: OciError) -> OciError {
         match error {
             OciError::Missing { image, registry } => OciError::NoRepository { image, registry },
             error => error,
@@ -182,7 +148,7 @@ impl Registry<'_> {
 }
 
 /// What is not there, or not for everybody to know of, is nothing.
-fn absent(answer: Result<Answer, OciError>) -> Result<Option<Answer>, OciError> {
+pub(super) fn absent(answer: Result<Answer, OciError>) -> Result<Option<Answer>, OciError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(OciError::Missing { .. } | OciError::Denied { .. }) => Ok(None),
@@ -199,8 +165,10 @@ struct Upload<'a> {
     sent: u64,
     /// Whether it may have more.
     doubtful: bool,
-    /// Whether it did not take the whole once.
-    refused: bool,
+    /// How often it did not take the whole at the end of a session.
+    refusals: u32,
+    /// Whether it did not take the whole in the request that ends a session.
+    whole_refused: bool,
     /// What the registry was already asked for.
     asked: Option<Supplied>,
 }
@@ -219,6 +187,12 @@ impl From<OciError> for Trouble {
 impl Upload<'_> {
     /// Goes on where the registry is, to the end. Answers whether bytes travelled.
     fn go_on(&mut self, progress: &dyn Progress) -> Result<bool, Trouble> {
+        if self.place.is_none()
+            && let Some(known) = self.supply.known()
+            && self.is_there(known)?
+        {
+            return Ok(false);
+        }
         let mut place = self.place()?;
         loop {
             if let Some(known) = self.supply.known() {
@@ -229,7 +203,8 @@ impl Upload<'_> {
                     self.cancel(&place);
                     return Ok(false);
                 }
-                let whole = !self.refused && self.registry.takes_whole.load(Ordering::Relaxed);
+                let whole =
+                    !self.whole_refused && self.registry.takes_whole.load(Ordering::Relaxed);
                 if self.sent == 0 && known.size <= SMALL && whole {
                     return self.send_whole(&place, known);
                 }
@@ -288,15 +263,8 @@ impl Upload<'_> {
         let mut body = Vec::new();
         let read = self.supply.open(0).and_then(|mut bytes| bytes.read_to_end(&mut body));
         read.map_err(|error| Trouble::Final(self.unreadable(&error)))?;
-        match Digest::of(&body) {
-            found if found == known.digest => Ok(body),
-            found => Err(Trouble::Final(OciError::Digest {
-                image: self.registry.image.clone(),
-                what: "the store",
-                expected: known.digest,
-                found,
-            })),
-        }
+        self.compare(Digest::of(&body), known)?;
+        Ok(body)
     }
 
     /// Sends what follows of a blob, and answers where to go on.
@@ -342,11 +310,12 @@ impl Upload<'_> {
         if let Refusal::Final(error) | Refusal::Again(error, _) = &refusal
             && matches!(error, FetchError::Status { status, .. } if ![401, 403, 429].contains(status))
         {
-            self.refused = true;
-            self.registry.takes_whole.store(false, Ordering::Relaxed);
+            self.whole_refused = true;
         }
         match self.judge(refusal) {
-            Trouble::Final(error @ OciError::Fetch(FetchError::Status { .. })) if self.refused => {
+            Trouble::Final(error @ OciError::Fetch(FetchError::Status { .. }))
+                if self.whole_refused =>
+            {
                 Err(Trouble::Again(error, Some(Duration::ZERO)))
             }
             trouble => Err(trouble),
@@ -362,8 +331,14 @@ impl Upload<'_> {
             ..Letter::new(self.supply.label(), Method::PUT, &end)
         };
         match self.registry.write(&letter, b"") {
-            Ok(answer) => self.judge_answer(&answer, known),
-            Err(error) => Err(self.judge_end(error, place)),
+            Ok(answer) => {
+                // what it takes as a stream alone, all that follows is
+                if self.whole_refused {
+                    self.registry.takes_whole.store(false, Ordering::Relaxed);
+                }
+                self.judge_answer(&answer, known)
+            }
+            Err(error) => Err(self.judge_end(error, place, known)),
         }
     }
 
@@ -380,19 +355,39 @@ impl Upload<'_> {
     }
 
     /// The end may have been taken though its answer was lost; a session may be forgotten, or hold
-    /// something else than was sent.
-    fn judge_end(&mut self, error: OciError, place: Url) -> Trouble {
+    /// something else than was sent; or another one brought the blob in at the same time.
+    fn judge_end(&mut self, error: OciError, place: Url, known: Supplied) -> Trouble {
         (self.place, self.sent, self.asked) = (None, 0, None);
         match &error {
             OciError::Missing { .. } => Trouble::Again(self.odd("forgot the session"), None),
-            // what it holds is not what was sent, or what was sent is not what it was to be
             OciError::Fetch(FetchError::Status { status: 400 | 409 | 416, .. })
-                if !std::mem::replace(&mut self.refused, true) =>
+                if self.refusals < REFUSALS =>
             {
+                self.refusals += 1;
                 self.cancel(&place);
-                Trouble::Again(error, Some(Duration::ZERO))
+                match self.check(known) {
+                    Ok(()) => Trouble::Again(error, Some(PAUSE * self.refusals)),
+                    Err(own) => own,
+                }
             }
             _ => Trouble::Final(error),
+        }
+    }
+
+    /// Whether what is sent is what it should be.
+    fn check(&self, known: Supplied) -> Result<(), Trouble> {
+        let found = self.supply.open(0).and_then(Digest::of_reader);
+        self.compare(found.map_err(|error| Trouble::Final(self.unreadable(&error)))?, known)
+    }
+
+    fn compare(&self, found: Digest, known: Supplied) -> Result<(), Trouble> {
+        let (image, expected) = (self.registry.image.clone(), known.digest);
+        match found == expected {
+            true => Ok(()),
+            false => {
+                let what = "the store";
+                Err(Trouble::Final(OciError::Digest { image, what, expected, found }))
+            }
         }
     }
 
@@ -413,11 +408,11 @@ impl Upload<'_> {
                 }
             }
             Refusal::Final(error) if error.is_gone() => {
-                self.place = None;
+                (self.place, self.asked) = (None, None);
                 Trouble::Again(self.odd("forgot the session"), None)
             }
             Refusal::Final(error @ FetchError::Status { status: 400 | 409 | 416, .. }) => {
-                self.doubtful = true;
+                (self.doubtful, self.asked) = (true, None);
                 Trouble::Again(registry.judge(error), None)
             }
             Refusal::Final(error) => Trouble::Final(registry.judge(error)),

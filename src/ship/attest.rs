@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::ShipError;
-use super::push::Placed;
+use super::shipped::Placed;
 use super::supply::Bytes;
 use crate::digest::Digest;
 use crate::fetch::Progress;
@@ -53,9 +53,13 @@ impl Attaching<'_> {
         papers: &[Paper],
         suffix: Option<&str>,
     ) -> Result<Digest, ShipError> {
+        let bring = || {
+            papers.iter().try_for_each(|paper| self.put(&paper.bytes))?;
+            self.put(b"{}")
+        };
+        bring()?;
         let mut layers = Vec::new();
         for paper in papers {
-            self.put(&paper.bytes)?;
             let mut layer = json!({
                 "mediaType": paper.media_type, "digest": Digest::of(&paper.bytes), "size": paper.bytes.len(),
             });
@@ -64,7 +68,6 @@ impl Attaching<'_> {
             }
             layers.push(layer);
         }
-        self.put(b"{}")?;
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MEDIA_MANIFEST,
@@ -77,9 +80,8 @@ impl Attaching<'_> {
         });
         let bytes = manifest.to_string().into_bytes();
         let tag = suffix.map(|suffix| cosign_tag(&subject.digest, suffix));
-        let put =
-            self.registry.put_referrer(tag.as_deref(), &subject.digest, artifact_type, &bytes);
-        Ok(put?)
+        let (tag, subject) = (tag.as_deref(), &subject.digest);
+        Ok(self.registry.put_referrer(tag, subject, artifact_type, &bytes, bring)?)
     }
 
     /// Signs a manifest.
@@ -92,7 +94,7 @@ impl Attaching<'_> {
         self.attach(subject, SIGNATURE, &[paper], Some("sig"))
     }
 
-    fn put(&self, bytes: &[u8]) -> Result<(), ShipError> {
+    fn put(&self, bytes: &[u8]) -> Result<(), OciError> {
         let supplied = Supplied { digest: Digest::of(bytes), size: bytes.len() as u64 };
         let label = format!("document {}", supplied.digest.short());
         if !self.registry.has_blob(&label, &supplied)? {

@@ -7,13 +7,16 @@
 mod attest;
 mod attestations;
 mod cache;
+mod cargo;
 mod counter;
 mod docker;
 mod error;
+mod listed;
 mod load;
 mod podman;
 mod pull;
 mod push;
+mod shipped;
 mod supply;
 
 pub use attest::{Attaching, ENVELOPE, Paper, verify};
@@ -24,5 +27,6 @@ pub use error::ShipError;
 pub use load::{Loaded, Way};
 pub use podman::Podman;
 pub use pull::{Pull, Pulled};
-pub use push::{Placed, Push, Pushed, Shipped, Traffic, mounts};
+pub use push::{Push, Pushed, Traffic, mounts};
+pub use shipped::{Placed, Shipped};
 pub use supply::{Bytes, Stored};

@@ -2,41 +2,34 @@
 //!
 //! What is known of an image (twins that were made once) is enough to know its manifest's digest, and a
 //! registry that names that digest has all of it: so a push that changes nothing is one question. Else
-//! each blob is asked for, mounted from a repository that got it before, or sent; layers that have no
-//! twin yet are compressed while they are sent, one after the other on all processors, several on the way
-//! at a time. The manifest goes last, and the tag moves with it.
+//! each blob is there because a manifest of the repository lists it, or is asked for, mounted from a
+//! repository that got it before, or sent; layers that have no twin yet are compressed while they are sent,
+//! one after the other on all processors, several on the way at a time. The manifest goes last, and the tag
+//! moves with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
-use serde_json::json;
 
 use super::ShipError;
+use super::cargo::{Cargo, Turn, label};
+use super::listed::Listed;
+use super::shipped::{self, MEDIA_INDEX, Placed, Shipped};
 use super::supply::{Bytes, Grown, Stored};
 use crate::digest::Digest;
 use crate::fetch::Progress;
-use crate::image::{
-    Form, Growth, ImageError, MEDIA_MANIFEST, Twin, compressed_manifest, find_twin, has_bytes,
-    make_twin,
-};
+use crate::image::{Form, Growth, ImageError, Twin, find_twin, has_bytes, make_twin};
 use crate::oci::{Mounted, Registry, Supplied, Supply};
-use crate::plan::ImageSpec;
-use crate::store::{Held, ImageRecord, LayerRecord, Store, StoreError};
+use crate::store::{Held, LayerRecord, Store, StoreError};
 
 /// Blobs on their way at a time.
 const PARALLEL: usize = 8;
+/// So many blobs are asked for one by one; for more, a manifest that lists them is looked for.
+const FEW: usize = 4;
 /// Layers of at most so many bytes are compressed before anything is asked.
 const SMALL: u64 = 4 << 20;
-pub(super) const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-/// An image that goes out.
-#[derive(Clone, Copy)]
-pub struct Shipped<'a> {
-    pub spec: &'a ImageSpec,
-    pub record: &'a ImageRecord,
-}
 
 /// A push under way.
 pub struct Push<'a> {
@@ -45,6 +38,8 @@ pub struct Push<'a> {
     pub form: Form,
     /// Repositories of the registry that blobs may be mounted from.
     pub homes: BTreeMap<Digest, String>,
+    /// What went to the repository last: a manifest or an index.
+    pub last: Option<Digest>,
     pub progress: &'a dyn Progress,
 }
 
@@ -57,14 +52,6 @@ pub struct Traffic {
     pub sent: usize,
     /// Bytes of those that were sent.
     pub bytes: u64,
-}
-
-/// A document that a registry has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    pub digest: Digest,
-    pub size: u64,
-    pub media_type: &'static str,
 }
 
 /// What a push came to.
@@ -80,18 +67,21 @@ pub struct Pushed {
 impl Push<'_> {
     /// Brings images (one, or one of each platform) under a tag.
     pub fn run(&self, images: &[Shipped<'_>], tag: &str) -> Result<Pushed, ShipError> {
+        // the first question also brings a token for all that follow
+        let named = self.registry.find_manifest(tag)?;
+        let listed = Listed::new(self.registry, named.or(self.last));
         let mut traffic = Traffic::default();
         let mut manifests = Vec::new();
         let single = images.len() == 1;
         for image in images {
-            let tag = single.then_some(tag);
-            let (manifest, moved) = self.push_image(*image, tag)?;
+            let to = if single { To::Tag { tag, named } } else { To::Digest };
+            let (manifest, moved) = self.push_image(*image, to, &listed)?;
             traffic.add(moved);
             manifests.push(manifest);
         }
         let root = match single {
             true => manifests[0].clone(),
-            false => self.push_index(images, &manifests, tag)?,
+            false => self.push_index(images, &manifests, tag, named)?,
         };
         Ok(Pushed { root, manifests, traffic })
     }
@@ -101,58 +91,52 @@ impl Push<'_> {
         images: &[Shipped<'_>],
         manifests: &[Placed],
         tag: &str,
+        named: Option<Digest>,
     ) -> Result<Placed, ShipError> {
-        let entries = images.iter().zip(manifests).map(|(image, manifest)| {
-            json!({
-                "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size,
-                "platform": {"architecture": image.spec.platform.architecture(), "os": "linux"},
-            })
-        });
-        let entries: Vec<_> = entries.collect();
-        let index = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries});
-        let bytes = index.to_string().into_bytes();
-        let digest = Digest::of(&bytes);
-        if self.registry.find_manifest(tag)? != Some(digest) {
-            self.registry.put_manifest(tag, MEDIA_INDEX, &bytes)?;
+        let bytes = shipped::index(self.store, images, manifests)?;
+        let placed = Placed::new(&bytes, MEDIA_INDEX);
+        if named != Some(placed.digest) {
+            // what it names, the registry has taken
+            self.registry.put_manifest(tag, MEDIA_INDEX, &bytes, || Ok::<_, ShipError>(()))?;
         }
-        Ok(Placed { digest, size: bytes.len() as u64, media_type: MEDIA_INDEX })
+        Ok(placed)
     }
 
     /// Brings one image under a tag, or under its digest alone.
     fn push_image(
         &self,
         image: Shipped<'_>,
-        tag: Option<&str>,
+        to: To<'_>,
+        listed: &Listed<'_>,
     ) -> Result<(Placed, Traffic), ShipError> {
-        let layers = &image.record.layers;
-        let known: Vec<Option<Twin>> = layers.iter().map(|layer| self.find(layer)).collect();
+        let layers = &image.record().layers;
+        let mut twins: Vec<Option<Twin>> = layers.iter().map(|layer| self.find(layer)).collect();
         let missing =
             |(layer, twin): (&LayerRecord, &Option<Twin>)| layer.packed.is_none() && twin.is_none();
-        let whole = !layers.iter().zip(&known).any(missing);
-        // the first question also brings a token for all that follow
-        let named = tag.map(|tag| self.registry.find_manifest(tag)).transpose()?.flatten();
-        let named = match whole.then(|| self.manifest(image, &known)) {
-            Some((ends, _)) if named == Some(ends.digest) => return Ok((ends, Traffic::default())),
-            Some((ends, bytes)) => {
-                let found = self.registry.find_manifest(&ends.digest.to_string())?;
-                match (found, tag) {
-                    (Some(_), None) => return Ok((ends, Traffic::default())),
-                    (found, _) => found.map(|_| (ends, bytes)),
-                }
+        let whole = !layers.iter().zip(&twins).any(missing);
+        let manifest = |twins: &[Option<Twin>]| image.manifest(self.store, twins, self.form);
+        let mut is_there = false;
+        if whole {
+            let (ends, _) = manifest(&twins)?;
+            if to.names(&ends.digest) {
+                return Ok((ends, Traffic::default()));
             }
-            None => None,
-        };
-        let (ends, bytes, traffic) = match named {
-            Some((ends, bytes)) => (ends, bytes, Traffic::default()),
-            None => {
-                let (twins, traffic) = self.bring(image, &known)?;
-                let (ends, bytes) = self.manifest(image, &twins);
-                (ends, bytes, traffic)
+            is_there = self.registry.find_manifest(&ends.digest.to_string())?.is_some();
+            if is_there && matches!(to, To::Digest) {
+                return Ok((ends, Traffic::default()));
             }
-        };
-        let version = tag.map_or_else(|| ends.digest.to_string(), str::to_owned);
-        self.registry.put_manifest(&version, MEDIA_MANIFEST, &bytes)?;
-        self.remember(image, &known)?;
+        }
+        let mut traffic = Traffic::default();
+        if !is_there {
+            (twins, traffic) = self.bring(image, &twins, Some(listed))?;
+        }
+        let (ends, bytes) = manifest(&twins)?;
+        self.registry.put_manifest(&to.version(&ends), &ends.media_type, &bytes, || {
+            let (_, again) = self.bring(image, &twins, None)?;
+            traffic.add(Traffic { there: 0, ..again });
+            Ok::<_, ShipError>(())
+        })?;
+        self.remember(image, &twins)?;
         Ok((ends, traffic))
     }
 
@@ -172,22 +156,14 @@ impl Push<'_> {
         }
     }
 
-    fn manifest(&self, image: Shipped<'_>, twins: &[Option<Twin>]) -> (Placed, Vec<u8>) {
-        let Shipped { spec, record } = image;
-        let bytes =
-            compressed_manifest(self.store, spec, record.image, &record.layers, twins, self.form);
-        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-        (Placed { digest, size, media_type: MEDIA_MANIFEST }, bytes)
-    }
-
     /// Which repository has what, for pushes to others.
-    fn remember(&self, image: Shipped<'_>, known: &[Option<Twin>]) -> Result<(), ShipError> {
-        let layers = image.record.layers.iter().zip(known);
-        let blobs = layers.filter_map(|(layer, known)| {
-            let twin = known.or_else(|| self.find(layer)).map(|twin| twin.digest);
+    fn remember(&self, image: Shipped<'_>, twins: &[Option<Twin>]) -> Result<(), ShipError> {
+        let record = image.record();
+        let blobs = record.layers.iter().zip(twins).filter_map(|(layer, twin)| {
+            let twin = twin.map(|twin| twin.digest);
             twin.or_else(|| layer.packed.as_ref().map(|packed| packed.digest))
         });
-        let blobs: Vec<Digest> = blobs.chain([image.record.image]).collect();
+        let blobs: Vec<Digest> = blobs.chain([record.image]).collect();
         let (host, repository) = (self.registry.host(), self.registry.repository());
         match self.store.put_homes(host, repository, &blobs) {
             Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(()),
@@ -195,13 +171,14 @@ impl Push<'_> {
         }
     }
 
-    /// Brings all blobs in; answers all twins.
+    /// Brings all blobs in; answers all twins. What is listed is there.
     fn bring(
         &self,
         image: Shipped<'_>,
         known: &[Option<Twin>],
+        listed: Option<&Listed<'_>>,
     ) -> Result<(Vec<Option<Twin>>, Traffic), ShipError> {
-        let record = image.record;
+        let record = image.record();
         let mut seen = BTreeSet::new();
         let layers =
             record.layers.iter().zip(known).filter(|(layer, _)| seen.insert(layer.diff_id));
@@ -210,7 +187,8 @@ impl Push<'_> {
         cargo.push(Cargo::Config(record.image));
         // questions first, then what takes longest
         cargo.sort_by_key(|one| std::cmp::Reverse((one.is_known(), one.size())));
-        let results = self.work(&cargo)?;
+        let listed = listed.filter(|_| cargo.iter().filter(|one| one.is_known()).count() > FEW);
+        let results = self.work(&cargo, listed.map_or(&BTreeSet::new(), Listed::blobs))?;
         let mut traffic = Traffic::default();
         let mut twins = BTreeMap::new();
         for (one, (twin, moved)) in cargo.iter().zip(results) {
@@ -224,7 +202,11 @@ impl Push<'_> {
     }
 
     /// Does all of it with several hands; the first failure ends it.
-    fn work(&self, cargo: &[Cargo<'_>]) -> Result<Vec<(Option<Twin>, Traffic)>, ShipError> {
+    fn work(
+        &self,
+        cargo: &[Cargo<'_>],
+        there: &BTreeSet<Digest>,
+    ) -> Result<Vec<(Option<Twin>, Traffic)>, ShipError> {
         let next = AtomicUsize::new(0);
         let turn = Turn::default();
         let failure = Mutex::new(None);
@@ -233,7 +215,11 @@ impl Push<'_> {
             while lock(&failure).is_none() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(one) = cargo.get(at) else { break };
-                match self.carry(one, &turn) {
+                let carried = match one.digest().is_some_and(|digest| there.contains(&digest)) {
+                    true => Ok((one.twin(), Traffic { there: 1, ..Traffic::default() })),
+                    false => self.carry(one, &turn),
+                };
+                match carried {
                     Ok(result) => done.push((at, result)),
                     Err(error) => drop(lock(&failure).get_or_insert(error)),
                 }
@@ -412,10 +398,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn label(layer: &LayerRecord) -> String {
-    format!("layer {}", layer.diff_id.short())
-}
-
 impl Traffic {
     fn add(&mut self, other: Traffic) {
         self.there += other.there;
@@ -425,50 +407,32 @@ impl Traffic {
     }
 }
 
+/// Where a manifest goes.
+#[derive(Clone, Copy)]
+enum To<'a> {
+    Tag {
+        tag: &'a str,
+        /// What it names now.
+        named: Option<Digest>,
+    },
+    Digest,
+}
+
+impl To<'_> {
+    fn names(self, digest: &Digest) -> bool {
+        matches!(self, To::Tag { named: Some(named), .. } if named == *digest)
+    }
+
+    fn version(self, manifest: &Placed) -> String {
+        match self {
+            To::Tag { tag, .. } => tag.to_owned(),
+            To::Digest => manifest.digest.to_string(),
+        }
+    }
+}
+
 /// What a registry says of a blob.
 enum Asked {
     There(Traffic),
     Not(Option<url::Url>),
-}
-
-/// A blob that is to arrive.
-enum Cargo<'a> {
-    /// With its twin, where that is known.
-    Layer(&'a LayerRecord, Option<Twin>),
-    Config(Digest),
-}
-
-impl Cargo<'_> {
-    fn is_known(&self) -> bool {
-        match self {
-            Cargo::Layer(layer, twin) => layer.packed.is_some() || twin.is_some(),
-            Cargo::Config(_) => true,
-        }
-    }
-
-    fn size(&self) -> u64 {
-        match self {
-            Cargo::Layer(layer, _) => layer.size,
-            Cargo::Config(_) => 0,
-        }
-    }
-}
-
-/// One at a time: compressing takes all processors.
-#[derive(Default)]
-pub(super) struct Turn {
-    taken: Mutex<bool>,
-    given: Condvar,
-}
-
-impl Turn {
-    fn take(&self) {
-        let taken = self.given.wait_while(lock(&self.taken), |taken| *taken);
-        *taken.unwrap_or_else(PoisonError::into_inner) = true;
-    }
-
-    fn give(&self) {
-        *lock(&self.taken) = false;
-        self.given.notify_one();
-    }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Store, StoreError};
 use crate::digest::Digest;
 use crate::fsx;
+use crate::reference::Reference;
 
 /// So many lines are kept.
 const IMAGES: usize = 1024;
@@ -36,6 +37,18 @@ impl Store {
     pub fn find_pushes(&self, image: &Digest) -> Vec<PushedImage> {
         let all: Vec<PushedImage> = read(&self.pushes("images"));
         all.into_iter().rev().filter(|one| one.image == *image).collect()
+    }
+
+    /// What was pushed last into the repository that a reference is of.
+    pub fn find_last_push(&self, reference: &Reference) -> Option<Digest> {
+        let place =
+            |one: &Reference| (one.registry().map(str::to_owned), one.repository().to_owned());
+        let all: Vec<PushedImage> = read(&self.pushes("images"));
+        let same = |one: &PushedImage| {
+            let known = one.reference.parse().ok();
+            known.is_some_and(|known| place(&known) == place(reference))
+        };
+        Some(all.into_iter().rev().find(same)?.manifest)
     }
 
     /// Remembers that images are at a registry now.
@@ -127,6 +140,10 @@ mod tests {
         let found = store.find_pushes(&image);
         assert_eq!(found, [pushed("r/a:1", b"2"), pushed("r/b:1", b"1")]);
         assert_eq!(store.find_pushes(&Digest::of(b"other")), []);
+        let last = |reference: &str| store.find_last_push(&reference.parse().unwrap());
+        assert_eq!(last("r.example/a:3"), None);
+        store.put_pushes(&[pushed("r.example/a:1", b"3"), pushed("r.example/ab:1", b"4")]).unwrap();
+        assert_eq!(last("r.example/a:3"), Some(Digest::of(b"3")));
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl<'a> VendorRepository<'a> {
             }
             listed.extend(added.iter().map(|one| (one.digest, one.layer.clone())));
             self.put_config(progress)?;
-            self.write(&listed)?;
+            self.write(&listed, progress)?;
             // who writes at the same time may have taken this for what was there
             listed = read(self.registry, &self.version)?;
         }
@@ -94,12 +94,13 @@ impl<'a> VendorRepository<'a> {
         }
     }
 
-    fn write(&self, listed: &Listed) -> Result<(), VendorError> {
+    fn write(&self, listed: &Listed, progress: &dyn Progress) -> Result<(), VendorError> {
         let bytes = Manifest::new(listed.values().cloned().collect()).to_bytes();
         if bytes.len() > LARGEST {
             return Err(VendorError::TooMany { reference: self.name(), count: listed.len() });
         }
-        self.registry.put_manifest(&self.version, MEDIA_MANIFEST, &bytes)?;
+        let bring = || self.put_config(progress);
+        self.registry.put_manifest(&self.version, MEDIA_MANIFEST, &bytes, bring)?;
         Ok(())
     }
 

@@ -1,8 +1,10 @@
-# A current docker out of trixie's packages, in a chroot, with a daemon and data of its own; read by
-# the benchmarks. The reader has a mount namespace of its own and calls `docker_stop` at its end.
+# A current docker out of trixie's packages, in a chroot, or that of this machine, each with a daemon and
+# data of its own; read by the benchmarks. The reader has a mount namespace of its own and calls
+# `docker_stop` at its end.
 
 docker_root=
 docker_pid=
+docker_host=
 docker="false docker_start was not called"
 
 # docker_install ROOT SOURCES BOOTSTRAP
@@ -40,11 +42,29 @@ docker_start() {
         --pidfile /run/bench.pid --bridge none --iptables=false --ip6tables=false >"$docker_root/dockerd.log" 2>&1 &
     docker_pid=$!
     docker="chroot $docker_root docker --host unix:///run/bench.sock"
+    docker_host=unix://$docker_root/run/bench.sock
+    docker_wait "$docker_root/dockerd.log"
+}
+
+# docker_start_own DIRECTORY: this machine's docker, with its data there
+docker_start_own() {
+    docker_host=unix://$1/docker.sock
+    docker="$(type -P docker) --host $docker_host"
+    docker_groups_before=$(docker_groups)
+    mkdir -p "$1"
+    dockerd --host "$docker_host" --data-root "$1/data" --exec-root "$1/run" --pidfile "$1/docker.pid" \
+        --bridge none --iptables=false --ip6tables=false >"$1/dockerd.log" 2>&1 &
+    docker_pid=$!
+    docker_wait "$1/dockerd.log"
+}
+
+# docker_wait LOG: until it answers
+docker_wait() {
     local tries=150
     until $docker info >/dev/null 2>&1; do
         tries=$((tries - 1))
         if [ "$tries" = 0 ] || ! kill -0 "$docker_pid" 2>/dev/null; then
-            tail -n 20 "$docker_root/dockerd.log" >&2
+            tail -n 20 "$1" >&2
             return 1
         fi
         sleep 0.2
@@ -68,7 +88,7 @@ docker_stop() {
     kill "$docker_pid" 2>/dev/null || true
     wait "$docker_pid" 2>/dev/null || true
     docker_pid=
-    umount --recursive --lazy "$docker_root"
+    [ -z "$docker_root" ] || umount --recursive --lazy "$docker_root"
     # groups that only this daemon can have made are empty now
     local group
     comm -13 <(echo "$docker_groups_before") <(docker_groups) | while read -r group; do

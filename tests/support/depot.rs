@@ -18,6 +18,8 @@ use wire::converse;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     Status(u16),
+    /// What was asked is done, and refused all the same.
+    Denied(u16),
     /// 429 with `Retry-After`.
     Busy,
     /// The connection ends in the middle of the request's body, or of the answer's.
@@ -31,6 +33,13 @@ pub enum Fault {
     Stall,
     /// All sessions are forgotten.
     Lost,
+}
+
+impl Fault {
+    /// Whether it is this status.
+    pub fn says(&self, status: u16) -> bool {
+        matches!(self, Fault::Status(said) | Fault::Denied(said) if *said == status)
+    }
 }
 
 /// A request as it came.
@@ -55,6 +64,9 @@ struct State {
     fault: Option<(usize, Fault)>,
     lists_referrers: bool,
     refuses_mounts: Option<u16>,
+    /// Answers to the ends of uploads, and to manifests.
+    refuses_ends: Option<u16>,
+    refuses_manifests: Option<u16>,
     token: Option<String>,
     serial: usize,
     streams: Vec<TcpStream>,
@@ -101,6 +113,15 @@ impl Depot {
 
     pub fn refuse_mounts(&self, status: u16) {
         self.state.lock().unwrap().refuses_mounts = Some(status);
+    }
+
+    /// Refuses each blob when it is whole.
+    pub fn refuse_ends(&self, status: Option<u16>) {
+        self.state.lock().unwrap().refuses_ends = status;
+    }
+
+    pub fn refuse_manifests(&self, status: Option<u16>) {
+        self.state.lock().unwrap().refuses_manifests = status;
     }
 
     /// Lets in who shows this token, which it gives to whoever asks.
@@ -153,6 +174,10 @@ impl Depot {
         let bytes = state.blobs.get_mut(&(repository.to_owned(), digest.to_owned())).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
+    }
+
+    pub fn drop_blob(&self, repository: &str, digest: &str) {
+        self.state.lock().unwrap().blobs.remove(&(repository.to_owned(), digest.to_owned()));
     }
 
     /// Has other bytes under a digest than those that it is of.

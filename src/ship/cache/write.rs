@@ -8,26 +8,23 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::entry::{Entry, LISTING, Part, tag};
 use crate::digest::Digest;
-use crate::fetch::{FetchError, Progress};
+use crate::fetch::Progress;
 use crate::fsx::IoAt;
 use crate::image::{Form, MEDIA_MANIFEST};
-use crate::oci::{OciError, Registry, Supplied};
+use crate::oci::{Registry, Supplied};
 use crate::platform::Platform;
 use crate::report::sign::PrivateKey;
 use crate::ship::ShipError;
-use crate::ship::push::{Push, Turn};
+use crate::ship::cargo::Turn;
+use crate::ship::push::Push;
 use crate::ship::supply::Bytes;
 use crate::store::{Key, LayerRecord, Store, StoreError};
 
 /// Entries on their way at a time.
 const PARALLEL: usize = 4;
-/// How often an entry is offered to a registry that lacks a part of it, and the pause between.
-const ROUNDS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(100);
 /// How hard listings are compressed.
 const LEVEL: i32 = 3;
 
@@ -47,7 +44,7 @@ impl Desk<'_> {
     pub(super) fn open<'s>(&'s self, store: &'s Store) -> Writer<'s> {
         let Desk { registry, progress, .. } = self;
         let (form, homes) = (Form::default(), self.homes.clone());
-        let push = Push { store, registry, form, homes, progress: *progress };
+        let push = Push { store, registry, form, homes, last: None, progress: *progress };
         Writer { push, key: self.key.as_ref(), turn: Turn::default(), config: Mutex::default() }
     }
 }
@@ -84,28 +81,18 @@ impl Writer<'_> {
         if there == There::Stays && is_there()? {
             return Ok(false);
         }
-        for round in 1.. {
-            // somebody else's layer is where it came from
-            let Some(entry) = self.bring(key, platform, record)? else { return Ok(false) };
-            // whoever made it at the same time may have been faster
-            if there == There::Stays && is_there()? {
-                return Ok(false);
-            }
-            let put = registry.put_manifest(&tag, MEDIA_MANIFEST, &entry.manifest(self.key));
-            match put {
-                // one that is given a blob by two at once may be without it for a moment
-                Err(OciError::Fetch(FetchError::Status { status: 400, .. })) if round < ROUNDS => {
-                    *self.config() = false;
-                    std::thread::sleep(PAUSE * round);
-                }
-                put => {
-                    put?;
-                    self.remember(&entry)?;
-                    return Ok(true);
-                }
-            }
+        // somebody else's layer is where it came from
+        let Some(entry) = self.bring(key, platform, record)? else { return Ok(false) };
+        // whoever made it at the same time may have been faster
+        if there == There::Stays && is_there()? {
+            return Ok(false);
         }
-        unreachable!("the last round ends it")
+        registry.put_manifest(&tag, MEDIA_MANIFEST, &entry.manifest(self.key), || {
+            *self.config() = false;
+            self.bring(key, platform, record).map(drop)
+        })?;
+        self.remember(&entry)?;
+        Ok(true)
     }
 
     /// Brings all that an entry names in.

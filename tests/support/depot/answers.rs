@@ -98,6 +98,9 @@ fn upload(state: &mut State, request: &Request, repository: &str, name: &str) ->
         state.sessions.insert(id.clone(), Vec::new());
         return Answer::new(202).with("Location", place(&id)).with("Range", "0-0");
     }
+    if let Some(status) = state.refuses_ends.filter(|_| request.asked.method == "PUT") {
+        return Answer::new(status);
+    }
     let Some(session) = state.sessions.get_mut(name) else { return Answer::new(404) };
     let range = |bytes: &Vec<u8>| format!("0-{}", bytes.len().saturating_sub(1));
     match request.asked.method.as_str() {
@@ -153,6 +156,9 @@ fn put_manifest(state: &mut State, request: &Request, repository: &str, name: &s
     let manifests = manifests.filter_map(|part| part["digest"].as_str());
     let whole = blobs.into_iter().all(|part| state.blobs.contains_key(&own(part)))
         && manifests.into_iter().all(|part| state.manifests.contains_key(&own(part)));
+    if let Some(status) = state.refuses_manifests {
+        return Answer::new(status);
+    }
     if !whole || name.starts_with("sha256:") && name != digest {
         return Answer::new(400);
     }

@@ -63,6 +63,10 @@ pub(super) fn converse(stream: TcpStream, state: &Mutex<State>, host: &str) -> i
         }
         let mut answer = match &fault {
             Some(Fault::Status(status)) => Answer::new(*status),
+            Some(Fault::Denied(status)) => {
+                answer(&mut state.lock().unwrap(), &request, host);
+                Answer::new(*status)
+            }
             Some(Fault::Busy) => Answer::new(429).with("Retry-After", "0"),
             Some(Fault::Redirect(to)) => Answer::new(307).with("Location", format!("{to}{path}")),
             _ => answer(&mut state.lock().unwrap(), &request, host),
