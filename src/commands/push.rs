@@ -119,7 +119,12 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
     }
     let (all, with) = (!arguments.platform.is_empty(), &arguments.with);
     let wanted = Wanted { workspace: &workspace, lock: &lock, targets: &targets, all, with };
-    let ready = wanted.find()?;
+    let client = &workspace.client;
+    let ready = std::thread::scope(|scope| {
+        // reading certificates takes about as long as planning
+        scope.spawn(|| client.prepare());
+        wanted.find()
+    })?;
     let registry = registry(&workspace, &reference)?;
     let homes = homes(&workspace, &targets, &registry, &ready)?;
     let mounts = mounts(&homes, registry.repository());

@@ -171,6 +171,12 @@ impl Client {
         Trust::find(&self.config, host).is_some()
     }
 
+    /// Makes ready what the first request would wait for, certificates above all. What is wrong with it,
+    /// that request says.
+    pub fn prepare(&self) {
+        self.engine().map(drop).unwrap_or_default();
+    }
+
     pub(super) fn engine(&self) -> Result<&Engine, FetchError> {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);

@@ -31,7 +31,11 @@ pub(super) enum Line {
 
 /// The clients of an engine, by who is trusted. Most hosts share one.
 #[derive(Default)]
-pub(super) struct Lines(Mutex<BTreeMap<(Option<PathBuf>, Line), reqwest::Client>>);
+pub(super) struct Lines {
+    clients: Mutex<BTreeMap<(Option<PathBuf>, Line), reqwest::Client>>,
+    /// Hosts that were looked for a directory of.
+    hosts: Mutex<BTreeMap<String, Option<Trust>>>,
+}
 
 impl Lines {
     pub(super) fn get(
@@ -43,7 +47,10 @@ impl Lines {
     ) -> Result<reqwest::Client, FetchError> {
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let host = format!("{}{port}", url.host_str().unwrap_or_default());
-        self.find(config, names, Trust::find(config, &host), line)
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let trust = hosts.entry(host).or_insert_with_key(|host| Trust::find(config, host)).clone();
+        drop(hosts);
+        self.find(config, names, trust, line)
     }
 
     /// For hosts of which nothing in particular is known.
@@ -63,7 +70,7 @@ impl Lines {
         trust: Option<Trust>,
         line: Line,
     ) -> Result<reqwest::Client, FetchError> {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (trust.as_ref().map(|trust| trust.dir.clone()), line);
         if let Some(known) = lines.get(&key) {
             return Ok(known.clone());
@@ -75,6 +82,7 @@ impl Lines {
 }
 
 /// A directory of certificates for one host.
+#[derive(Clone)]
 pub(super) struct Trust {
     dir: PathBuf,
 }

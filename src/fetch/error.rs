@@ -84,6 +84,17 @@ impl FetchError {
         matches!(self, FetchError::Status { status: 404 | 410, .. } | FetchError::Vanished { .. })
     }
 
+    /// Whether a server is there and does not do what it is asked (4xx that no other try mends).
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            FetchError::Unauthorized { .. } => true,
+            FetchError::Status { status, .. } => {
+                (400..500).contains(status) && ![408, 425, 429].contains(status)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether nobody was found who has the file, wrong or right.
     pub fn is_absence(&self) -> bool {
         let nowhere = matches!(self, FetchError::Offline { .. } | FetchError::NoUrl { .. });

@@ -23,10 +23,10 @@ use reqwest::{Body, RequestBuilder, Response};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::client::{Client, ClientConfig};
+use super::client::{Client, ClientConfig, Engine};
 use super::error::FetchError;
 use super::mirror::redact;
-use super::progress::Progress;
+use super::progress::{NoProgress, Progress};
 use super::retry::{Verdict, judge_network, judge_status, pause, try_each};
 use super::transfer::sensitive;
 
@@ -157,29 +157,27 @@ impl Client {
         if self.is_offline() {
             return Err(FetchError::Offline { label: letter.label.to_owned() });
         }
+        let engine = self.engine()?;
+        engine.block_on(send(engine, self.config(), letter, body, limit, progress))
+    }
+
+    /// Sends letters without a body, some at a time, each as often as it is worth it; answers in their
+    /// order. A server may refuse some of them (4xx); that it does not answer at all ends it.
+    pub fn send_all(
+        &self,
+        letters: &[Letter<'_>],
+        limit: u64,
+    ) -> Result<Vec<Result<Answer, FetchError>>, FetchError> {
+        let Some(first) = letters.first() else { return Ok(Vec::new()) };
+        if self.is_offline() {
+            return Err(FetchError::Offline { label: first.label.to_owned() });
+        }
         let (engine, config) = (self.engine()?, self.config());
-        let http = match letter.asks() {
-            true => engine.http(config, letter.url)?,
-            false => engine.sender(config, letter.url)?,
+        let one = async |letter| match send(engine, config, letter, b"", limit, &NoProgress).await {
+            Err(error) if !error.is_refusal() => Err(error),
+            answer => Ok(answer),
         };
-        let once = async |url: &Url| {
-            let request = letter.dress(config, http.request(letter.method.clone(), url.clone()));
-            let request = match letter.asks() {
-                true => request,
-                false => request.body(body.to_vec()),
-            };
-            let patience = config.stall_timeout * letter.patience;
-            let sent = tokio::time::timeout(patience, request.send()).await;
-            let response = sent
-                .map_err(|_| Verdict::Again(stalled(config, letter), None))?
-                .map_err(|error| judge_network(config, letter.label, url, &error))?;
-            read(config, letter, response, limit).await
-        };
-        let urls = std::slice::from_ref(letter.url);
-        engine.block_on(async {
-            let _slot = engine.slot().await?;
-            try_each(engine, config, letter.label, urls, progress, once).await
-        })
+        engine.block_on(futures::future::try_join_all(letters.iter().map(one)))
     }
 
     /// Sends all that can be read, once. `size` is known where the server must be told it ahead.
@@ -233,6 +231,36 @@ impl Client {
         std::thread::sleep(wait.unwrap_or_else(|| pause(self.config(), tried.saturating_sub(1))));
         true
     }
+}
+
+async fn send(
+    engine: &Engine,
+    config: &ClientConfig,
+    letter: &Letter<'_>,
+    body: &[u8],
+    limit: u64,
+    progress: &dyn Progress,
+) -> Result<Answer, FetchError> {
+    let http = match letter.asks() {
+        true => engine.http(config, letter.url)?,
+        false => engine.sender(config, letter.url)?,
+    };
+    let once = async |url: &Url| {
+        let request = letter.dress(config, http.request(letter.method.clone(), url.clone()));
+        let request = match letter.asks() {
+            true => request,
+            false => request.body(body.to_vec()),
+        };
+        let patience = config.stall_timeout * letter.patience;
+        let sent = tokio::time::timeout(patience, request.send()).await;
+        let response = sent
+            .map_err(|_| Verdict::Again(stalled(config, letter), None))?
+            .map_err(|error| judge_network(config, letter.label, url, &error))?;
+        read(config, letter, response, limit).await
+    };
+    let urls = std::slice::from_ref(letter.url);
+    let _slot = engine.slot().await?;
+    try_each(engine, config, letter.label, urls, progress, once).await
 }
 
 /// What is known of a body that goes out.

@@ -65,7 +65,36 @@ impl Registry<'_> {
     pub fn has_blob(&self, label: &str, blob: &Supplied) -> Result<bool, OciError> {
         let url = self.blob_url(&blob.digest);
         let answer = absent(self.write(&Letter::new(label, Method::HEAD, &url), b""))?;
-        Ok(answer.is_some_and(|answer| answer.content_length().is_none_or(|len| len == blob.size)))
+        Ok(is_whole(answer, blob))
+    }
+
+    /// Likewise for several at once, with what each is called; in their order.
+    pub fn has_blobs(&self, blobs: &[(String, Supplied)]) -> Result<Vec<bool>, OciError> {
+        let mut answers = self.ask_for(blobs)?;
+        if let Some(at) = answers.iter().position(is_refused) {
+            // whoever asks alone brings a token for all
+            let (label, blob) = &blobs[at];
+            self.has_blob(label, blob)?;
+            answers = self.ask_for(blobs)?;
+        }
+        let judge = |((_, blob), answer): (&(String, Supplied), Result<Answer, FetchError>)| {
+            let answer = absent(answer.map_err(|error| self.judge(error)))?;
+            Ok(is_whole(answer, blob))
+        };
+        blobs.iter().zip(answers).map(judge).collect()
+    }
+
+    fn ask_for(
+        &self,
+        blobs: &[(String, Supplied)],
+    ) -> Result<Vec<Result<Answer, FetchError>>, OciError> {
+        let urls: Vec<Url> = blobs.iter().map(|(_, blob)| self.blob_url(&blob.digest)).collect();
+        let letters = blobs.iter().zip(&urls).map(|((label, _), url)| Letter {
+            authorization: self.known(),
+            ..Letter::new(label, Method::HEAD, url)
+        });
+        let letters: Vec<Letter<'_>> = letters.collect();
+        self.client.send_all(&letters, LARGEST_ANSWER).map_err(|error| self.judge(error))
     }
 
     /// Asks for a blob that another repository of the registry has.
@@ -154,6 +183,15 @@ pub(super) fn absent(answer: Result<Answer, OciError>) -> Result<Option<Answer>,
         Err(OciError::Missing { .. } | OciError::Denied { .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn is_refused(answer: &Result<Answer, FetchError>) -> bool {
+    matches!(answer, Err(FetchError::Unauthorized { .. } | FetchError::Status { status: 401, .. }))
+}
+
+/// Whether what is said of a blob is said of a whole one.
+fn is_whole(answer: Option<Answer>, blob: &Supplied) -> bool {
+    answer.is_some_and(|answer| answer.content_length().is_none_or(|len| len == blob.size))
 }
 
 /// A blob on its way.

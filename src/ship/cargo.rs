@@ -4,41 +4,53 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::Digest;
 use crate::image::Twin;
+use crate::oci::Supplied;
 use crate::store::LayerRecord;
 
 /// A blob that is to arrive.
 pub(super) enum Cargo<'a> {
     /// With its twin, where that is known.
     Layer(&'a LayerRecord, Option<Twin>),
-    Config(Digest),
+    /// With its size in bytes.
+    Config(Digest, u64),
 }
 
-impl Cargo<'_> {
-    pub(super) fn is_known(&self) -> bool {
-        self.digest().is_some()
+impl<'a> Cargo<'a> {
+    pub(super) fn layer(&self) -> Option<&'a LayerRecord> {
+        match self {
+            Cargo::Layer(layer, _) => Some(layer),
+            Cargo::Config(..) => None,
+        }
     }
 
     pub(super) fn twin(&self) -> Option<Twin> {
         match self {
             Cargo::Layer(_, twin) => *twin,
-            Cargo::Config(_) => None,
+            Cargo::Config(..) => None,
         }
     }
 
-    /// Under which it is at a registry, where that is known.
-    pub(super) fn digest(&self) -> Option<Digest> {
-        match self {
-            Cargo::Layer(_, Some(twin)) => Some(twin.digest),
-            Cargo::Layer(layer, None) => Some(layer.packed.as_ref()?.digest),
-            Cargo::Config(digest) => Some(*digest),
-        }
+    /// As what it is at a registry, where that is known.
+    pub(super) fn supplied(&self) -> Option<Supplied> {
+        let (digest, size) = match self {
+            Cargo::Layer(_, Some(twin)) => (twin.digest, twin.size),
+            Cargo::Layer(layer, None) => {
+                let packed = layer.packed.as_ref()?;
+                (packed.digest, packed.size)
+            }
+            Cargo::Config(digest, size) => (*digest, *size),
+        };
+        Some(Supplied { digest, size })
     }
 
+    /// Bytes, before they are compressed.
     pub(super) fn size(&self) -> u64 {
-        match self {
-            Cargo::Layer(layer, _) => layer.size,
-            Cargo::Config(_) => 0,
-        }
+        self.layer().map_or(0, |layer| layer.size)
+    }
+
+    /// What it is called on the way.
+    pub(super) fn label(&self) -> String {
+        self.layer().map_or_else(|| "config".to_owned(), label)
     }
 }
 

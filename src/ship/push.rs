@@ -146,7 +146,7 @@ impl Push<'_> {
         layer: &LayerRecord,
         turn: &Turn,
     ) -> Result<(Option<Twin>, Traffic), ShipError> {
-        self.carry(&Cargo::Layer(layer, self.find(layer)), turn)
+        self.carry(&Cargo::Layer(layer, self.find(layer)), turn, Known::Nothing)
     }
 
     fn find(&self, layer: &LayerRecord) -> Option<Twin> {
@@ -184,29 +184,45 @@ impl Push<'_> {
             record.layers.iter().zip(known).filter(|(layer, _)| seen.insert(layer.diff_id));
         let mut cargo: Vec<Cargo<'_>> =
             layers.map(|(layer, twin)| Cargo::Layer(layer, *twin)).collect();
-        cargo.push(Cargo::Config(record.image));
-        // questions first, then what takes longest
-        cargo.sort_by_key(|one| std::cmp::Reverse((one.is_known(), one.size())));
-        let listed = listed.filter(|_| cargo.iter().filter(|one| one.is_known()).count() > FEW);
-        let results = self.work(&cargo, listed.map_or(&BTreeSet::new(), Listed::blobs))?;
-        let mut traffic = Traffic::default();
+        cargo.push(Cargo::Config(record.image, self.store.find_blob(&record.image).unwrap_or(0)));
+        let there = self.find_there(&cargo, listed)?;
+        let is_there =
+            |one: &Cargo<'_>| one.supplied().is_some_and(|known| there.contains(&known.digest));
+        let (there, mut missing): (Vec<_>, Vec<_>) = cargo.into_iter().partition(is_there);
+        // what can go out at once, then what takes longest
+        missing.sort_by_key(|one| std::cmp::Reverse((one.supplied().is_some(), one.size())));
+        let results = self.work(&missing)?;
+        let mut traffic = Traffic { there: there.len(), ..Traffic::default() };
         let mut twins = BTreeMap::new();
-        for (one, (twin, moved)) in cargo.iter().zip(results) {
+        for one in &there {
+            twins.extend(one.layer().map(|layer| (layer.diff_id, one.twin())));
+        }
+        for (one, (twin, moved)) in missing.iter().zip(results) {
             traffic.add(moved);
-            if let Cargo::Layer(layer, _) = one {
-                twins.insert(layer.diff_id, twin);
-            }
+            twins.extend(one.layer().map(|layer| (layer.diff_id, twin)));
         }
         let twin = |layer: &LayerRecord| twins.get(&layer.diff_id).copied().flatten();
         Ok((record.layers.iter().map(twin).collect(), traffic))
     }
 
-    /// Does all of it with several hands; the first failure ends it.
-    fn work(
+    /// Of what is known by its digest, what is there: it is listed, or asked for.
+    fn find_there(
         &self,
         cargo: &[Cargo<'_>],
-        there: &BTreeSet<Digest>,
-    ) -> Result<Vec<(Option<Twin>, Traffic)>, ShipError> {
+        listed: Option<&Listed<'_>>,
+    ) -> Result<BTreeSet<Digest>, ShipError> {
+        let known = || cargo.iter().filter_map(|one| Some((one.label(), one.supplied()?)));
+        let listed = listed.filter(|_| known().count() > FEW).map(Listed::blobs);
+        let is_listed = |blob: &Supplied| listed.is_some_and(|all| all.contains(&blob.digest));
+        let (listed, doubtful): (Vec<_>, Vec<_>) = known().partition(|(_, blob)| is_listed(blob));
+        let answers = self.registry.has_blobs(&doubtful)?;
+        let asked = doubtful.iter().zip(answers).filter(|(_, is_there)| *is_there);
+        let asked = asked.map(|((_, blob), _)| blob.digest);
+        Ok(listed.iter().map(|(_, blob)| blob.digest).chain(asked).collect())
+    }
+
+    /// Does all of it with several hands; the first failure ends it.
+    fn work(&self, cargo: &[Cargo<'_>]) -> Result<Vec<(Option<Twin>, Traffic)>, ShipError> {
         let next = AtomicUsize::new(0);
         let turn = Turn::default();
         let failure = Mutex::new(None);
@@ -215,11 +231,7 @@ impl Push<'_> {
             while lock(&failure).is_none() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(one) = cargo.get(at) else { break };
-                let carried = match one.digest().is_some_and(|digest| there.contains(&digest)) {
-                    true => Ok((one.twin(), Traffic { there: 1, ..Traffic::default() })),
-                    false => self.carry(one, &turn),
-                };
-                match carried {
+                match self.carry(one, &turn, Known::Missing) {
                     Ok(result) => done.push((at, result)),
                     Err(error) => drop(lock(&failure).get_or_insert(error)),
                 }
@@ -238,48 +250,46 @@ impl Push<'_> {
         Ok(done.into_iter().map(|(_, result)| result).collect())
     }
 
-    fn carry(&self, cargo: &Cargo<'_>, turn: &Turn) -> Result<(Option<Twin>, Traffic), ShipError> {
+    fn carry(
+        &self,
+        cargo: &Cargo<'_>,
+        turn: &Turn,
+        known: Known,
+    ) -> Result<(Option<Twin>, Traffic), ShipError> {
+        let twin = cargo.twin();
+        let session = match cargo.supplied() {
+            None => None,
+            Some(supplied) => match self.ask(&cargo.label(), &supplied, known)? {
+                Asked::There(traffic) => return Ok((twin, traffic)),
+                Asked::Not(session) => session,
+            },
+        };
         match cargo {
-            Cargo::Config(digest) => {
+            Cargo::Config(digest, _) => {
                 let bytes = self.store.read_blob(digest)?;
                 let supplied = Supplied { digest: *digest, size: bytes.len() as u64 };
-                let supply = Bytes { label: "config".to_owned(), supplied, bytes };
-                Ok((None, self.offer(&supplied, &supply)?))
+                let supply = Bytes { label: cargo.label(), supplied, bytes };
+                Ok((None, self.send(&supply, supplied.size, session)?))
             }
-            Cargo::Layer(layer, Some(twin)) => {
-                let supplied = Supplied { digest: twin.digest, size: twin.size };
-                let session = match self.ask(&label(layer), &supplied)? {
-                    Asked::There(traffic) => return Ok((Some(*twin), traffic)),
-                    Asked::Not(session) => session,
+            Cargo::Layer(layer, twin) => {
+                let is_here = match twin {
+                    Some(twin) => has_bytes(self.store, twin)?,
+                    None => layer.packed.is_some(),
                 };
-                if has_bytes(self.store, twin)? {
-                    let traffic = self.send_file(layer, &supplied, session)?;
-                    return Ok((Some(*twin), traffic));
+                if let Some(supplied) = cargo.supplied().filter(|_| is_here) {
+                    return Ok((*twin, self.send_file(layer, &supplied, session)?));
                 }
                 let (twin, traffic) = self.send_growing(layer, session, turn)?;
                 Ok((Some(twin), traffic))
             }
-            Cargo::Layer(layer, None) => match &layer.packed {
-                Some(packed) => {
-                    let supplied = Supplied { digest: packed.digest, size: packed.size };
-                    match self.ask(&label(layer), &supplied)? {
-                        Asked::There(traffic) => Ok((None, traffic)),
-                        Asked::Not(session) => {
-                            Ok((None, self.send_file(layer, &supplied, session)?))
-                        }
-                    }
-                }
-                None => {
-                    let (twin, traffic) = self.send_growing(layer, None, turn)?;
-                    Ok((Some(twin), traffic))
-                }
-            },
         }
     }
 
-    /// Asks for a blob, and for it to be mounted.
-    fn ask(&self, label: &str, supplied: &Supplied) -> Result<Asked, ShipError> {
-        if self.registry.has_blob(label, supplied)? {
+    /// Asks for a blob, and for it to be mounted. What takes long to send is asked for just before: others
+    /// may have sent it since it was missing.
+    fn ask(&self, label: &str, supplied: &Supplied, known: Known) -> Result<Asked, ShipError> {
+        let asks = known == Known::Nothing || supplied.size > SMALL;
+        if asks && self.registry.has_blob(label, supplied)? {
             return Ok(Asked::There(Traffic { there: 1, ..Traffic::default() }));
         }
         let home = self.homes.get(&supplied.digest);
@@ -298,7 +308,7 @@ impl Push<'_> {
         supplied: &Supplied,
         supply: &dyn Supply,
     ) -> Result<Traffic, ShipError> {
-        match self.ask(supply.label(), supplied)? {
+        match self.ask(supply.label(), supplied, Known::Nothing)? {
             Asked::There(traffic) => Ok(traffic),
             Asked::Not(session) => self.send(supply, supplied.size, session),
         }
@@ -429,6 +439,14 @@ impl To<'_> {
             To::Digest => manifest.digest.to_string(),
         }
     }
+}
+
+/// What is known of a blob before it is carried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    /// It was asked for with all others.
+    Missing,
 }
 
 /// What a registry says of a blob.
