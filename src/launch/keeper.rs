@@ -442,6 +442,12 @@ impl Keeper {
     /// What is to be seen of the instance from now on is its end, or nothing.
     fn clean_up(self, ended: Option<Ended>) {
         let Order { record, dir, .. } = &self.order;
+        let is_own = record.launcher == Launcher::Embedded;
+        if !is_own {
+            // while the record is to be seen yet: where this is cut short, the next look goes on by that
+            reap_all();
+            record.launcher.clean_up(record);
+        }
         let keep = !record.fleeting && ended.is_some();
         if let Some(how) = ended.filter(|_| keep) {
             write_ended(dir, how).unwrap_or_default();
@@ -451,14 +457,19 @@ impl Keeper {
             self.say(&Message::Ended(how));
         }
         self.control.shutdown(std::net::Shutdown::Both).unwrap_or_default();
-        // what the kernel takes down with the last process of the instance, nobody waits for
-        while rustix::process::wait(WaitOptions::empty()).is_ok() {}
-        record.launcher.clean_up(record);
+        if is_own {
+            // what the kernel takes down with the last process of the instance, nobody waits for
+            reap_all();
+        }
         record.cgroup.remove();
         if !keep {
             discard(&gone, record.ids);
         }
     }
+}
+
+fn reap_all() {
+    while rustix::process::wait(WaitOptions::empty()).is_ok() {}
 }
 
 fn next_report(report: &mut BufReader<std::io::PipeReader>) -> Option<Report> {
