@@ -8,76 +8,26 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, Signal, WaitOptions};
-use serde::{Deserialize, Serialize};
 
-use super::egress::{Policy, Sink, guard};
-use super::held::HeldImage;
+use super::egress::{Sink, guard};
 use super::launcher::Launcher;
 use super::log::{self, Log};
-use super::probe::{self, Probe};
+use super::order::{Message, Order, kill_signal, stop_signal};
+use super::probe;
 use super::relay::{self, Door};
-use super::state::{Record, discard, hide, write_ended};
-use crate::jail::cgroup::{Cgroup, Quota};
-use crate::jail::instance::{Cell, Ids, Started, Visitor, Wires, prepare};
+use super::state::{discard, hide, write_ended};
+use crate::jail::cgroup::Cgroup;
+use crate::jail::instance::{Ids, Started, Visitor, Wires, prepare};
 use crate::jail::{Ended, Held, Report, SetupFault, forget_parent, fork, receive};
 use crate::store::StoreError;
 
-/// What a keeper is to do.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Order {
-    pub record: Record,
-    pub cell: Cell,
-    /// Limits that a launcher which makes its own groups is to set.
-    pub quota: Quota,
-    pub dir: PathBuf,
-    pub ready: Option<Probe>,
-    pub timeout: Duration,
-    /// Where it may connect to, if anywhere.
-    pub egress: Option<Policy>,
-    pub detached: bool,
-    pub image: HeldImage,
-    /// What `stop` sends to the program.
-    pub stop_signal: i32,
-}
-
-/// What it says to whoever started it, a line each.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Message {
-    /// The program runs; published ports are these, outside and inside.
-    Started {
-        ports: Vec<(u16, u16)>,
-    },
-    Ready,
-    NotReady,
-    PortTaken {
-        port: u16,
-        reason: String,
-    },
-    Limits {
-        reason: String,
-    },
-    Fault(SetupFault),
-    Ended(Ended),
-}
-
 /// What refusals may take of the log of an instance that has a terminal.
 const LOG_OF_REFUSALS: usize = 1 << 20;
-
-/// Asks a keeper to kill its instance.
-pub(super) fn kill_signal() -> i32 {
-    libc::SIGRTMIN() + 1
-}
-
-/// Asks a keeper to stop its instance as that wants to be.
-pub(super) fn stop_signal() -> i32 {
-    libc::SIGRTMIN() + 2
-}
 
 pub(super) fn intercept() {
     if std::env::args_os().nth(1).is_some_and(|first| first == super::KEEPER_ARGUMENT) {

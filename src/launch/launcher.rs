@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::docker::Engine;
 use super::error::LaunchError;
-use super::keeper::Order;
 use super::oci::Runtime;
+use super::order::Order;
 use super::spec::Spec;
 use super::state::Record;
 use crate::decl::Egress;

@@ -21,6 +21,7 @@ mod launcher;
 mod log;
 pub mod oci;
 mod options;
+mod order;
 mod probe;
 mod relay;
 mod slots;

@@ -25,8 +25,8 @@ use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
 use super::error::LaunchError;
-use super::keeper::{kill_signal, stop_signal};
 use super::launcher::Launcher;
+use super::order::{kill_signal, stop_signal};
 use super::slots;
 use crate::fsx::{self, IoAt};
 use crate::jail::cgroup::Cgroup;

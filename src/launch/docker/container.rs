@@ -5,7 +5,7 @@ use bollard::query_parameters::CreateContainerOptionsBuilder;
 use serde_json::{Value, json};
 
 use super::super::error::LaunchError;
-use super::super::keeper::Order;
+use super::super::order::Order;
 use super::super::spec::Spec;
 use super::super::state::Record;
 use super::Engine;

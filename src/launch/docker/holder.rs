@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde_json::{Value, json};
 
 use super::super::error::LaunchError;
-use super::super::keeper::Order;
+use super::super::order::Order;
 use super::super::state::Record;
 use super::Engine;
 use crate::fsx::IoAt;

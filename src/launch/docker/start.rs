@@ -12,7 +12,7 @@ use bollard::query_parameters::{
 use rustix::process::{Pid, PidfdFlags};
 
 use super::super::error::LaunchError;
-use super::super::keeper::Order;
+use super::super::order::Order;
 use super::super::undertaker;
 use super::Engine;
 use super::pump::{Ends, Streams, pump};

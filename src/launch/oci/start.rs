@@ -11,7 +11,7 @@ use rustix::fs::FileType;
 use rustix::process::{Pid, PidfdFlags};
 use serde::Deserialize;
 
-use super::super::keeper::Order;
+use super::super::order::Order;
 use super::super::undertaker;
 use super::Runtime;
 use super::config::document;
