@@ -2,6 +2,7 @@
 //! reads the environment, the clock and the home directory.
 
 mod ahead;
+mod place;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ use sbx::lock::{Lock, Source};
 use sbx::oci::{Depository, Keychain};
 use sbx::platform::Platform;
 use sbx::store::{Cap, Claimant, Stamp, Store};
+
+pub use self::place::{find_root, open_store, store_path};
 
 use self::ahead::Ahead;
 use crate::failure::{Failure, Outcome};
@@ -97,32 +100,6 @@ impl Vault for HostVault {
 pub struct Target<'a> {
     pub sandbox: &'a Sandbox,
     pub platform: Platform,
-}
-
-/// The directory of the project that this directory is in.
-pub fn find_root(global: &Global) -> Outcome<PathBuf> {
-    let fail = |error: std::io::Error| {
-        Failure::world(format!("the current directory cannot be found: {error}"))
-    };
-    let start = match &global.project {
-        Some(path) => std::path::absolute(path).map_err(fail)?,
-        None => std::env::current_dir().map_err(fail)?,
-    };
-    let root = start.ancestors().find(|dir| dir.join("sandboxes.kdl").is_file());
-    root.map(Path::to_owned).ok_or_else(|| {
-        let message = format!("there is no `sandboxes.kdl` in {} or above it", start.display());
-        Failure::input(message).with_help("run `sbx init` to make one")
-    })
-}
-
-/// Where the store is: `--cache`, `SBX_CACHE`, or `cache/` of the project.
-pub fn store_path(global: &Global, root: &Path) -> Outcome<PathBuf> {
-    let named = global.cache.clone().or_else(|| {
-        std::env::var_os("SBX_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from)
-    });
-    let path = named.unwrap_or_else(|| root.join("cache"));
-    std::path::absolute(&path)
-        .map_err(|error| Failure::world(format!("{}: {error}", path.display())))
 }
 
 impl Workspace {

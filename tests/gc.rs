@@ -14,7 +14,7 @@ use sbx::digest::Digest;
 use serde_json::Value;
 
 /// Bytes that no two calls share.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = |_| {
         state ^= state << 13;
@@ -25,7 +25,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     (0..length / 8).flat_map(next).collect()
 }
 
-fn put(project: &Project, path: &str, bytes: &[u8]) {
+pub fn put(project: &Project, path: &str, bytes: &[u8]) {
     let full = project.dir.path().join(path);
     fs::create_dir_all(full.parent().unwrap()).unwrap();
     fs::write(full, bytes).unwrap();
@@ -70,7 +70,7 @@ fn document(store: &Path, digest: &Value) -> Value {
 }
 
 /// Every image that the store lists is there, to its last byte.
-fn check_whole(store: &Path) -> usize {
+pub fn check_whole(store: &Path) -> usize {
     let index: Value =
         serde_json::from_slice(&fs::read(store.join("index.json")).unwrap()).unwrap();
     let mut images = 0;
@@ -90,7 +90,7 @@ fn check_whole(store: &Path) -> usize {
     images
 }
 
-fn collected(project: &Project, arguments: &[&str]) -> Value {
+pub fn collected(project: &Project, arguments: &[&str]) -> Value {
     let outcome = project.sbx(&[&["gc", "--json"], arguments].concat()).success();
     serde_json::from_str(&outcome.stdout).unwrap()
 }
@@ -227,7 +227,7 @@ fn what_a_lease_holds_stays_though_nothing_else_needs_it() {
 }
 
 /// Bytes that a directory takes of the disk. Names move while one looks: the least of a few looks.
-fn disk(path: &Path) -> u64 {
+pub fn disk(path: &Path) -> u64 {
     fn sum(path: &Path) -> u64 {
         use std::os::unix::fs::MetadataExt;
         let Ok(meta) = fs::symlink_metadata(path) else { return 0 };

@@ -21,6 +21,7 @@ mod fetch;
 mod foreign;
 mod from;
 mod gc;
+mod gc_pulled;
 mod git;
 mod google_chrome;
 mod hostile_archives;

@@ -154,9 +154,17 @@ impl Builder<'_> {
         self.store.tree_path(&self.id_map.name(), diff_id)
     }
 
-    /// The trees of an image, bottom first, unpacked where they are not there.
+    /// The trees of an image, which is held, bottom first; unpacked within the cap where they are not there.
     pub fn image_trees(&self, image: &ImageRecord) -> Result<Vec<PathBuf>, BuildError> {
-        image.layers.iter().map(|layer| self.tree(layer)).collect()
+        let path = |layer: &LayerRecord| self.tree_path(&layer.diff_id);
+        let missing = image.layers.iter().filter(|layer| !path(layer).is_dir());
+        // a tree takes about what its tar does
+        let size: u64 = missing.map(|layer| layer.size).sum();
+        if size == 0 {
+            return Ok(image.layers.iter().map(path).collect());
+        }
+        let unpack = || image.layers.iter().map(|layer| self.tree(layer)).collect();
+        self.store.within_cap_for(size, unpack)?
     }
 
     /// The tree of a layer, unpacked if it is not there.

@@ -5,13 +5,14 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use sbx::store::{Class, Collected, Goal, Heap, Loose, shown as size};
+use sbx::reference::Reference;
+use sbx::store::{Class, Collected, Goal, Heap, Loose, Share, Store, shown as size};
 
 use super::Global;
 use super::clean::remove_as_owner;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, find_root, now_nanos, open_store};
 
 /// A project that was not seen for so long, and is not there, counts as gone.
 const GONE: Duration = Duration::from_secs(30 * DAY);
@@ -25,6 +26,9 @@ pub struct GcArguments {
     /// Keep what was used in the last days, though nothing needs it
     #[arg(long, value_name = "DAYS", default_value_t = 0)]
     keep: u32,
+    /// Take this image away, which was pulled
+    #[arg(long, value_name = "REF", conflicts_with = "dry_run")]
+    forget: Vec<Reference>,
 }
 
 #[derive(Serialize)]
@@ -37,17 +41,23 @@ struct Answer {
 }
 
 pub fn run(global: &Global, arguments: &GcArguments, ui: &Ui) -> Outcome {
-    let workspace = Workspace::open(global)?;
-    let store = &workspace.store;
+    let store = open(global, ui)?;
     if !arguments.dry_run && remove_as_owner(store.root())? {
         return Ok(());
     }
-    workspace.register(&workspace.read_lock()?)?;
     if !arguments.dry_run {
         store.forget_projects(GONE)?;
         store.forget_pulled(GONE)?;
     }
-    let now = workspace.now.as_second();
+    for reference in &arguments.forget {
+        if !store.forget(&reference.to_string())? {
+            let message = format!("no image was pulled by `{reference}`, or it is gone");
+            return Err(
+                Failure::input(message).with_help("`sbx gc --dry-run` shows which are there")
+            );
+        }
+    }
+    let now = now_nanos() / 1_000_000_000;
     let loose = match i64::from(arguments.keep) {
         0 => Loose::All,
         days => Loose::UnusedSince(now - days * DAY as i64),
@@ -66,6 +76,26 @@ pub fn run(global: &Global, arguments: &GcArguments, ui: &Ui) -> Outcome {
     }
 }
 
+/// The store, which knows what the project here needs, if there is one. A store that was named is
+/// collected in without it.
+fn open(global: &Global, ui: &Ui) -> Outcome<Store> {
+    let project = Workspace::open(global).and_then(|workspace| {
+        workspace.register(&workspace.read_lock()?)?;
+        Ok(workspace.store)
+    });
+    let failure = match project {
+        Ok(store) => return Ok(store),
+        Err(failure) => failure,
+    };
+    let root = find_root(global).ok();
+    let Some(store) = open_store(global, root.as_deref())? else { return Err(failure) };
+    if root.is_some() {
+        ui.fail(&failure);
+        ui.say("note: what the project needs of the store is what it told of last");
+    }
+    Ok(store)
+}
+
 fn text(answer: &Answer) -> String {
     let Answer { dry_run, cap, collected } = answer;
     let goes = if *dry_run { "would go" } else { "gone" };
@@ -76,6 +106,13 @@ fn text(answer: &Answer) -> String {
         };
         lines.extend(heaps.iter().map(line));
     }
+    for Share { name, pulled, bytes, alone } in &collected.shares {
+        let what = if *pulled { "pulled" } else { "image" };
+        lines.push(format!("{what:9} {name:40}  {:>10}, {} alone", size(*bytes), size(*alone)));
+    }
+    lines.extend(
+        collected.forgotten.iter().map(|name| format!("{goes:9} {name}, which was pulled")),
+    );
     if collected.held > 0 {
         lines.push(format!("{} are held by builds and instances that run", size(collected.held)));
     }

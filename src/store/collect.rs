@@ -2,8 +2,8 @@
 //!
 //! What goes first: what no lock, no image and no running process reaches, the longest unused first.
 //! Then, only as far as a cap demands, what can be made or fetched again: unpacked trees, compressed
-//! twins, sources, layers that no image ships, programs that resolve. Never the newest image of a
-//! project, and never what a lease holds.
+//! twins, sources, layers that no image ships, programs that resolve, and last images that were pulled.
+//! Never the newest image of a project, and never what a lease holds.
 //!
 //! Names go under the closed gate (see `lease`), by rename into the collector's own corner; bytes go
 //! after it is open again. A collector that is killed leaves a corner for the next sweep, and nothing
@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::inventory::{Class, Inventory, Item, measure};
-use super::lease::{Gate, Holdings, gate_path};
+use super::lease::{Gate, Holdings, abandoned, gate_path};
 use super::mark::{Mark, Marks, Standing};
 use super::room::{Crowd, claimed};
+use super::share::{Share, shares};
 use super::vouched::UNVOUCHED;
 use super::{DIRS, Store, StoreError, remove};
 use crate::fsx::IoAt;
@@ -63,6 +64,11 @@ pub struct Collected {
     pub held: u64,
     /// Of what is kept: bytes of newest images, which a cap does not touch.
     pub images: u64,
+    /// Names of pulled images that went.
+    pub forgotten: Vec<String>,
+    /// What each image takes, where nothing was taken away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
 }
 
 /// What of a store is to go.
@@ -86,6 +92,16 @@ impl Store {
         claim: Option<u64>,
     ) -> Result<(Collected, Option<Crowd>), StoreError> {
         let may_remove = rustix::process::geteuid().is_root();
+        if goal.dry_run {
+            let claims = Claims::read(self, claim)?;
+            let inventory = Inventory::take(&self.root)?;
+            let rights = Rights { trees: may_remove, pulled: true };
+            let shares = shares(&Marks::read(&self.root)?, &inventory);
+            let mut verdict = judge(&self.root, inventory, goal, &claims, rights)?;
+            verdict.collected.shares = shares;
+            verdict.abandon(&abandoned(&self.root)?);
+            return Ok((verdict.collected, verdict.crowd));
+        }
         match self.sweep() {
             // a corner of another owner's files is left to whoever may remove it
             Err(_) if !may_remove => {}
@@ -94,13 +110,17 @@ impl Store {
         // claims before sizes: what a process commits in between is counted twice, and not never
         let claims = Claims::read(self, claim)?;
         let inventory = Inventory::take(&self.root)?;
-        if goal.dry_run {
-            let verdict = judge(&self.root, inventory, goal, &claims, may_remove)?;
-            return Ok((verdict.collected, verdict.crowd));
-        }
         let trash = self.own_lease()?.next();
         let gate = Gate::close(&gate_path(&self.root))?;
-        let verdict = judge(&self.root, inventory, goal, &claims, may_remove)?;
+        // who has the index may be waiting for the gate, or for room: so it is not waited for
+        let index = self.try_lock("index")?;
+        let rights = Rights { trees: may_remove, pulled: index.is_some() };
+        let verdict = judge(&self.root, inventory, goal, &claims, rights)?;
+        if !verdict.collected.forgotten.is_empty() {
+            let gone = |name: &str| verdict.collected.forgotten.iter().any(|gone| gone == name);
+            self.withdraw_pulled(gone)?;
+        }
+        drop(index);
         if !verdict.victims.is_empty() {
             fs::create_dir(&trash).at("create", &trash)?;
             throw(&verdict.victims, &trash)?;
@@ -148,7 +168,7 @@ fn judge(
     inventory: Inventory,
     goal: &Goal,
     claims: &Claims,
-    may_remove: bool,
+    rights: Rights,
 ) -> Result<Verdict, StoreError> {
     let marks = Marks::read(root)?;
     let mut items: Vec<(Mark, Item)> =
@@ -158,21 +178,25 @@ fn judge(
     let mut verdict = Verdict::new(inventory.fixed + sizes, claims);
     // what is claimed counts as if it were there
     let mut demand = inventory.fixed + sizes + claims.reserved;
+    let mut begun = 0;
     for (mark, item) in items {
         let over = goal.cap.is_some_and(|cap| demand > cap);
         let goes = match mark.standing {
-            _ if mark.class == Some(Class::Tree) && !may_remove => false,
+            _ if mark.class == Some(Class::Tree) && !rights.trees => false,
+            Standing::Pulled => rights.pulled && (over || mark.turn == begun),
             Standing::Loose => over || is_due(goal.loose, mark.used),
             Standing::Rebuildable => over && mark.class != Some(Class::Record),
             Standing::Kept | Standing::Held => false,
         };
         if goes {
+            begun = mark.turn;
             demand -= item.size;
             verdict.take(&mark, item);
         } else {
             verdict.keep(&mark, &item);
         }
     }
+    verdict.collected.forgotten = marks.turned(begun);
     let Collected { held, images, .. } = verdict.collected;
     verdict.crowd = goal.cap.filter(|cap| demand > *cap).map(|cap| Crowd {
         excess: demand - cap,
@@ -180,6 +204,15 @@ fn judge(
         images,
     });
     Ok(verdict)
+}
+
+/// What a collector may take away, apart from what it may take anyway.
+#[derive(Clone, Copy)]
+struct Rights {
+    /// Unpacked layers have files of other owners.
+    trees: bool,
+    /// Pulled images are listed.
+    pulled: bool,
 }
 
 impl Verdict {
@@ -209,6 +242,16 @@ impl Verdict {
             _ => {}
         }
     }
+
+    /// What processes that are gone left.
+    fn abandon(&mut self, corners: &[PathBuf]) {
+        let bytes = corners.iter().map(|corner| measure(corner)).sum();
+        if !corners.is_empty() {
+            let heap = Heap { count: corners.len() as u64, bytes };
+            self.collected.removed.insert(Class::Draft, heap);
+            self.collected.before += bytes;
+        }
+    }
 }
 
 fn add(heaps: &mut BTreeMap<Class, Heap>, mark: &Mark, item: &Item) {
@@ -225,7 +268,7 @@ fn is_due(loose: Loose, used: i64) -> bool {
 }
 
 /// What is asked first whether it may go.
-fn order(mark: &Mark) -> (Standing, u8, i64) {
+fn order(mark: &Mark) -> (Standing, usize, u8, i64) {
     let rank = match mark.class {
         Some(Class::Tree) => 0,
         Some(Class::Twin) => 1,
@@ -235,7 +278,8 @@ fn order(mark: &Mark) -> (Standing, u8, i64) {
         _ => 5,
     };
     let rank = if mark.standing == Standing::Rebuildable { rank } else { 0 };
-    (mark.standing, rank, mark.used)
+    let turn = if mark.standing == Standing::Pulled { mark.turn } else { 0 };
+    (mark.standing, turn, rank, mark.used)
 }
 
 /// What processes that run have written into their corners, and what they may come to.

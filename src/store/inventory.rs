@@ -190,8 +190,18 @@ impl Inventory {
 }
 
 impl Item {
+    /// Its name among blobs, `ALGORITHM/HEX`; of a tree the beginning of its layer's.
+    pub(super) fn blob(&self) -> Option<String> {
+        match &self.name {
+            Name::Blob(name) => Some(name.clone()),
+            Name::Tree { layer, .. } => Some(format!("sha256/{layer}")),
+            _ => None,
+        }
+    }
+
     pub(super) fn mark(&self, marks: &Marks) -> Mark {
-        let mark = |standing, class| Mark { standing, class: Some(class), used: self.time };
+        let mark =
+            |standing, class| Mark { standing, class: Some(class), used: self.time, turn: 0 };
         let known = |known: Mark, class| Mark {
             class: known.class.or(Some(class)),
             used: known.used.max(self.time),
@@ -206,7 +216,7 @@ impl Item {
                     _ if !whole => Standing::Loose,
                     standing => standing.min(Standing::Rebuildable),
                 };
-                Mark { standing, class: Some(Class::Tree), used: of.used.max(self.time) }
+                Mark { used: of.used.max(self.time), ..mark(standing, Class::Tree) }
             }
             Name::Listing(hex) => {
                 let of = marks.layer(hex.get(..32).unwrap_or_default());

@@ -124,20 +124,20 @@ impl Store {
         Ok(fsx::write_atomic(&path, index.to_string().as_bytes())?)
     }
 
-    /// Takes those references of pulled images out that `is_old` says.
-    pub(super) fn withdraw_pulled(&self, is_old: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+    /// Takes those references of pulled images out that `goes` says, and answers how many. The lock
+    /// `index` must be held.
+    pub(super) fn withdraw_pulled(&self, goes: impl Fn(&str) -> bool) -> Result<usize, StoreError> {
         let path = self.root.join("index.json");
-        let _lock = self.lock("index")?;
         let bytes = fs::read(&path).at("read", &path)?;
         let mut index = parse_index(&path, &bytes)?;
         let manifests = index["manifests"].as_array_mut().expect("parse_index made it an array");
         let count = manifests.len();
-        let pulled = |entry: &Value| entry["annotations"][OWNER].as_str() == Some(PULLED);
-        manifests.retain(|entry| !(pulled(entry) && ref_name(entry).is_none_or(&is_old)));
-        if manifests.len() == count {
-            return Ok(());
+        manifests.retain(|entry| !(is_pulled(entry) && ref_name(entry).is_none_or(&goes)));
+        let gone = count - manifests.len();
+        if gone > 0 {
+            fsx::write_atomic(&path, index.to_string().as_bytes())?;
         }
-        Ok(fsx::write_atomic(&path, index.to_string().as_bytes())?)
+        Ok(gone)
     }
 
     /// Puts images of one name into the list, in order.
@@ -233,12 +233,31 @@ impl Store {
     }
 }
 
-/// The nested indexes that `index.json` lists, as `ALGORITHM/HEX`.
-pub(super) fn listed(root: &Path) -> Result<Vec<String>, StoreError> {
+/// What `index.json` lists under one name.
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// Whether it was pulled; else it is a project's.
+    pub(super) pulled: bool,
+    /// The nested index, as `ALGORITHM/HEX`.
+    pub(super) nested: String,
+}
+
+pub(super) fn listed(root: &Path) -> Result<Vec<Entry>, StoreError> {
     let path = root.join("index.json");
     let index = parse_index(&path, &fs::read(&path).at("read", &path)?)?;
     let entries = index["manifests"].as_array().into_iter().flatten();
-    Ok(entries.filter_map(|entry| Some(entry["digest"].as_str()?.replace(':', "/"))).collect())
+    let read = |entry: &Value| {
+        Some(Entry {
+            name: ref_name(entry).unwrap_or_default().to_owned(),
+            pulled: is_pulled(entry),
+            nested: entry["digest"].as_str()?.replace(':', "/"),
+        })
+    };
+    Ok(entries.filter_map(read).collect())
+}
+
+fn is_pulled(entry: &Value) -> bool {
+    entry["annotations"][OWNER].as_str() == Some(PULLED)
 }
 
 fn ref_name(entry: &Value) -> Option<&str> {

@@ -212,6 +212,22 @@ pub(super) fn sweep(root: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The corners that a sweep would remove, but for those that it cannot tell from new ones.
+pub(super) fn abandoned(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let tmp = root.join("tmp");
+    let mut corners = Vec::new();
+    for entry in fs::read_dir(&tmp).at("list", &tmp)? {
+        let dir = entry.at("list", &tmp)?.path();
+        let lock = File::open(dir.join("lock"));
+        // shared, as with those who read what is held
+        let free = |lock| rustix::fs::flock(lock, FlockOperation::NonBlockingLockShared).is_ok();
+        if lock.is_ok_and(free) {
+            corners.push(dir);
+        }
+    }
+    Ok(corners)
+}
+
 /// Removes a corner whose lock is held, the lock last: whoever is killed on the way leaves either a lock
 /// that nobody holds or nothing.
 fn clear(dir: &Path) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::inventory::Class;
+use super::layout::Entry;
 use super::lease::Holdings;
 use super::project::Wanted;
 use super::record::{ImageRecord, LayerRecord};
@@ -24,6 +25,8 @@ pub(super) enum Standing {
     Loose,
     /// By a lock or an image, and it can be fetched or made again.
     Rebuildable,
+    /// It is an image that was pulled.
+    Pulled,
     /// It is an image that a project calls its newest.
     Kept,
     /// By a process that runs.
@@ -37,6 +40,8 @@ pub(super) struct Mark {
     pub(super) class: Option<Class>,
     /// Seconds since 1970.
     pub(super) used: i64,
+    /// Of pulled images, which are no good in parts: what goes in one turn.
+    pub(super) turn: usize,
 }
 
 /// All marks of a store.
@@ -48,10 +53,24 @@ pub(super) struct Marks {
     layers: BTreeMap<String, Mark>,
     keys: BTreeMap<String, Mark>,
     images: BTreeMap<String, Mark>,
+    /// Of images, by the name of their record.
+    manifests: BTreeMap<String, String>,
     /// Twin's digest, by the name of its record.
     twins: BTreeMap<String, String>,
     places: BTreeSet<String>,
+    /// What `index.json` lists.
+    pub(super) listed: Vec<Listed>,
     pub(super) holdings: Holdings,
+}
+
+/// A name of `index.json`, and the blobs of its images by `ALGORITHM/HEX`.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    pub(super) pulled: bool,
+    pub(super) blobs: BTreeSet<String>,
+    /// When a pulled one goes; 0 for others.
+    turn: usize,
 }
 
 impl Marks {
@@ -59,6 +78,7 @@ impl Marks {
         let mut marks = Marks { holdings: Holdings::read(root)?, ..Marks::default() };
         let published = marks.mark_index(root)?;
         marks.mark_images(root, &published)?;
+        marks.take_turns();
         marks.mark_keys(root)?;
         let wanted = Wanted::read(root)?;
         for source in &wanted.sources {
@@ -74,32 +94,38 @@ impl Marks {
         Ok(marks)
     }
 
-    /// Marks what `index.json` lists, and answers the manifests.
-    fn mark_index(&mut self, root: &Path) -> Result<BTreeSet<String>, StoreError> {
-        let mut published = BTreeSet::new();
-        for nested in layout::listed(root)? {
-            self.raise(&nested, Class::Image, Standing::Kept, 0);
+    /// Marks what `index.json` lists, and answers what its manifests are.
+    fn mark_index(&mut self, root: &Path) -> Result<BTreeMap<String, Standing>, StoreError> {
+        let mut published = BTreeMap::new();
+        for Entry { name, pulled, nested } in layout::listed(root)? {
+            let standing = if pulled { Standing::Pulled } else { Standing::Kept };
+            let mut blobs = BTreeSet::from([nested.clone()]);
             for manifest in digests(&document(root, &nested), "manifests") {
-                self.raise(&manifest, Class::Image, Standing::Kept, 0);
                 let value = document(root, &manifest);
                 let config = value["config"]["digest"].as_str().map(|text| text.replace(':', "/"));
-                for part in digests(&value, "layers").into_iter().chain(config) {
-                    self.raise(&part, Class::Image, Standing::Kept, 0);
-                }
-                published.insert(manifest);
+                blobs.extend(digests(&value, "layers").into_iter().chain(config));
+                let known = published.entry(manifest.clone()).or_insert(standing);
+                *known = standing.max(*known);
+                blobs.insert(manifest);
             }
+            for blob in &blobs {
+                self.raise(blob, Class::Image, standing, 0);
+            }
+            self.listed.push(Listed { name, pulled, blobs, turn: 0 });
         }
         Ok(published)
     }
 
-    fn mark_images(&mut self, root: &Path, published: &BTreeSet<String>) -> Result<(), StoreError> {
+    fn mark_images(
+        &mut self,
+        root: &Path,
+        published: &BTreeMap<String, Standing>,
+    ) -> Result<(), StoreError> {
         for (name, record, used) in records::<ImageRecord>(root, "images")? {
-            let standing = if self.holdings.images.contains(&name) {
-                Standing::Held
-            } else if published.contains(&blob_name(&record.manifest)) {
-                Standing::Kept
-            } else {
-                Standing::Loose
+            let standing = match published.get(&blob_name(&record.manifest)) {
+                _ if self.holdings.images.contains(&name) => Standing::Held,
+                Some(standing) => *standing,
+                None => Standing::Loose,
             };
             // a base's layer is a blob as somebody else packed it, and a tree by its own digest
             let layers = record.layers.iter().flat_map(|layer| [&layer.diff_id, layer.blob()]);
@@ -108,14 +134,31 @@ impl Marks {
             }
             for key in &record.keys {
                 let standing = match standing {
-                    Standing::Kept => Standing::Rebuildable,
+                    Standing::Kept | Standing::Pulled => Standing::Rebuildable,
                     other => other,
                 };
                 raise(self.keys.entry(key.0.hex()).or_default(), None, standing, used);
             }
+            self.manifests.insert(name.clone(), blob_name(&record.manifest));
             raise(self.images.entry(name).or_default(), None, standing, used);
         }
         Ok(())
+    }
+
+    /// The longest unused of pulled images first. What several have goes with the last of them.
+    fn take_turns(&mut self) {
+        let mut listed = std::mem::take(&mut self.listed);
+        listed.sort_by_cached_key(|one| {
+            let used = one.blobs.iter().map(|blob| self.blob(blob).used).max();
+            (used, one.name.clone())
+        });
+        for (turn, one) in (1..).zip(listed.iter_mut().filter(|one| one.pulled)) {
+            one.turn = turn;
+            for blob in &one.blobs {
+                self.blobs.entry(blob.clone()).or_default().turn = turn;
+            }
+        }
+        self.listed = listed;
     }
 
     fn mark_keys(&mut self, root: &Path) -> Result<(), StoreError> {
@@ -152,6 +195,22 @@ impl Marks {
         }
     }
 
+    /// Names of the pulled images whose turn has come, if `last` was the last.
+    pub(super) fn turned(&self, last: usize) -> Vec<String> {
+        let pulled = self.listed.iter().filter(|listed| listed.pulled);
+        let mut gone: Vec<_> = pulled.filter(|listed| (1..=last).contains(&listed.turn)).collect();
+        gone.sort_by_key(|listed| listed.turn);
+        gone.into_iter().map(|listed| listed.name.clone()).collect()
+    }
+
+    /// The blob of the layer that a blob is the twin of.
+    pub(super) fn twinned(&self) -> impl Iterator<Item = (&str, String)> {
+        self.twins.iter().map(|(name, twin)| {
+            let layer = name.split('.').next().unwrap_or_default();
+            (twin.as_str(), format!("sha256/{layer}"))
+        })
+    }
+
     /// Of a blob by `ALGORITHM/HEX`.
     pub(super) fn blob(&self, name: &str) -> Mark {
         self.blobs.get(name).copied().unwrap_or_default()
@@ -168,7 +227,11 @@ impl Marks {
             // what a source says is kept as long as the source is, or would be if it were there
             "facts" => self.blob(&name.replacen('-', "/", 1)),
             "keys" => self.keys.get(name).copied().unwrap_or_default(),
-            "images" => self.images.get(name).copied().unwrap_or_default(),
+            "images" => {
+                let manifest = self.manifests.get(name).map(|blob| self.blob(blob));
+                let turn = manifest.unwrap_or_default().turn;
+                Mark { turn, ..self.images.get(name).copied().unwrap_or_default() }
+            }
             _ => self.twins.get(name).map(|twin| self.blob(twin)).unwrap_or_default(),
         }
     }

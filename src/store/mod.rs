@@ -35,6 +35,7 @@ mod pulled;
 mod push;
 mod record;
 mod room;
+mod share;
 mod stamp;
 mod vouched;
 
@@ -46,6 +47,7 @@ pub use lease::{Held, Lease};
 pub use push::PushedImage;
 pub use record::{ImageRecord, Key, LayerRecord, Packed};
 pub use room::{Cap, Crowd, shown};
+pub use share::Share;
 pub use stamp::Stamp;
 
 use std::fs::{self, File};
@@ -55,6 +57,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::blame::Blame;
 use crate::digest::{Digest, Hasher, Integrity};
@@ -323,17 +326,30 @@ impl Store {
 
     /// Waits until this process is the only one working on `name` (a Key, the index, …).
     pub fn lock(&self, name: &str) -> Result<StoreLock, StoreError> {
-        let path = self.root.join("locks").join(name);
         loop {
-            let file = File::create(&path).at("create", &path)?;
-            rustix::fs::flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
-            // whoever held it may have removed it: only the file that has the name counts
-            if Stamp::of(&file)
-                .is_some_and(|ours| Stamp::at(&path).is_some_and(|now| now.is_same_file(&ours)))
-            {
-                return Ok(StoreLock { path, _file: file });
+            if let Some(lock) = self.take_lock(name, FlockOperation::LockExclusive)? {
+                return Ok(lock);
             }
         }
+    }
+
+    /// Likewise, and does not wait: `None` where somebody has it.
+    fn try_lock(&self, name: &str) -> Result<Option<StoreLock>, StoreError> {
+        self.take_lock(name, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn take_lock(&self, name: &str, how: FlockOperation) -> Result<Option<StoreLock>, StoreError> {
+        let path = self.root.join("locks").join(name);
+        let file = File::create(&path).at("create", &path)?;
+        match rustix::fs::flock(&file, how) {
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            result => result.at("lock", &path)?,
+        }
+        // whoever held it may have removed it: only the file that has the name counts
+        let is_there = |ours: Stamp| Stamp::at(&path).is_some_and(|now| now.is_same_file(&ours));
+        let counts = Stamp::of(&file).is_some_and(is_there);
+        // made only where it counts: what drops one takes the name away
+        Ok(if counts { Some(StoreLock { path, _file: file }) } else { None })
     }
 
     /// Removes drafts of processes that are gone.

@@ -1,7 +1,8 @@
 //! Images that were pulled: listed in `index.json` under the reference they were pulled by.
 //!
 //! Such an image has a record like one that was built, and no project. It stays for as long as it is
-//! used at least once within a while; then its name goes, and the collector takes the rest.
+//! used at least once within a while, and a cap leaves it room; then its name goes, and the collector
+//! takes the rest: a registry has it.
 
 use std::fs;
 use std::time::Duration;
@@ -37,15 +38,23 @@ impl Store {
         self.publish_pulled(reference, &PublishedImage { platform, manifest, size })
     }
 
+    /// Takes the name of a pulled image out of `index.json`; answers whether it was there.
+    pub fn forget(&self, reference: &str) -> Result<bool, StoreError> {
+        let _lock = self.lock("index")?;
+        Ok(self.withdraw_pulled(|name| name == reference)? > 0)
+    }
+
     /// Takes the names of pulled images out of `index.json` that were not used for `age`.
     pub fn forget_pulled(&self, age: Duration) -> Result<(), StoreError> {
-        self.withdraw_pulled(|reference| {
+        let _lock = self.lock("index")?;
+        let gone = self.withdraw_pulled(|reference| {
             Platform::ALL.into_iter().all(|platform| {
                 let key = Self::pulled_key(reference, platform);
                 let path = self.root.join("images").join(key.0.hex());
                 let used = fs::metadata(path).and_then(|meta| meta.modified()).ok();
                 used.and_then(|time| time.elapsed().ok()).is_none_or(|past| past > age)
             })
-        })
+        });
+        gone.map(drop)
     }
 }

@@ -165,9 +165,14 @@ impl Store {
 
     /// Does work that writes into the store, within the cap.
     pub fn within_cap<T>(&self, work: impl FnOnce() -> T) -> Result<T, StoreError> {
+        self.within_cap_for(0, work)
+    }
+
+    /// Likewise, of work that is known to write about so many bytes: they are claimed before it begins.
+    pub fn within_cap_for<T>(&self, bytes: u64, work: impl FnOnce() -> T) -> Result<T, StoreError> {
         let Some(mut room) = self.room()? else { return Ok(work()) };
         self.written.store(false, Ordering::Relaxed);
-        room.claim(room.margin, &Done::default())?;
+        room.claim(room.margin.max(bytes), &Done::default())?;
         let done = Done::default();
         let result = std::thread::scope(|scope| {
             scope.spawn(|| room.watch(&done));

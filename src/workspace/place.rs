@@ -1,0 +1,50 @@
+//! Where the project and the store are.
+
+use std::path::{Path, PathBuf};
+
+use sbx::store::Store;
+
+use super::{Global, read_settings_file};
+use crate::failure::{Failure, Outcome};
+
+/// The directory of the project that this directory is in.
+pub fn find_root(global: &Global) -> Outcome<PathBuf> {
+    let fail = |error: std::io::Error| {
+        Failure::world(format!("the current directory cannot be found: {error}"))
+    };
+    let start = match &global.project {
+        Some(path) => std::path::absolute(path).map_err(fail)?,
+        None => std::env::current_dir().map_err(fail)?,
+    };
+    let root = start.ancestors().find(|dir| dir.join("sandboxes.kdl").is_file());
+    root.map(Path::to_owned).ok_or_else(|| {
+        let message = format!("there is no `sandboxes.kdl` in {} or above it", start.display());
+        Failure::input(message).with_help("run `sbx init` to make one")
+    })
+}
+
+/// Where the store is: `--cache`, `SBX_CACHE`, or `cache/` of the project.
+pub fn store_path(global: &Global, root: &Path) -> Outcome<PathBuf> {
+    absolute(&named_store(global).unwrap_or_else(|| root.join("cache")))
+}
+
+/// A store that is there, whether or not its project can be read.
+pub fn open_store(global: &Global, root: Option<&Path>) -> Outcome<Option<Store>> {
+    let path = named_store(global).or_else(|| Some(root?.join("cache")));
+    let Some(path) = path.map(|path| absolute(&path)).transpose()? else { return Ok(None) };
+    if !path.join("oci-layout").is_file() {
+        return Ok(None);
+    }
+    let cap = global.cap.or(read_settings_file()?.store_cap);
+    Ok(Some(Store::open(&path)?.with_cap(cap)))
+}
+
+fn named_store(global: &Global) -> Option<PathBuf> {
+    let variable = || std::env::var_os("SBX_CACHE").filter(|value| !value.is_empty());
+    global.cache.clone().or_else(|| variable().map(PathBuf::from))
+}
+
+fn absolute(path: &Path) -> Outcome<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::world(format!("{}: {error}", path.display())))
+}
