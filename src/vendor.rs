@@ -153,11 +153,16 @@ impl VendorDir {
             }
             fsx::write_atomic(&layout, LAYOUT.as_bytes())?;
         }
+        let dir = VendorDir { root: root.to_owned() };
+        let is_ours = |entry: &Descriptor| entry.artifact_type.as_deref() == Some(ARTIFACT);
+        if !dir.read_index()?.manifests.iter().all(is_ours) {
+            return Err(VendorError::Foreign(root.to_owned()));
+        }
         for algorithm in ["sha1", "sha256", "sha512"] {
             let dir = root.join("blobs").join(algorithm);
             fs::create_dir_all(&dir).at("create", &dir)?;
         }
-        Ok(VendorDir { root: root.to_owned() })
+        Ok(dir)
     }
 
     fn path(&self, digest: &Integrity) -> PathBuf {

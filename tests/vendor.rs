@@ -363,6 +363,21 @@ fn the_directory_is_an_image_layout_that_remembers_what_it_was_given() {
 }
 
 #[test]
+fn a_layout_of_something_else_takes_no_sources() {
+    let project = Project::new().file(
+        "sandboxes.kdl",
+        "project \"s\"\nlayer \"own\" { file \"/a\" content=\"a\"; }\nsandbox \"s\" { layers \"own\"; }\n",
+    );
+    project.build();
+    let store = project.cache();
+    let before = fs::read_dir(store.join("blobs/sha256")).unwrap().count();
+    project
+        .sbx(&["vendor", store.to_str().unwrap()])
+        .fails(1, &["is neither empty nor a directory of vendored sources"]);
+    assert_eq!(fs::read_dir(store.join("blobs/sha256")).unwrap().count(), before);
+}
+
+#[test]
 fn layers_of_a_base_come_from_a_mirror_too() {
     let declared = "layer \"b\" { from \"oci:images:1\"; }\nsandbox \"s\" { layers \"b\"; }\n";
     let project = Project::new().file("sandboxes.kdl", declared);

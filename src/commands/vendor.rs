@@ -65,6 +65,15 @@ pub fn run(global: &Global, arguments: &VendorArguments, ui: &Ui) -> Outcome {
     builder(&workspace, ui, IdMap::Identity, OnFailure::End).fetch_tools(&tools)?;
     sources.extend(tools);
     let answer = match &arguments.place {
+        MirrorPlace::Dir(dir) if is_like_registry(dir) => {
+            let dir = dir.display();
+            return Err(Failure::input(format!(
+                "`{dir}` is a directory that is not there, and reads like a registry's repository"
+            ))
+            .with_help(format!(
+                "say `oci://{dir}` for the registry, or `./{dir}` for the directory"
+            )));
+        }
         MirrorPlace::Dir(dir) => fill_dir(&workspace, dir, &sources, ui)?,
         MirrorPlace::Registry(reference) => {
             let registry = open(&workspace, reference, arguments.plain_http)?;
@@ -81,6 +90,16 @@ pub fn run(global: &Global, arguments: &VendorArguments, ui: &Ui) -> Outcome {
         format!("vendored {files} files, {added} of them now ({bytes} bytes)")
     });
     Ok(())
+}
+
+/// Whether a path begins as a registry's name would (`HOST:PORT/…`, `registry.example.org/…`, `localhost/…`),
+/// and nothing of that name is there.
+fn is_like_registry(path: &Path) -> bool {
+    let Some((first, _)) = path.to_str().and_then(|text| text.split_once('/')) else {
+        return false;
+    };
+    let is_host = first == "localhost" || first.contains([':', '.']) && !first.starts_with('.');
+    is_host && !Path::new(first).exists()
 }
 
 fn fill_dir(
@@ -122,7 +141,7 @@ fn fill_repository(
     let repository = VendorRepository::open(registry, version)?;
     ui.sends();
     let put = |source: &Source<'_>| repository.add(&workspace.store, source, ui);
-    let added = add(workspace, &repository.missing(sources), put, ui)?;
+    let added = add(workspace, &repository.missing(sources)?, put, ui)?;
     let (layers, bytes): (Vec<_>, Vec<u64>) = added.into_iter().unzip();
     repository.list(&layers, ui)?;
     Ok(Answer { files: sources.len(), added: layers.len(), bytes: bytes.iter().sum() })

@@ -59,7 +59,7 @@ const REGISTRY: &str = "oci://";
 /// A text that is no place.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "`{0}` is neither a directory nor an http or https address of one, nor `oci://HOST/REPOSITORY`"
+    "`{0}` is neither a directory nor an http or https address of one, nor `oci://HOST/REPOSITORY[:TAG]`"
 )]
 pub struct MirrorPlaceError(String);
 
@@ -68,7 +68,10 @@ impl FromStr for MirrorPlace {
 
     fn from_str(text: &str) -> Result<Self, MirrorPlaceError> {
         // what stands before an `@` may be a password
-        let shown = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
+        let shown = match text.rsplit_once('@') {
+            Some((_, rest)) if !text.starts_with(REGISTRY) => rest,
+            _ => text,
+        };
         let fail = || MirrorPlaceError(shown.to_owned());
         if !text.contains("://") {
             return if text.is_empty() { Err(fail()) } else { Ok(MirrorPlace::Dir(text.into())) };

@@ -1,8 +1,8 @@
 //! A repository of a registry that takes sources.
 //!
-//! What it lists is there: a registry takes no manifest whose blobs it lacks. So of sources that are listed
-//! none is looked at again, and a run that has nothing new to say asks one question. Blobs go first and the
-//! list last; what breaks off between them is found by its digest the next time.
+//! A registry takes no manifest whose blobs it lacks, but it may lose them later: so what is listed is asked
+//! for by its digest, and what is gone is sent again. Blobs go first and the list last; what breaks off between
+//! them is found by its digest the next time.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ use crate::store::Store;
 
 /// Largest manifest that registries take.
 const LARGEST: usize = 4 << 20;
+/// How many blobs are asked for at a time.
+const AT_ONCE: usize = 100;
 /// How often a list is written where others write it as well.
 const ROUNDS: usize = 5;
 
@@ -40,10 +42,25 @@ impl<'a> VendorRepository<'a> {
         Ok(VendorRepository { registry, version: version.to_owned(), listed })
     }
 
-    /// Those of some sources that are not listed.
-    pub fn missing<'s>(&self, sources: &[Source<'s>]) -> Vec<Source<'s>> {
-        let lacks = |source: &&Source<'_>| !self.listed.contains_key(&source.integrity());
-        sources.iter().filter(lacks).copied().collect()
+    /// Those of some sources that are not listed, or are listed and gone.
+    pub fn missing<'s>(&self, sources: &[Source<'s>]) -> Result<Vec<Source<'s>>, VendorError> {
+        let (mut missing, mut listed, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        for source in sources {
+            match self.listed.get(&source.integrity()) {
+                Some(Descriptor { digest: Integrity::Sha256(digest), size, .. }) => {
+                    listed.push(*source);
+                    let label = format!("{} `{}`", source.kind(), source.label());
+                    asked.push((label, Supplied { digest: *digest, size: *size }));
+                }
+                _ => missing.push(*source),
+            }
+        }
+        for (sources, blobs) in listed.chunks(AT_ONCE).zip(asked.chunks(AT_ONCE)) {
+            let there = self.registry.has_blobs(blobs)?;
+            let gone = sources.iter().zip(there).filter(|(_, there)| !there);
+            missing.extend(gone.map(|(source, _)| *source));
+        }
+        Ok(missing)
     }
 
     /// Sends a source of a store, if its blob is not there. Answers its layer, and the bytes that travelled.

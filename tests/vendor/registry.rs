@@ -31,12 +31,22 @@ fn a_registry_with_the_sources_is_all_that_a_build_needs() {
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest["layers"].as_array().unwrap().len(), count);
 
-    // what is there is not sent again; it is one question, beside that for a token
+    // what is there is not sent again: each is asked for
     depot.forget();
     let said = project.sbx(&["vendor", &place]).success();
     assert_eq!(said.stdout.trim(), format!("vendored {count} files, 0 of them now (0 bytes)"));
-    let asked: Vec<String> = depot.asked().into_iter().map(|asked| asked.method).collect();
+    let mut asked: Vec<String> = depot.asked().into_iter().map(|asked| asked.method).collect();
+    assert_eq!(asked.split_off(3), vec!["HEAD"; count]);
     assert_eq!(asked, ["GET", "GET", "GET"], "refused, given a token, answered");
+
+    // what the registry lost is sent again
+    let lost = manifest["layers"][0]["digest"].as_str().unwrap();
+    let bytes = depot.blob("team/sources", lost).unwrap();
+    depot.drop_blob("team/sources", lost);
+    let said = project.sbx(&["vendor", &place]).success();
+    let mended = format!("vendored {count} files, 1 of them now ({} bytes)", bytes.len());
+    assert_eq!(said.stdout.trim(), mended);
+    assert_eq!(depot.blob("team/sources", lost), Some(bytes));
 
     // a machine that reaches that registry alone
     let alone = world.alone(&lock);
@@ -116,4 +126,10 @@ fn a_registry_that_lies_or_is_not_there_harms_nothing() {
     project
         .sbx(&["vendor", "https://example.org/v"])
         .fails(1, &["can be read from only", "oci://"]);
+    let digest = format!("oci://{}/sources@{far}", registry.host);
+    project.sbx(&["vendor", &digest]).fails(2, &[&format!("`{digest}` is neither")]);
+    // a forgotten `oci://` makes no directory
+    let bare = format!("{}/sources", registry.host);
+    project.sbx(&["vendor", &bare]).fails(1, &["reads like a registry", &format!("oci://{bare}")]);
+    assert!(!project.dir.path().join(&registry.host).exists());
 }
