@@ -1,5 +1,5 @@
 //! The images that sbx makes of itself (`release/`): declared, locked, and built with this program in the place
-//! of the static one, which `release/build` compiles.
+//! of the static ones, which `release/build` compiles.
 
 use std::fs;
 use std::path::Path;
@@ -19,14 +19,24 @@ fn the_image_of_the_program_is_built_from_its_lock() {
     for name in ["sandboxes.kdl", "sbx.lock"] {
         project.write(name, &fs::read_to_string(here.join(name)).unwrap());
     }
-    let out = project.dir.path().join("out");
-    fs::create_dir(&out).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_sbx"), out.join("sbx")).unwrap();
+    for platform in ["amd64", "arm64"] {
+        let out = project.dir.path().join(format!("out/linux-{platform}"));
+        fs::create_dir_all(&out).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_sbx"), out.join("sbx")).unwrap();
+    }
+    let both = ["--platform", "linux/amd64", "--platform", "linux/arm64"];
     project.sbx(&["check", "sbx", "ci"]).success();
-    patiently(|| project.sbx(&["build", "sbx", "--locked"])).success();
+    patiently(|| project.sbx(&[&["build", "sbx", "--locked"], &both[..]].concat())).success();
+    for platform in both.into_iter().filter(|word| word.starts_with("linux")) {
+        has_program(&project, platform);
+    }
+}
+
+fn has_program(project: &Project, platform: &str) {
     let tar = project.dir.path().join("image.tar");
     let tar = tar.to_str().unwrap();
-    project.sbx(&["save", "sbx", "--format", "tar", "-o", tar]).success();
+    let save = ["save", "sbx", "--platform", platform, "--format", "tar", "-o", tar];
+    project.sbx(&save).success();
     let listed = tool("tar", &["--list", "--verbose", "--file", tar]);
     let mode = |path: &str| {
         let line = listed.lines().find(|line| line.ends_with(&format!(" {path}")));
