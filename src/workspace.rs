@@ -15,7 +15,8 @@ use jiff::Timestamp;
 
 use sbx::build::run::Vault;
 use sbx::decl::{
-    Ask, MirrorPlace, Project, Recipe, Sandbox, SecretSource, SourceMirror, read_project,
+    Ask, MirrorPlace, Project, Recipe, Sandbox, SecretSource, SourceMirror, no_project,
+    read_project,
 };
 use sbx::fetch::{
     Client, ClientConfig, IndexSettings, MirrorMap, NpmSettings, ProxyConfig, Settings,
@@ -31,6 +32,7 @@ use sbx::store::{Cap, Claimant, Stamp, Store};
 pub use self::place::{find_root, open_store, store_path};
 
 use self::ahead::Ahead;
+use self::place::root_without_project;
 use crate::failure::{Failure, Outcome};
 
 /// Arguments of every verb.
@@ -106,7 +108,18 @@ impl Workspace {
     pub fn open(global: &Global) -> Outcome<Self> {
         let root = find_root(global)?;
         let ahead = Ahead::start(lock_path(&root));
-        let project = read_project(&root)?;
+        Self::of(global, read_project(&root)?, ahead)
+    }
+
+    /// For who names an image by its reference: a store that is named will do without a project.
+    pub fn open_for_reference(global: &Global) -> Outcome<Self> {
+        let Some(root) = root_without_project(global)? else { return Self::open(global) };
+        let ahead = Ahead::start(lock_path(&root));
+        Self::of(global, no_project(&root), ahead)
+    }
+
+    fn of(global: &Global, project: Project, ahead: Ahead) -> Outcome<Self> {
+        let root = project.root.clone();
         let settings = read_settings(&root, &project)?;
         let store = Store::open(&store_path(global, &root)?)?;
         let store = store.with_cap(global.cap.or(settings.store_cap));

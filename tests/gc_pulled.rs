@@ -85,6 +85,22 @@ fn under_a_cap_the_longest_unused_of_pulled_images_go() {
 }
 
 #[test]
+fn who_names_a_store_needs_no_project_for_what_is_pulled() {
+    let depot = Depot::start();
+    publish(&depot, 0..1);
+    let elsewhere = Project::new();
+    let name = reference(&depot, 0);
+    elsewhere.sbx(&["pull", &name]).fails(1, &["there is no `sandboxes.kdl`", "`--cache`"]);
+    let store = elsewhere.dir.path().join("store");
+    let store = ["--cache", store.to_str().unwrap()];
+    elsewhere.sbx(&[&["pull", &name], &store[..]].concat()).success();
+    elsewhere.sbx(&[&["save", &name, "-o", "image.tar"], &store[..]].concat()).success();
+    assert!(elsewhere.dir.path().join("image.tar").is_file());
+    let unknown = elsewhere.sbx(&[&["save", "s", "-o", "image.tar"], &store[..]].concat());
+    unknown.fails(1, &["there is no `sandboxes.kdl`"]);
+}
+
+#[test]
 fn one_pulled_image_is_taken_away_by_its_name() {
     let depot = Depot::start();
     publish(&depot, 0..2);

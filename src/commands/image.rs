@@ -4,6 +4,7 @@ use sbx::platform::Platform;
 use sbx::reference::Reference;
 use sbx::store::ImageRecord;
 
+use super::Global;
 use super::build::plan_target;
 use crate::failure::{Failure, Outcome};
 use crate::workspace::Workspace;
@@ -20,6 +21,14 @@ pub struct Found {
 pub fn as_reference(name: &str) -> Option<Outcome<Reference>> {
     name.contains(['/', ':', '@'])
         .then(|| name.parse::<Reference>().map_err(|error| Failure::input(error.to_string())))
+}
+
+/// Where an image is, by whatever it is called.
+pub fn open_for(global: &Global, name: &str) -> Outcome<Workspace> {
+    match as_reference(name) {
+        Some(_) => Workspace::open_for_reference(global),
+        None => Workspace::open(global),
+    }
 }
 
 /// The image, held for as long as this command runs.

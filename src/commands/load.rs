@@ -12,10 +12,10 @@ use sbx::reference::Reference;
 use sbx::ship::{Docker, Loaded, Podman};
 
 use super::Global;
-use super::image::find_image;
+use super::image::{find_image, open_for};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{Workspace, random_hex, search_path, variable};
+use crate::workspace::{random_hex, search_path, variable};
 
 #[derive(Args)]
 pub struct LoadArguments {
@@ -55,7 +55,7 @@ const SOCKET: &str = "unix:///var/run/docker.sock";
 
 pub fn run(global: &Global, arguments: &LoadArguments, ui: &Ui) -> Outcome {
     let start = Instant::now();
-    let workspace = Workspace::open(global)?;
+    let workspace = open_for(global, &arguments.name)?;
     let found = find_image(&workspace, &arguments.name, arguments.platform)?;
     let reference = match &arguments.reference {
         Some(reference) => reference.to_string(),

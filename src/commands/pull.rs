@@ -56,7 +56,7 @@ struct Answer {
 
 pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
     let start = Instant::now();
-    let workspace = Workspace::open(global)?;
+    let workspace = Workspace::open_for_reference(global)?;
     let (reference, store) = (&arguments.reference, &workspace.store);
     let platform = arguments.platform.unwrap_or(Platform::host());
     let (client, mirrors) = (&workspace.client, &workspace.mirrors);

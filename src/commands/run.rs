@@ -28,7 +28,7 @@ use super::build::{
     Built, Manner, builder, current_map, ensure_lock, obtain, plan_target, run_in_namespace,
 };
 use super::cache::{CacheArguments, tell};
-use super::image::{as_reference, find_pulled};
+use super::image::{as_reference, find_pulled, open_for};
 use super::instances::show_log;
 use super::launchers::{LauncherArguments, LauncherName, Pinned, Printed, pushed};
 use super::pipes::{Pipes, hold_signals, pass_signals};
@@ -109,7 +109,7 @@ pub fn run(global: &Global, arguments: &RunArguments, ui: &Ui) -> Outcome {
     // it gets ready while this process finds out for what
     let starts = !arguments.launcher.print && rustix::process::geteuid().is_root();
     let keeper = starts.then(|| Ok::<_, Failure>(Waiting::start(&own_program()?)?)).transpose()?;
-    let workspace = Workspace::open(&home.global)?;
+    let workspace = open_for(&home.global, &arguments.sandbox)?;
     if arguments.launcher.print {
         return print(&workspace, arguments, ui);
     }

@@ -15,10 +15,10 @@ use sbx::reference::Reference;
 
 use super::Global;
 use super::clean::enter_namespace;
-use super::image::find_image;
+use super::image::{find_image, open_for};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{Workspace, search_path};
+use crate::workspace::search_path;
 
 #[derive(Args)]
 pub struct SaveArguments {
@@ -61,7 +61,7 @@ struct Answer {
 }
 
 pub fn run(global: &Global, arguments: &SaveArguments, ui: &Ui) -> Outcome {
-    let workspace = Workspace::open(global)?;
+    let workspace = open_for(global, &arguments.name)?;
     let found = find_image(&workspace, &arguments.name, arguments.platform)?;
     let reference = arguments.reference.as_ref().map(Reference::to_string);
     let saved = Saved {

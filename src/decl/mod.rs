@@ -59,7 +59,7 @@ pub use picks::{PatternError, Picks};
 pub use place::{Dir, GitInit, Link, Own, User};
 pub use project::Project;
 pub use python::Venv;
-pub use reading::read_project;
+pub use reading::{no_project, read_project};
 pub use recipe::Recipe;
 pub use run::{Leftover, Run, Secret, SecretSource};
 pub use sandbox::{Egress, HostVar, Limits, PortDecl, Ready, Sandbox, SecurityLevel};

@@ -73,6 +73,23 @@ pub fn read_project(root: &Path) -> Result<Project, Faults> {
     Ok(project)
 }
 
+/// A project that declares nothing.
+pub fn no_project(root: &Path) -> Project {
+    Project {
+        root: root.to_owned(),
+        name: default_name(root),
+        reference: "{project}/{sandbox}".to_owned(),
+        platforms: vec![Platform::Amd64],
+        as_of: Vec::new(),
+        mirrors: Vec::new(),
+        cache_from: Vec::new(),
+        cache_to: None,
+        sandboxes: BTreeMap::new(),
+        layers: BTreeMap::new(),
+        files: Vec::new(),
+    }
+}
+
 /// Files below `root` that match, sorted.
 fn glob(root: &Path, pattern: &str) -> Vec<PathBuf> {
     let Ok(matcher) = globset::GlobBuilder::new(pattern).literal_separator(true).build() else {
@@ -243,20 +260,9 @@ impl Reading<'_> {
     fn finish(self, root: &Path, files: Vec<PathBuf>) -> Project {
         let sandboxes = merge(&self.sandboxes, self.sink);
         let header = self.project;
-        let mut project = Project {
-            root: root.to_owned(),
-            name: header.as_ref().map_or_else(|| default_name(root), |header| header.name.clone()),
-            reference: "{project}/{sandbox}".to_owned(),
-            platforms: vec![Platform::Amd64],
-            as_of: Vec::new(),
-            mirrors: Vec::new(),
-            cache_from: Vec::new(),
-            cache_to: None,
-            sandboxes,
-            layers: self.layers,
-            files,
-        };
+        let mut project = Project { sandboxes, layers: self.layers, files, ..no_project(root) };
         if let Some(header) = header {
+            project.name = header.name;
             project.reference = header.reference.unwrap_or(project.reference);
             project.as_of = header.as_of;
             project.mirrors = header.mirrors;

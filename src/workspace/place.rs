@@ -28,6 +28,19 @@ pub fn store_path(global: &Global, root: &Path) -> Outcome<PathBuf> {
     absolute(&named_store(global).unwrap_or_else(|| root.join("cache")))
 }
 
+/// Where somebody is who is in no project, but named a store.
+pub(super) fn root_without_project(global: &Global) -> Outcome<Option<PathBuf>> {
+    match find_root(global) {
+        Err(_) if named_store(global).is_some() => {
+            Ok(Some(absolute(global.project.as_deref().unwrap_or(Path::new(".")))?))
+        }
+        Err(failure) => Err(failure.with_help(
+            "run `sbx init` to make one, or name a store with `--cache` or `SBX_CACHE`",
+        )),
+        Ok(_) => Ok(None),
+    }
+}
+
 /// A store that is there, whether or not its project can be read.
 pub fn open_store(global: &Global, root: Option<&Path>) -> Outcome<Option<Store>> {
     let path = named_store(global).or_else(|| Some(root?.join("cache")));
