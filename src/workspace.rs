@@ -382,6 +382,11 @@ fn read_keychain() -> Outcome<Keychain> {
     Keychain::parse(&files).map_err(|error| Failure::input(error.to_string()))
 }
 
+/// `SBX_CACHE`.
+fn store_variable() -> Option<PathBuf> {
+    std::env::var_os("SBX_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 fn read_settings_file() -> Outcome<Settings> {
     let Ok(base) = etcetera::choose_base_strategy() else { return Ok(Settings::default()) };
     let path = base.config_dir().join("sbx/settings.kdl");

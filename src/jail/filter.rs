@@ -29,7 +29,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_io_uring_register,
     libc::SYS_io_uring_setup,
     libc::SYS_kcmp,
-    libc::SYS_kexec_file_load,
+    KEXEC_FILE_LOAD,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
     libc::SYS_lookup_dcookie,
@@ -62,6 +62,9 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_userfaultfd,
     libc::SYS_vhangup,
 ];
+
+/// kexec_file_load(2), which libc leaves out for arm64 with musl (asm-generic/unistd.h has it).
+const KEXEC_FILE_LOAD: libc::c_long = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
 
 /// Flags of clone(2) that make namespaces.
 pub(super) const NAMESPACES: u64 = (libc::CLONE_NEWNS

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sbx::store::Store;
 
-use super::{Global, read_settings_file};
+use super::{Global, read_settings_file, store_variable};
 use crate::failure::{Failure, Outcome};
 
 /// The directory of the project that this directory is in.
@@ -12,10 +12,8 @@ pub fn find_root(global: &Global) -> Outcome<PathBuf> {
     let fail = |error: std::io::Error| {
         Failure::world(format!("the current directory cannot be found: {error}"))
     };
-    let start = match &global.project {
-        Some(path) => std::path::absolute(path).map_err(fail)?,
-        None => std::env::current_dir().map_err(fail)?,
-    };
+    let start = global.project.as_deref().unwrap_or(Path::new("."));
+    let start = std::path::absolute(start).map_err(fail)?;
     let root = start.ancestors().find(|dir| dir.join("sandboxes.kdl").is_file());
     root.map(Path::to_owned).ok_or_else(|| {
         let message = format!("there is no `sandboxes.kdl` in {} or above it", start.display());
@@ -53,8 +51,7 @@ pub fn open_store(global: &Global, root: Option<&Path>) -> Outcome<Option<Store>
 }
 
 fn named_store(global: &Global) -> Option<PathBuf> {
-    let variable = || std::env::var_os("SBX_CACHE").filter(|value| !value.is_empty());
-    global.cache.clone().or_else(|| variable().map(PathBuf::from))
+    global.cache.clone().or_else(store_variable)
 }
 
 fn absolute(path: &Path) -> Outcome<PathBuf> {
