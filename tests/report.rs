@@ -129,6 +129,26 @@ fn debian_packages_are_listed_with_what_their_own_files_say() {
     project.sbx(&["sbom", "s"]).fails(1, &["is not in the store", "run `sbx fetch`"]);
 }
 
+#[test]
+fn documents_of_one_image_that_differ_have_identifiers_of_their_own() {
+    let text = "layer \"l\" { dir \"/d\"; }\nsandbox \"s\" { layers \"l\"; }\n";
+    let project = Project::new().file("sandboxes.kdl", text);
+    let image = project.build();
+    let identifiers = || {
+        let name = |document: &Value, name: &str| document[name].as_str().unwrap().to_owned();
+        [name(&spdx(&project), "documentNamespace"), name(&cyclonedx(&project), "serialNumber")]
+    };
+    let before = identifiers();
+    let named = format!("project \"p\" {{ reference \"r.example.org/{{sandbox}}\"; }}\n{text}");
+    project.write("sandboxes.kdl", &named);
+    assert_eq!(project.build(), image);
+    let after = identifiers();
+    for (before, after) in before.iter().zip(&after) {
+        assert_ne!(before, after);
+        assert!(after.starts_with("urn:uuid:"), "{after}");
+    }
+}
+
 /// An image of all ecosystems, over the public Debian's Python.
 fn of_all() -> &'static Project {
     static BUILT: OnceLock<(Project, Index, Registry)> = OnceLock::new();
