@@ -16,12 +16,13 @@ use crate::support::trixie::{over_python, patiently};
 use serde_json::Value;
 
 /// Whoever judges.
-const VALIDATORS: [&str; 5] = [
+const VALIDATORS: [&str; 6] = [
     "spdx-tools==0.8.5",
     "cyclonedx-python-lib[json-validation]==11.12.0",
     "in-toto-attestation==0.9.3",
     "pynacl==1.6.2",
     "cryptography==50.0.2",
+    "sigstore-models==0.0.6",
 ];
 
 #[track_caller]

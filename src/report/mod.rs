@@ -7,6 +7,7 @@
 //! on any machine and compared, and an image's digest never changes for it. Where reports go (files,
 //! registries) does not belong here.
 
+pub mod bundle;
 mod cyclonedx;
 mod facts;
 mod inventory;
@@ -20,8 +21,8 @@ pub use cyclonedx::cyclonedx;
 pub use inventory::{Component, Given, Inventory, ShippedLayer, Subject};
 pub use licence::Licence;
 pub use provenance::{
-    BUILD_TYPE, CYCLONEDX_PREDICATE, PAYLOAD_TYPE, PROVENANCE_PREDICATE, SPDX_PREDICATE, attest,
-    provenance,
+    BUILD_TYPE, CYCLONEDX_PREDICATE, PAYLOAD_TYPE, PROVENANCE_PREDICATE, Provenance,
+    SPDX_PREDICATE, attest, is_own,
 };
 pub use spdx::spdx;
 
