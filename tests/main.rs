@@ -6,6 +6,7 @@ mod apt_parity;
 mod archive;
 mod bad_packages;
 mod base;
+mod ci;
 mod clients;
 mod content;
 mod contract;
