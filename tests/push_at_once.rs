@@ -46,7 +46,7 @@ impl<'a> Pusher<'a> {
         let registry = &registry.with_access(Access::Write { mounts: Vec::new() });
         let (homes, progress) = (homes.clone(), &NoProgress);
         let push = Push { store, registry, form: Form::default(), homes, last: None, progress };
-        push.run(&[self.image.shipped()], &reference.version())
+        push.run(&[self.image.shipped()], &reference.version(), None)
     }
 }
 

@@ -83,7 +83,7 @@ impl Image {
         let homes = store.find_homes(registry.host());
         let progress = &NoProgress;
         let push = Push { store, registry, form: Form::default(), homes, last: None, progress };
-        push.run(&[self.shipped()], &reference.version())
+        push.run(&[self.shipped()], &reference.version(), None)
     }
 
     pub fn shipped(&self) -> Shipped<'_> {

@@ -16,12 +16,13 @@ use crate::support::trixie::{over_python, patiently};
 use serde_json::Value;
 
 /// Whoever judges.
-const VALIDATORS: [&str; 5] = [
+const VALIDATORS: [&str; 6] = [
     "spdx-tools==0.8.5",
     "cyclonedx-python-lib[json-validation]==11.12.0",
     "in-toto-attestation==0.9.3",
     "pynacl==1.6.2",
     "cryptography==50.0.2",
+    "sigstore-models==0.0.6",
 ];
 
 #[track_caller]
@@ -127,6 +128,26 @@ fn debian_packages_are_listed_with_what_their_own_files_say() {
     assert_eq!(project.sbx(&["sbom", "s"]).success().stdout.as_bytes(), before);
     fs::remove_dir_all(project.cache().join("facts")).unwrap();
     project.sbx(&["sbom", "s"]).fails(1, &["is not in the store", "run `sbx fetch`"]);
+}
+
+#[test]
+fn documents_of_one_image_that_differ_have_identifiers_of_their_own() {
+    let text = "layer \"l\" { dir \"/d\"; }\nsandbox \"s\" { layers \"l\"; }\n";
+    let project = Project::new().file("sandboxes.kdl", text);
+    let image = project.build();
+    let identifiers = || {
+        let name = |document: &Value, name: &str| document[name].as_str().unwrap().to_owned();
+        [name(&spdx(&project), "documentNamespace"), name(&cyclonedx(&project), "serialNumber")]
+    };
+    let before = identifiers();
+    let named = format!("project \"p\" {{ reference \"r.example.org/{{sandbox}}\"; }}\n{text}");
+    project.write("sandboxes.kdl", &named);
+    assert_eq!(project.build(), image);
+    let after = identifiers();
+    for (before, after) in before.iter().zip(&after) {
+        assert_ne!(before, after);
+        assert!(after.starts_with("urn:uuid:"), "{after}");
+    }
 }
 
 /// An image of all ecosystems, over the public Debian's Python.

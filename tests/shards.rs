@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::project::Project;
+use crate::support::user::User;
 use serde_json::Value;
 
 /// Three families, each over layers of its own: all steps weigh alike, so most of an image is its family's.
@@ -29,8 +30,11 @@ fn share(project: &Project, shard: &str) -> BTreeSet<String> {
     let store = tempfile::tempdir().unwrap();
     let cache = store.path().to_str().unwrap();
     let arguments = ["build", "--all", "--locked", "--json", "--shard", shard, "--cache", cache];
-    let outcome = project.sbx(&arguments).success();
-    let answers = serde_json::Deserializer::from_str(&outcome.stdout).into_iter::<Value>();
+    sandboxes(&project.sbx(&arguments).success().stdout).into_iter().collect()
+}
+
+fn sandboxes(said: &str) -> Vec<String> {
+    let answers = serde_json::Deserializer::from_str(said).into_iter::<Value>();
     answers.map(|answer| answer.unwrap()["sandbox"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -70,4 +74,25 @@ fn what_is_no_share_is_a_wrong_command_line() {
     for bad in ["0/2", "3/2", "1", "1/0", "x/y", "1/2/3", ""] {
         project.sbx(&["build", "--all", "--shard", bad]).fails(2, &["I/N"]);
     }
+}
+
+#[test]
+fn an_ordinary_user_is_answered_once() {
+    let text: String = ["s", "t", "u"]
+        .map(|name| {
+            format!("layer \"{name}\" {{ dir \"/{name}\"; }}\nsandbox \"{name}\" {{ layers \"{name}\"; }}\n")
+        })
+        .concat();
+    let project = Project::new().file("sandboxes.kdl", &text);
+    let user = User::new();
+    project.run(&["build", "s"]).user(&user).outcome().success();
+    // what is built is found at once, what is missing takes another process
+    let build = |what: &[&str]| {
+        let words = [&["--json", "build"], what].concat();
+        sandboxes(&project.run(&words).by(&user).outcome().success().stdout)
+    };
+    assert_eq!(build(&["s", "t"]), ["s", "t"]);
+    assert_eq!(build(&["--all", "--shard", "1/1"]), ["s", "t", "u"]);
+    assert_eq!(build(&["--all"]), ["s", "t", "u"]);
+    project.run(&["clean", "--all"]).user(&user).outcome().success();
 }

@@ -1,21 +1,23 @@
 //! What `sbx push` attaches to an image: bills of materials, provenance, signatures.
+//!
+//! All that can be wrong with a key or a source is found before anything is sent: what is left for later is
+//! to write down which manifest a document is about.
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
 
 use sbx::digest::Digest;
-use sbx::fetch::Progress;
 use sbx::lock::Lock;
 use sbx::oci::Registry;
-use sbx::plan::Plan;
-use sbx::report::sign::{Envelope, PrivateKey};
+use sbx::report::sign::PrivateKey;
 use sbx::report::{
-    CYCLONEDX_PREDICATE, Given, Inventory, PAYLOAD_TYPE, PROVENANCE_PREDICATE, SPDX_PREDICATE,
-    attest, cyclonedx, provenance, spdx,
+    CYCLONEDX_PREDICATE, Given, Inventory, PAYLOAD_TYPE, PROVENANCE_PREDICATE, Provenance,
+    SPDX_PREDICATE, attest, cyclonedx, spdx,
 };
-use sbx::ship::{Attaching, ENVELOPE, Paper, Placed, Pushed};
+use sbx::ship::{Attaching, Attestation, Pushed, ShipError, SignedForm};
 
 use super::documents::read_key;
-use super::push::PushArguments;
 use super::ready::{Ready, Whence};
 use crate::failure::Outcome;
 use crate::ui::Ui;
@@ -25,46 +27,96 @@ use crate::workspace::{Target, Workspace};
 const SPDX: &str = "application/spdx+json";
 const CYCLONEDX: &str = "application/vnd.cyclonedx+json";
 
+#[derive(Args)]
+pub struct AttestArguments {
+    /// Attach its bills of materials (SPDX, CycloneDX) and its provenance (SLSA)
+    #[arg(long)]
+    attest: bool,
+    /// Sign it with this key (PKCS #8 or cosign's, ECDSA P-256), and what is attached
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Sign in bundles of sigstore's, which only cosign 3 and later reads, in place of tags of cosign's
+    #[arg(long, requires = "key")]
+    bundles: bool,
+}
+
 /// What documents are made of.
-pub struct Papers<'a> {
+pub struct Sources<'a> {
     pub workspace: &'a Workspace,
     pub lock: &'a Lock,
     pub targets: &'a [Target<'a>],
     pub ready: &'a [Ready],
 }
 
-/// A document, and as what it is signed.
-struct Document {
-    media_type: &'static str,
-    predicate: &'static str,
-    bytes: Vec<u8>,
-    statement: Vec<u8>,
+/// What is to be attached, as far as it is known before the manifests are.
+pub struct Papers {
+    key: Option<PrivateKey>,
+    form: SignedForm,
+    /// Of each image, where there are any.
+    images: Vec<Option<Facts>>,
 }
 
-impl Papers<'_> {
-    /// Attaches what was asked for; answers the digests.
+/// What is said of an image.
+struct Facts {
+    inventory: Inventory,
+    spdx: Vec<u8>,
+    cyclonedx: Vec<u8>,
+    provenance: Provenance,
+}
+
+impl AttestArguments {
+    /// Reads the key and makes the documents; none where nothing is to be attached.
+    pub fn prepare(&self, sources: &Sources<'_>, ui: &Ui) -> Outcome<Option<Papers>> {
+        if !self.attest && self.key.is_none() {
+            return Ok(None);
+        }
+        let key = self.key.as_deref().map(read_key).transpose()?;
+        let mut images = Vec::new();
+        for ready in sources.ready {
+            images.push(match &ready.whence {
+                _ if !self.attest => None,
+                Whence::Built(plan) => {
+                    let (project, store) = (&sources.workspace.project, &sources.workspace.store);
+                    let (sandbox, lock) = (sources.targets[0].sandbox, sources.lock);
+                    Some(Facts::new(Given { project, sandbox, lock, plan, store })?)
+                }
+                Whence::Pulled(from) => {
+                    // how it was made, whoever made it knows
+                    ui.say(&format!("note: nothing is attested of `{from}`"));
+                    None
+                }
+            });
+        }
+        let form = if self.bundles { SignedForm::Bundles } else { SignedForm::Tags };
+        Ok(Some(Papers { key, form, images }))
+    }
+}
+
+impl Papers {
+    /// Attaches everything; answers the digests.
     pub fn attach(
         &self,
-        arguments: &PushArguments,
         registry: &Registry<'_>,
         pushed: &Pushed,
         ui: &Ui,
-    ) -> Outcome<Vec<Digest>> {
-        let key = arguments.key.as_deref().map(read_key).transpose()?;
-        let attaching = Attaching { registry, progress: ui };
+    ) -> Result<Vec<Digest>, ShipError> {
+        let attaching = Attaching { registry, form: self.form, progress: ui };
         let mut attached = Vec::new();
-        for (ready, manifest) in self.ready.iter().zip(&pushed.manifests) {
-            match &ready.whence {
-                _ if !arguments.attest => {}
-                Whence::Built(plan) => {
-                    let documents = self.documents(plan, manifest)?;
-                    attached.extend(attach(&attaching, manifest, documents, key.as_ref())?);
+        for (facts, manifest) in self.images.iter().zip(&pushed.manifests) {
+            match (facts, &self.key) {
+                (None, _) => {}
+                (Some(facts), Some(key)) => {
+                    let attestations = facts.attestations(manifest.digest);
+                    attached.extend(attaching.attest(manifest, key, &attestations)?);
                 }
-                // how it was made, whoever made it knows
-                Whence::Pulled(from) => ui.noted(&format!("nothing is attested of `{from}`")),
+                (Some(facts), None) => {
+                    for (media_type, bytes) in facts.documents(manifest.digest) {
+                        attached.push(attaching.attach(manifest, media_type, bytes)?);
+                    }
+                }
             }
         }
-        if let Some(key) = &key {
+        if let Some(key) = &self.key {
             // an index and what it lists: either may be pulled by its digest
             let several = pushed.manifests.len() > 1;
             let all = pushed.manifests.iter().chain(several.then_some(&pushed.root));
@@ -74,56 +126,35 @@ impl Papers<'_> {
         }
         Ok(attached)
     }
-
-    fn documents(&self, plan: &Plan, manifest: &Placed) -> Outcome<Vec<Document>> {
-        let (project, store) = (&self.workspace.project, &self.workspace.store);
-        let sandbox = self.targets[0].sandbox;
-        let given = Given { project, sandbox, lock: self.lock, plan, store };
-        let inventory = Inventory::new(given)?;
-        let manifests = [manifest.digest];
-        let bill = |media_type, predicate, bytes: Vec<u8>| {
-            let statement = attest(&inventory.subject, &manifests, predicate, &bytes);
-            Document { media_type, predicate, bytes, statement }
-        };
-        let made = provenance(given, None, &manifests)?;
-        Ok(vec![
-            bill(SPDX, SPDX_PREDICATE, spdx(&inventory)),
-            bill(CYCLONEDX, CYCLONEDX_PREDICATE, cyclonedx(&inventory)),
-            Document {
-                media_type: PAYLOAD_TYPE,
-                predicate: PROVENANCE_PREDICATE,
-                bytes: made.clone(),
-                statement: made,
-            },
-        ])
-    }
 }
 
-/// Signed, all are envelopes of one artifact; else each is an artifact of its own.
-fn attach(
-    attaching: &Attaching<'_>,
-    manifest: &Placed,
-    documents: Vec<Document>,
-    key: Option<&PrivateKey>,
-) -> Outcome<Vec<Digest>> {
-    let Some(key) = key else {
-        let one = |document: Document| {
-            let (media_type, bytes) = (document.media_type, document.bytes);
-            let paper = Paper { media_type, annotations: BTreeMap::new(), bytes };
-            Ok(attaching.attach(manifest, media_type, &[paper], None)?)
+impl Facts {
+    fn new(given: Given<'_>) -> Outcome<Self> {
+        let inventory = Inventory::new(given)?;
+        let provenance = Provenance::new(given, None)?;
+        let (spdx, cyclonedx) = (spdx(&inventory), cyclonedx(&inventory));
+        Ok(Facts { inventory, spdx, cyclonedx, provenance })
+    }
+
+    /// As they are where nobody signs them, with their media types.
+    fn documents(&self, manifest: Digest) -> [(&'static str, Vec<u8>); 3] {
+        [
+            (SPDX, self.spdx.clone()),
+            (CYCLONEDX, self.cyclonedx.clone()),
+            (PAYLOAD_TYPE, self.provenance.to_bytes(&[manifest])),
+        ]
+    }
+
+    fn attestations(&self, manifest: Digest) -> [Attestation; 3] {
+        let bill = |predicate, document: &[u8]| {
+            let bytes = attest(&self.inventory.subject, &[manifest], predicate, document);
+            Attestation { predicate, bytes }
         };
-        return documents.into_iter().map(one).collect();
-    };
-    let seal = |document: Document| {
-        let predicate = document.predicate.to_owned();
-        let annotations =
-            [("predicateType", predicate), ("dev.cosignproject.cosign/signature", String::new())];
-        Paper {
-            media_type: ENVELOPE,
-            annotations: annotations.map(|(name, value)| (name.to_owned(), value)).into(),
-            bytes: Envelope::sign(key, PAYLOAD_TYPE, &document.statement).to_bytes(),
-        }
-    };
-    let papers: Vec<Paper> = documents.into_iter().map(seal).collect();
-    Ok(vec![attaching.attach(manifest, ENVELOPE, &papers, Some("att"))?])
+        let bytes = self.provenance.to_bytes(&[manifest]);
+        [
+            bill(SPDX_PREDICATE, &self.spdx),
+            bill(CYCLONEDX_PREDICATE, &self.cyclonedx),
+            Attestation { predicate: PROVENANCE_PREDICATE, bytes },
+        ]
+    }
 }

@@ -111,13 +111,18 @@ pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
     let setup = arguments.cache.set_up(&workspace, ui)?;
     let cache = setup.open()?;
     let manner = Manner { locked: arguments.locked, on_failure, cache: cache.as_ref() };
-    let mut results = Vec::new();
+    let (mut results, mut answers) = (Vec::new(), Vec::new());
+    let tell = |answer: Answer| {
+        cache::tell(answer.cache, ui);
+        ui.answer(&answer, || answer.image.to_string());
+    };
+    // what an ordinary user's process answers has to wait: another may begin anew
+    let is_sure = rustix::process::geteuid().is_root();
     for target in share(&workspace, targets, arguments.shard, &lock, ui)? {
         let start = Instant::now();
         let Some(built) = obtain(&workspace, target, &lock, manner, ui)? else {
             return run_in_namespace(&workspace.jail.program);
         };
-        cache::tell(built.tally, ui);
         let (key, image) = (built.plan.key, built.record.image);
         results.push(expected::Obtained { target, key, image });
         let mut answer = answer(target, &built);
@@ -125,8 +130,9 @@ pub fn run(global: &Global, arguments: &BuildArguments, ui: &Ui) -> Outcome {
             answer.manifest = Some(compress(&workspace, &built)?);
         }
         answer.seconds = start.elapsed().as_secs_f64();
-        ui.answer(&answer, || answer.image.to_string());
+        if is_sure { tell(answer) } else { answers.push(answer) }
     }
+    answers.into_iter().for_each(tell);
     if arguments.record { expected::record(&workspace, &results, ui) } else { Ok(()) }
 }
 

@@ -39,9 +39,10 @@ use clap::{Parser, Subcommand};
 
 use sbx::fsx;
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 pub use crate::workspace::Global;
+use crate::workspace::Workspace;
 
 /// Builds, locks and inspects sandboxes for AI agents.
 #[derive(Parser)]
@@ -164,6 +165,17 @@ fn write_answer(path: Option<&Path>, document: &[u8], ui: &Ui) -> Outcome {
         None => {
             ui.raw(document);
             Ok(())
+        }
+    }
+}
+
+/// Refuses a command that is of no use without a network.
+pub fn needs_network(workspace: &Workspace, command: &str, help: &str) -> Outcome {
+    match workspace.client.is_offline() {
+        false => Ok(()),
+        true => {
+            let message = format!("`{command}` needs the network, and `--offline` refuses it");
+            Err(Failure::world(message).with_help(help))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use sbx::report::provenance;
+use sbx::report::Provenance;
 
 use super::Global;
 use super::documents::DocumentArguments;
@@ -20,5 +20,9 @@ pub struct ProvenanceArguments {
 
 pub fn run(global: &Global, arguments: &ProvenanceArguments, ui: &Ui) -> Outcome {
     let builder = arguments.builder.as_deref();
-    arguments.document.answer(global, ui, |given| Ok(provenance(given, builder, &[])?))
+    arguments.document.answer(
+        global,
+        ui,
+        |given| Ok(Provenance::new(given, builder)?.to_bytes(&[])),
+    )
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Instant;
 
 use clap::Args;
@@ -12,7 +13,8 @@ use sbx::oci::{Origin, Registry, Whole};
 use sbx::platform::Platform;
 use sbx::reference::Reference;
 use sbx::report::sign::PublicKey;
-use sbx::ship::{Pull, verify, verify_attestations};
+use sbx::report::{CYCLONEDX_PREDICATE, PROVENANCE_PREDICATE, SPDX_PREDICATE};
+use sbx::ship::{Pull, ShipError, read_attested};
 
 use super::Global;
 use crate::failure::{Failure, Outcome};
@@ -27,12 +29,33 @@ pub struct PullArguments {
     /// For this platform (default: this machine's)
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
-    /// Pull only what this key signed, attestations included (public key of ECDSA P-256, PEM)
+    /// Pull only what this key signed (public key of ECDSA P-256, PEM); what it attests is told
     #[arg(long, value_name = "KEY")]
     verify: Option<PathBuf>,
+    /// Pull only what that key attested as well: `spdx`, `cyclonedx`, `provenance`, or a type of predicates
+    #[arg(long, value_name = "KIND", requires = "verify")]
+    attested: Vec<Kind>,
     /// Speak plain http with a registry that is not on this machine
     #[arg(long)]
     plain_http: bool,
+}
+
+/// The type of an attestation's predicate.
+#[derive(Clone, Debug)]
+struct Kind(String);
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Kind(match text {
+            "spdx" => SPDX_PREDICATE.to_owned(),
+            "cyclonedx" => CYCLONEDX_PREDICATE.to_owned(),
+            "provenance" => PROVENANCE_PREDICATE.to_owned(),
+            uri if uri.contains("://") => uri.to_owned(),
+            _ => return Err("neither `spdx`, `cyclonedx`, `provenance` nor a URI".to_owned()),
+        }))
+    }
 }
 
 /// `pull --json`.
@@ -46,7 +69,7 @@ struct Answer {
     manifest: Digest,
     /// Whether a key was asked for and signed it.
     verified: bool,
-    /// What it attested: types of predicates.
+    /// What that key attests: types of predicates.
     attested: BTreeSet<String>,
     /// Layers that came in, and their bytes.
     fetched: usize,
@@ -57,6 +80,8 @@ struct Answer {
 pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
     let start = Instant::now();
     let workspace = Workspace::open_for_reference(global)?;
+    let help = "what was pulled before is in the store, and `sbx run`, `save` and `load` take it by its reference";
+    super::needs_network(&workspace, "pull", help)?;
     let (reference, store) = (&arguments.reference, &workspace.store);
     let platform = arguments.platform.unwrap_or(Platform::host());
     let (client, mirrors) = (&workspace.client, &workspace.mirrors);
@@ -65,7 +90,10 @@ pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
     let origin = Origin::of_registry(registry, client, reference);
     let whole = origin.resolve_whole(platform)?;
     let attested = match (&arguments.verify, origin.registry()) {
-        (Some(path), Some(registry)) => verify_all(registry, &whole, &read_public_key(path)?)?,
+        (Some(path), Some(registry)) => {
+            let key = read_public_key(path)?;
+            Verifying { registry, key, needed: &arguments.attested, ui }.run(&whole)?
+        }
         _ => BTreeSet::new(),
     };
     let pull = Pull { store, origin: &origin, reference, platform, progress: ui };
@@ -86,18 +114,37 @@ pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
     Ok(())
 }
 
-/// Signatures are of what the reference names; attestations of a platform's image as well.
-fn verify_all(
-    registry: &Registry<'_>,
-    whole: &Whole,
-    key: &PublicKey,
-) -> Outcome<BTreeSet<String>> {
-    verify(registry, &whole.root, key)?;
-    let mut attested = verify_attestations(registry, &whole.image.manifest, key)?;
-    if whole.root != whole.image.manifest {
-        attested.append(&mut verify_attestations(registry, &whole.root, key)?);
+/// What is held against a key.
+struct Verifying<'a> {
+    registry: &'a Registry<'a>,
+    key: PublicKey,
+    needed: &'a [Kind],
+    ui: &'a Ui,
+}
+
+impl Verifying<'_> {
+    /// Answers what the key attests. Signatures are of what the reference names; attestations of a
+    /// platform's image as well.
+    fn run(&self, whole: &Whole) -> Outcome<BTreeSet<String>> {
+        let root = read_attested(self.registry, &whole.root, &self.key)?;
+        root.check(&whole.root)?;
+        let (mut kinds, mut strange) = (root.kinds, root.strange_attestations);
+        let subject = whole.image.manifest;
+        if subject != whole.root {
+            let mut image = read_attested(self.registry, &subject, &self.key)?;
+            kinds.append(&mut image.kinds);
+            strange += image.strange_attestations;
+        }
+        if strange > 0 {
+            self.ui.say(&format!(
+                "note: {strange} attestations do not count: they are not of this key, or about something else"
+            ));
+        }
+        match self.needed.iter().find(|kind| !kinds.contains(&kind.0)) {
+            Some(kind) => Err(ShipError::NotAttested { subject, kind: kind.0.clone() }.into()),
+            None => Ok(kinds),
+        }
     }
-    Ok(attested)
 }
 
 /// The public key of a file.

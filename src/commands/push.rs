@@ -1,7 +1,6 @@
 //! `sbx push`: an image to a registry.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -14,11 +13,11 @@ use sbx::image::{Compression, Form};
 use sbx::oci::{Access, Registry};
 use sbx::platform::Platform;
 use sbx::reference::Reference;
-use sbx::ship::{Push, Pushed, Shipped, Traffic, mounts};
+use sbx::ship::{Attach, Push, Pushed, Shipped, Traffic, mounts};
 use sbx::store::PushedImage;
 
 use super::Global;
-use super::attest::Papers;
+use super::attest::{AttestArguments, Sources};
 use super::build::layers_of;
 use super::ready::{Ready, Wanted, With};
 use crate::failure::{Failure, Outcome};
@@ -41,12 +40,8 @@ pub struct PushArguments {
     with: Vec<With>,
     #[command(flatten)]
     form: FormArguments,
-    /// Attach its bills of materials (SPDX, CycloneDX) and its provenance (SLSA)
-    #[arg(long)]
-    pub attest: bool,
-    /// Sign it with this key (PKCS #8 or cosign's, ECDSA P-256), and what is attached
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
+    #[command(flatten)]
+    attest: AttestArguments,
     /// Speak plain http with a registry that is not on this machine
     #[arg(long)]
     plain_http: bool,
@@ -58,7 +53,7 @@ pub struct FormArguments {
     /// How to compress layers; docker before 23 takes gzip only
     #[arg(long, value_enum, default_value_t = Kind::Gzip)]
     compression: Kind,
-    /// How hard to try: 1 to 12 for gzip, 1 to 19 for zstd (default: 3)
+    /// How hard to try: 1 to 12 for gzip (default: 1), 1 to 19 for zstd (default: 3)
     #[arg(long, value_name = "N")]
     level: Option<u8>,
 }
@@ -105,18 +100,15 @@ struct AnswerImage {
 pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
     let start = Instant::now();
     let workspace = Workspace::open(global)?;
+    let help = "`sbx save` writes the image into a file";
+    super::needs_network(&workspace, "push", help)?;
     let lock = workspace.read_lock()?;
     let targets = find_targets(&workspace, arguments)?;
     let reference = match &arguments.reference {
         Some(reference) => reference.clone(),
         None => default_reference(&workspace, targets[0])?,
     };
-    if reference.digest().is_some() {
-        return Err(Failure::input(format!(
-            "`{reference}` has a digest, and nothing can be pushed to one"
-        ))
-        .with_help("name a tag"));
-    }
+    refuse_digest(&reference)?;
     let (all, with) = (!arguments.platform.is_empty(), &arguments.with);
     let wanted = Wanted { workspace: &workspace, lock: &lock, targets: &targets, all, with };
     let client = &workspace.client;
@@ -125,6 +117,8 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
         scope.spawn(|| client.prepare());
         wanted.find()
     })?;
+    let sources = Sources { workspace: &workspace, lock: &lock, targets: &targets, ready: &ready };
+    let papers = arguments.attest.prepare(&sources, ui)?;
     let registry = registry(&workspace, &reference)?;
     let homes = homes(&workspace, &targets, &registry, &ready)?;
     let mounts = mounts(&homes, registry.repository());
@@ -135,10 +129,16 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
     let push = Push { store, registry: &registry, form, homes, last, progress: ui };
     let images: Vec<Shipped<'_>> = ready.iter().map(Ready::shipped).collect();
     ui.sends();
-    let pushed = store.within_cap(|| push.run(&images, &reference.version()))??;
+    let mut attached = Vec::new();
+    let mut attach = papers.as_ref().map(|papers| {
+        |pushed: &Pushed| {
+            attached = papers.attach(&registry, pushed, ui)?;
+            Ok(())
+        }
+    });
+    let attach = attach.as_mut().map(|attach| attach as Attach<'_>);
+    let pushed = store.within_cap(|| push.run(&images, &reference.version(), attach))??;
     remember(&workspace, &reference, &ready, &pushed)?;
-    let attached = Papers { workspace: &workspace, lock: &lock, targets: &targets, ready: &ready };
-    let attached = attached.attach(arguments, &registry, &pushed, ui)?;
     let answer = Answer { attached, ..answer(reference, &ready, &pushed, start) };
     ui.answer(&answer, || format!("{}@{}", answer.reference, answer.digest));
     Ok(())
@@ -163,6 +163,16 @@ fn find_targets<'a>(
 fn default_reference(workspace: &Workspace, target: Target<'_>) -> Outcome<Reference> {
     let text = workspace.project.reference_of(target.sandbox);
     text.parse().map_err(|error: sbx::reference::ReferenceError| Failure::input(error.to_string()))
+}
+
+fn refuse_digest(reference: &Reference) -> Outcome {
+    match reference.digest() {
+        None => Ok(()),
+        Some(_) => {
+            let message = format!("`{reference}` has a digest, and nothing can be pushed to one");
+            Err(Failure::input(message).with_help("name a tag"))
+        }
+    }
 }
 
 /// A repository as it is written to: a mirror is only read from.

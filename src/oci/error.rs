@@ -73,7 +73,7 @@ impl OciError {
             OciError::Denied { registry, .. } => Some(format!(
                 "if it exists, run `docker login {registry}`: what that writes is read here"
             )),
-            OciError::Missing { .. } => Some("look at the name and the tag in `from`".to_owned()),
+            OciError::Missing { .. } => Some("look at its name and its tag".to_owned()),
             OciError::Tag { .. } => Some("write `oci:DIRECTORY:TAG`".to_owned()),
             OciError::Document { source: DocumentError::NoPlatform { .. }, .. } => Some(
                 "leave the platform out of `platforms` in `project`, or say `only` in the layer"

@@ -24,7 +24,7 @@ pub use depository::{Depository, SOURCE_DIGEST, source_digest};
 pub use error::OciError;
 pub use manifests::Written;
 pub use packing::{Packing, Unpacked};
-pub use referrers::Referrer;
+pub use referrers::{Referrer, Referring};
 pub use registry::{Access, Registry};
 pub use source::{Image, ImageLayer, Origin, Whole};
 pub use upload::{Mounted, Supplied, Supply};

@@ -20,7 +20,7 @@ use crate::fetch::{Client, Document, FetchError, Headers, MirrorMap, defaults};
 use crate::reference::Reference;
 
 /// Largest manifest or index that is read; registries take no larger ones.
-const LARGEST_MANIFEST: u64 = 4 << 20;
+pub(super) const LARGEST_MANIFEST: u64 = 4 << 20;
 
 /// What is to be done with a repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,11 +125,7 @@ impl<'a> Registry<'a> {
 
     /// A manifest or an index, by tag or digest; its bytes are not judged yet.
     pub fn manifest(&self, version: &str) -> Result<Document, OciError> {
-        self.manifest_at("manifests", version)
-    }
-
-    pub(super) fn manifest_at(&self, kind: &str, version: &str) -> Result<Document, OciError> {
-        let url = self.url(kind, version);
+        let url = self.url("manifests", version);
         let accept = Some(accepted());
         self.ask(|authorization| {
             let headers = Headers { accept: accept.clone(), authorization, form: None };

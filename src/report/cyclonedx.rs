@@ -93,14 +93,13 @@ struct Dependency {
 
 /// The bill of materials of an image.
 pub fn cyclonedx(inventory: &Inventory) -> Vec<u8> {
-    let subject = &inventory.subject;
     let mut components: Vec<Item> = inventory.system.iter().map(system).collect();
     components.extend(inventory.components.iter().map(|one| item(one, &inventory.layers)));
-    document(&Bom {
+    let mut bill = Bom {
         schema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
         bom_format: "CycloneDX",
         spec_version: "1.6",
-        serial_number: format!("urn:uuid:{}", uuid(&subject.image, "cyclonedx")),
+        serial_number: String::new(),
         version: 1,
         metadata: Metadata {
             timestamp: created(),
@@ -116,7 +115,9 @@ pub fn cyclonedx(inventory: &Inventory) -> Vec<u8> {
         },
         components,
         dependencies: dependencies(inventory),
-    })
+    };
+    bill.serial_number = format!("urn:uuid:{}", uuid("cyclonedx", &document(&bill)));
+    document(&bill)
 }
 
 fn image(inventory: &Inventory) -> Item {

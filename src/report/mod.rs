@@ -2,10 +2,12 @@
 //!
 //! Bills of materials (SPDX, CycloneDX) and provenance (SLSA) are written from the lock and the plan,
 //! which know every package with its digest; nothing is guessed by looking into the image. Their bytes
-//! depend on the image alone: lists are sorted, the time is the layer format's epoch, identifiers are
-//! digests. So a report can be made again on any machine and compared, and an image's digest never
-//! changes for it. Where reports go (files, registries) does not belong here.
+//! depend on nothing but the project, its lock, the image and this program's version: lists are sorted, the
+//! time is the layer format's epoch, identifiers are digests of what is said. So a report can be made again
+//! on any machine and compared, and an image's digest never changes for it. Where reports go (files,
+//! registries) does not belong here.
 
+pub mod bundle;
 mod cyclonedx;
 mod facts;
 mod inventory;
@@ -19,8 +21,8 @@ pub use cyclonedx::cyclonedx;
 pub use inventory::{Component, Given, Inventory, ShippedLayer, Subject};
 pub use licence::Licence;
 pub use provenance::{
-    BUILD_TYPE, CYCLONEDX_PREDICATE, PAYLOAD_TYPE, PROVENANCE_PREDICATE, SPDX_PREDICATE, attest,
-    provenance,
+    BUILD_TYPE, CYCLONEDX_PREDICATE, PAYLOAD_TYPE, PROVENANCE_PREDICATE, Provenance,
+    SPDX_PREDICATE, attest, is_own,
 };
 pub use spdx::spdx;
 
@@ -81,9 +83,10 @@ fn created() -> String {
     Timestamp::from_second(EPOCH).map(|time| time.to_string()).unwrap_or_default()
 }
 
-/// A UUID that is the digest of an image and of what the document is (RFC 9562, version 8).
-fn uuid(image: &Digest, what: &str) -> String {
-    let mut bytes = *Digest::of(format!("{what} of {image}").as_bytes()).as_bytes();
+/// A UUID that is the digest of what a document says (RFC 9562, version 8): two that say something else have
+/// two.
+fn uuid(kind: &str, content: &[u8]) -> String {
+    let mut bytes = *Digest::of(&[kind.as_bytes(), b"\0", content].concat()).as_bytes();
     bytes[6] = bytes[6] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = Digest::from_bytes(bytes).hex();
@@ -102,9 +105,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uuid_follows_from_the_image_and_the_kind_of_document() {
-        let image = Digest::of(b"image");
-        insta::assert_snapshot!(uuid(&image, "spdx"), @"c5dbca1a-9199-81de-8a29-65cabcd34115");
-        assert_ne!(uuid(&image, "spdx"), uuid(&image, "cyclonedx"));
+    fn a_uuid_follows_from_the_kind_of_document_and_what_it_says() {
+        insta::assert_snapshot!(uuid("spdx", b"a"), @"e64794d0-5aba-8d04-8919-18bedc047c3b");
+        assert_ne!(uuid("spdx", b"a"), uuid("cyclonedx", b"a"));
+        assert_ne!(uuid("spdx", b"a"), uuid("spdx", b"b"));
     }
 }

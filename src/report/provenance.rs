@@ -109,31 +109,29 @@ fn digests(digest: &Integrity) -> Digests {
     BTreeMap::from([(digest.algorithm(), digest.hex())])
 }
 
-/// The statement about a built image. `manifests` are digests that it is known by beside its own two,
-/// as the one that a registry has.
-pub fn provenance(
-    given: Given<'_>,
-    builder: Option<&str>,
-    manifests: &[Digest],
-) -> Result<Vec<u8>, ReportError> {
-    let (subject, record) = given.subject()?;
-    let plan = given.plan;
-    let shipped = plan.steps.iter().zip(&record.layers);
-    let shipped = shipped.map(|(step, layer)| StepKey {
-        layer: step.layer.to_string(),
-        key: step.key,
-        diff_id: Some(layer.diff_id),
-    });
-    let aside = plan.aside.iter().map(|step| StepKey {
-        layer: step.layer.to_string(),
-        key: step.key,
-        diff_id: None,
-    });
-    Ok(document(&Statement {
-        kind: STATEMENT,
-        subject: subjects(&subject, manifests),
-        predicate_type: PROVENANCE_PREDICATE,
-        predicate: Predicate {
+/// What is known of how an image was made. Nothing more has to be read to say it, whoever has the image.
+pub struct Provenance {
+    subject: Subject,
+    predicate: Predicate,
+}
+
+impl Provenance {
+    /// `builder` is a URI of whoever built.
+    pub fn new(given: Given<'_>, builder: Option<&str>) -> Result<Self, ReportError> {
+        let (subject, record) = given.subject()?;
+        let plan = given.plan;
+        let shipped = plan.steps.iter().zip(&record.layers);
+        let shipped = shipped.map(|(step, layer)| StepKey {
+            layer: step.layer.to_string(),
+            key: step.key,
+            diff_id: Some(layer.diff_id),
+        });
+        let aside = plan.aside.iter().map(|step| StepKey {
+            layer: step.layer.to_string(),
+            key: step.key,
+            diff_id: None,
+        });
+        let predicate = Predicate {
             build_definition: Definition {
                 build_type: BUILD_TYPE,
                 external_parameters: External {
@@ -154,8 +152,20 @@ pub fn provenance(
                     version: BTreeMap::from([(TOOL, TOOL_VERSION)]),
                 },
             },
-        },
-    }))
+        };
+        Ok(Provenance { subject, predicate })
+    }
+
+    /// The statement. `manifests` are digests that the image is known by beside its own two, as the one that
+    /// a registry has.
+    pub fn to_bytes(&self, manifests: &[Digest]) -> Vec<u8> {
+        document(&Statement {
+            kind: STATEMENT,
+            subject: subjects(&self.subject, manifests),
+            predicate_type: PROVENANCE_PREDICATE,
+            predicate: &self.predicate,
+        })
+    }
 }
 
 /// A document about an image as a statement that can be signed.
@@ -168,6 +178,24 @@ pub fn attest(
     let predicate: Value = serde_json::from_slice(document).expect("a report is JSON");
     let subject = subjects(subject, manifests);
     super::document(&Statement { kind: STATEMENT, subject, predicate_type, predicate })
+}
+
+/// Whether a statement is one that this program makes, in any of its versions: others make bills, too.
+pub fn is_own(predicate_type: &str, predicate: &Value) -> bool {
+    let own = |value: &Value| value["name"].as_str() == Some(TOOL);
+    let some = |list: &Value, own: &dyn Fn(&Value) -> bool| {
+        list.as_array().is_some_and(|list| list.iter().any(own))
+    };
+    match predicate_type {
+        PROVENANCE_PREDICATE => {
+            predicate["buildDefinition"]["buildType"].as_str() == Some(BUILD_TYPE)
+        }
+        SPDX_PREDICATE => some(&predicate["creationInfo"]["creators"], &|creator| {
+            creator.as_str().is_some_and(|text| text.starts_with(&format!("Tool: {TOOL}-")))
+        }),
+        CYCLONEDX_PREDICATE => some(&predicate["metadata"]["tools"]["components"], &own),
+        _ => false,
+    }
 }
 
 /// The names that an image is known by.

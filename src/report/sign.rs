@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use crypto_secretbox::aead::{Aead, KeyInit};
 use crypto_secretbox::{Nonce, XSalsa20Poly1305};
+use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use p256::ecdsa::signature::{Signer, Verifier};
 use p256::ecdsa::{DerSignature, SigningKey, VerifyingKey};
 use p256::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePublicKey, LineEnding};
@@ -180,6 +181,13 @@ impl PublicKey {
         signature.is_ok_and(|signature| self.0.verify(bytes, &signature).is_ok())
     }
 
+    /// Whether the key made a signature of the bytes that have this digest.
+    pub fn verifies_digest(&self, digest: &Digest, signature: &[u8]) -> bool {
+        let signature = DerSignature::try_from(signature);
+        signature
+            .is_ok_and(|signature| self.0.verify_prehash(digest.as_bytes(), &signature).is_ok())
+    }
+
     /// A name for the key: the digest of its SPKI form.
     pub fn id(&self) -> Digest {
         let der = self.0.to_public_key_der();
@@ -311,6 +319,13 @@ mod tests {
         ltsFNmkyfRFwTaoCE6RwpphMu09+9U8/25VHJo/1b4KolxZVH+l1IcAi\n\
         -----END PRIVATE KEY-----";
 
+    impl PrivateKey {
+        /// One of 255.
+        pub(in crate::report) fn of_tests(number: u8) -> Self {
+            PrivateKey(SigningKey::from_slice(&[number; 32]).unwrap())
+        }
+    }
+
     #[test]
     fn an_envelope_is_opened_by_its_key_alone() {
         let key = PrivateKey::parse(KEY, None).unwrap();
@@ -321,7 +336,7 @@ mod tests {
         assert_eq!(read.open(&public, "text/x").unwrap(), b"hello");
         let error = read.open(&public, "text/y").unwrap_err().to_string();
         assert_eq!(error, "the envelope holds `text/x`, expected `text/y`");
-        let other = PrivateKey(SigningKey::from_slice(&[7; 32]).unwrap()).public();
+        let other = PrivateKey::of_tests(7).public();
         assert_eq!(read.open(&other, "text/x"), Err(SignError::Stranger));
         let changed = Envelope { payload: BASE64_STANDARD.encode("hullo"), ..read };
         assert_eq!(changed.open(&public, "text/x"), Err(SignError::Stranger));

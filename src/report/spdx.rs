@@ -96,12 +96,12 @@ pub fn spdx(inventory: &Inventory) -> Vec<u8> {
     packages
         .extend(inventory.layers.iter().enumerate().map(|(at, layer)| layer_package(at, layer)));
     packages.extend(inventory.components.iter().map(package));
-    document(&Document {
+    let mut bill = Document {
         spdx_version: "SPDX-2.3",
         data_license: "CC0-1.0",
         id: "SPDXRef-DOCUMENT",
         name: format!("{} for {}", subject.sandbox, subject.platform),
-        document_namespace: format!("urn:uuid:{}", uuid(&subject.image, "spdx")),
+        document_namespace: String::new(),
         creation_info: CreationInfo {
             created: created(),
             creators: vec![format!("Tool: {TOOL}-{TOOL_VERSION}")],
@@ -109,7 +109,10 @@ pub fn spdx(inventory: &Inventory) -> Vec<u8> {
         packages,
         has_extracted_licensing_infos: extracted(inventory),
         relationships: relationships(inventory).into_iter().collect(),
-    })
+    };
+    // two documents never have one name (SPDX 2.3, 6.5)
+    bill.document_namespace = format!("urn:uuid:{}", uuid("spdx", &document(&bill)));
+    document(&bill)
 }
 
 fn bare(id: String, name: String, purpose: &'static str) -> Package {

@@ -1,100 +1,278 @@
-//! Documents about an image beside it: attached at its registry, found again, signatures verified.
+//! Documents about an image beside it, attached at its registry; `attested` reads what is there.
 //!
-//! They refer to the image's manifest, which does not change for them. A signature is what cosign writes
-//! with a local key, under the tag where cosign looks for it as well (`sha256-HEX.sig`); signed documents
-//! are envelopes in one manifest, likewise (`sha256-HEX.att`). So cosign verifies what is attached here,
-//! and this verifies what cosign signed.
+//! They refer to the image's manifest, which does not change for them. There are two forms of what is signed.
+//! That of cosign up to its version 2, which all of its versions read: signatures and envelopes stand side by
+//! side in two manifests under tags made of the image's digest (`sha256-HEX.sig`, `sha256-HEX.att`), where
+//! every signer adds its own and leaves what others say; two who write at once are told apart by looking
+//! again. And bundles, one artifact each.
+//!
+//! What a key said before gives way where it says it anew: its signature of the same payload, its statement of
+//! the same kind that this program made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::ShipError;
+use super::attested::{LARGEST_ENVELOPE, Statement, read};
 use super::shipped::Placed;
 use super::supply::Bytes;
 use crate::digest::Digest;
 use crate::fetch::Progress;
 use crate::image::MEDIA_MANIFEST;
-use crate::oci::{OciError, Registry, Supplied};
-use crate::report::sign::{PrivateKey, PublicKey, image_payload};
+use crate::oci::document::Descriptor;
+use crate::oci::{OciError, Referring, Registry, Supplied};
+use crate::report::bundle::{MEDIA_BUNDLE, SIGN_PREDICATE, bundle, sign_statement};
+use crate::report::sign::{Envelope, PrivateKey, PublicKey, image_payload};
+use crate::report::{PAYLOAD_TYPE, is_own};
 
 pub(super) const MEDIA_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Types of cosign's.
-const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+pub(super) const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-pub const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
+pub(super) const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 /// The annotation that a signature stands in.
-const SIGNED: &str = "dev.cosignproject.cosign/signature";
-/// Largest document that is read of what refers to an image.
-const LARGEST: u64 = 1 << 20;
+pub(super) const SIGNED: &str = "dev.cosignproject.cosign/signature";
+/// The annotation that says what an envelope holds.
+const PREDICATE: &str = "predicateType";
+/// Most that stands under one tag: cosign reads no more.
+pub(super) const MOST: usize = 1000;
+/// How often a tag is written where others write it as well.
+const ROUNDS: usize = 5;
+
+type Annotations = BTreeMap<String, String>;
+
+/// A statement (in-toto) that is to be signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attestation {
+    /// The type of its predicate.
+    pub predicate: &'static str,
+    pub bytes: Vec<u8>,
+}
 
 /// A document as a layer of an artifact.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paper {
-    pub media_type: &'static str,
-    pub annotations: BTreeMap<String, String>,
-    pub bytes: Vec<u8>,
+struct Paper {
+    media_type: &'static str,
+    annotations: Annotations,
+    bytes: Vec<u8>,
+}
+
+/// An artifact that is to refer to an image.
+struct Artifact<'a> {
+    artifact_type: &'a str,
+    annotations: Annotations,
+    layers: Vec<Value>,
+    tag: Option<&'a str>,
+    replaces: Option<Digest>,
+}
+
+/// The form of what is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignedForm {
+    /// Under cosign's tags.
+    Tags,
+    /// Bundles of sigstore.
+    Bundles,
 }
 
 /// What is attached at a registry.
 pub struct Attaching<'a> {
     pub registry: &'a Registry<'a>,
+    pub form: SignedForm,
     pub progress: &'a dyn Progress,
 }
 
 impl Attaching<'_> {
-    /// Attaches documents to a manifest, in one artifact. `suffix` is that of cosign's tag for it.
+    /// Attaches a document that nobody signs.
     pub fn attach(
         &self,
         subject: &Placed,
-        artifact_type: &str,
-        papers: &[Paper],
-        suffix: Option<&str>,
+        media_type: &'static str,
+        bytes: Vec<u8>,
     ) -> Result<Digest, ShipError> {
-        let bring = || {
-            papers.iter().try_for_each(|paper| self.put(&paper.bytes))?;
-            self.put(b"{}")
-        };
-        bring()?;
-        let mut layers = Vec::new();
-        for paper in papers {
-            let mut layer = json!({
-                "mediaType": paper.media_type, "digest": Digest::of(&paper.bytes), "size": paper.bytes.len(),
-            });
-            if !paper.annotations.is_empty() {
-                layer["annotations"] = json!(paper.annotations);
-            }
-            layers.push(layer);
+        let paper = Paper { media_type, annotations: Annotations::new(), bytes };
+        self.put_alone(subject, &paper, Annotations::new())
+    }
+
+    /// Signs statements about a manifest.
+    pub fn attest(
+        &self,
+        subject: &Placed,
+        key: &PrivateKey,
+        attestations: &[Attestation],
+    ) -> Result<Vec<Digest>, ShipError> {
+        if self.form == SignedForm::Bundles {
+            return attestations.iter().map(|one| self.put_bundle(subject, key, one)).collect();
         }
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
-            "artifactType": artifact_type,
-            "config": {"mediaType": MEDIA_EMPTY, "digest": Digest::of(b"{}"), "size": 2},
-            "layers": layers,
-            "subject": {
-                "mediaType": subject.media_type, "digest": subject.digest, "size": subject.size,
-            },
-        });
-        let bytes = manifest.to_string().into_bytes();
-        let tag = suffix.map(|suffix| cosign_tag(&subject.digest, suffix));
-        let (tag, subject) = (tag.as_deref(), &subject.digest);
-        Ok(self.registry.put_referrer(tag, subject, artifact_type, &bytes, bring)?)
+        let seal = |one: &Attestation| {
+            let annotations = [(PREDICATE, one.predicate), (SIGNED, "")];
+            Paper {
+                media_type: ENVELOPE,
+                annotations: annotations.map(|(name, value)| (name.into(), value.into())).into(),
+                bytes: Envelope::sign(key, PAYLOAD_TYPE, &one.bytes).to_bytes(),
+            }
+        };
+        let papers: Vec<Paper> = attestations.iter().map(seal).collect();
+        let public = key.public();
+        let gives_way = |layer: &Descriptor, annotations: &Value| {
+            let kind = annotations[PREDICATE].as_str().unwrap_or_default();
+            match attestations.iter().any(|one| one.predicate == kind) {
+                true => self.is_ours(subject, &public, layer, kind),
+                false => Ok(false),
+            }
+        };
+        Ok(vec![self.add(subject, ENVELOPE, "att", &papers, &gives_way)?])
     }
 
     /// Signs a manifest.
     pub fn sign(&self, subject: &Placed, key: &PrivateKey) -> Result<Digest, ShipError> {
+        if self.form == SignedForm::Bundles {
+            let bytes = sign_statement(&subject.digest);
+            return self.put_bundle(
+                subject,
+                key,
+                &Attestation { predicate: SIGN_PREDICATE, bytes },
+            );
+        }
         let name = format!("{}/{}", self.registry.host(), self.registry.repository());
         let payload = image_payload(&name, &subject.digest);
         let signature = BASE64_STANDARD.encode(key.sign(&payload));
         let annotations = BTreeMap::from([(SIGNED.to_owned(), signature)]);
-        let paper = Paper { media_type: PAYLOAD, annotations, bytes: payload };
-        self.attach(subject, SIGNATURE, &[paper], Some("sig"))
+        let (of_payload, public) = (Digest::of(&payload), key.public());
+        let gives_way = |layer: &Descriptor, annotations: &Value| {
+            let signature = annotations[SIGNED].as_str().unwrap_or_default();
+            let signature = BASE64_STANDARD.decode(signature).unwrap_or_default();
+            Ok(layer.digest == of_payload && public.verifies(&payload, &signature))
+        };
+        let paper = Paper { media_type: PAYLOAD, annotations, bytes: payload.clone() };
+        self.add(subject, SIGNATURE, "sig", &[paper], &gives_way)
     }
 
-    fn put(&self, bytes: &[u8]) -> Result<(), OciError> {
+    /// Whether an envelope is what this program said of the manifest before, with the same key.
+    fn is_ours(
+        &self,
+        subject: &Placed,
+        key: &PublicKey,
+        layer: &Descriptor,
+        kind: &str,
+    ) -> Result<bool, ShipError> {
+        let Some(bytes) = read(self.registry, layer, LARGEST_ENVELOPE)? else { return Ok(false) };
+        let payload = Envelope::parse(&bytes).and_then(|one| one.open(key, PAYLOAD_TYPE));
+        let Ok(payload) = payload else { return Ok(false) };
+        let value: Value = serde_json::from_slice(&payload).unwrap_or_default();
+        Ok(Statement::parse(&payload).is_some_and(|one| one.is_about(&subject.digest))
+            && value["predicateType"].as_str() == Some(kind)
+            && is_own(kind, &value["predicate"]))
+    }
+
+    /// Adds papers to what stands under a tag, in place of what gives way to them.
+    fn add(
+        &self,
+        subject: &Placed,
+        artifact_type: &str,
+        suffix: &str,
+        papers: &[Paper],
+        gives_way: &dyn Fn(&Descriptor, &Value) -> Result<bool, ShipError>,
+    ) -> Result<Digest, ShipError> {
+        let tag = cosign_tag(&subject.digest, suffix);
+        let new: Vec<Value> = papers.iter().map(Paper::layer).collect();
+        for _ in 0..ROUNDS {
+            let (replaces, there) = match self.registry.find_artifact(&tag) {
+                Err(OciError::Missing { .. }) => (None, Vec::new()),
+                found => found.map(|(digest, layers)| (Some(digest), layers))?,
+            };
+            let mut layers = Vec::new();
+            for layer in &there {
+                let known: Option<Descriptor> = serde_json::from_value(layer.clone()).ok();
+                let gives_way = match known {
+                    Some(known) if !new.contains(layer) => {
+                        gives_way(&known, &layer["annotations"])?
+                    }
+                    _ => false,
+                };
+                if !gives_way {
+                    layers.push(layer.clone());
+                }
+            }
+            layers.extend(new.iter().filter(|layer| !there.contains(layer)).cloned());
+            if let Some(digest) = replaces.filter(|_| layers == there) {
+                return Ok(digest);
+            }
+            if layers.len() > MOST {
+                let (registry, count) = (self.registry.host().to_owned(), there.len());
+                return Err(ShipError::Crowded { registry, tag, count });
+            }
+            let (annotations, tag) = (Annotations::new(), Some(tag.as_str()));
+            let artifact = Artifact { artifact_type, annotations, layers, tag, replaces };
+            self.put(subject, papers, &artifact)?;
+        }
+        Err(self.registry.forgets().into())
+    }
+
+    fn put_bundle(
+        &self,
+        subject: &Placed,
+        key: &PrivateKey,
+        one: &Attestation,
+    ) -> Result<Digest, ShipError> {
+        let (media_type, bytes) = (MEDIA_BUNDLE, bundle(key, &one.bytes));
+        let annotations = [("content", "dsse-envelope"), (PREDICATE, one.predicate)];
+        let annotations = annotations
+            .map(|(name, value)| (format!("dev.sigstore.bundle.{name}"), value.to_owned()));
+        let paper = Paper { media_type, annotations: Annotations::new(), bytes };
+        self.put_alone(subject, &paper, annotations.into())
+    }
+
+    /// One paper as an artifact of its own.
+    fn put_alone(
+        &self,
+        subject: &Placed,
+        paper: &Paper,
+        annotations: Annotations,
+    ) -> Result<Digest, ShipError> {
+        let (artifact_type, layers) = (paper.media_type, vec![paper.layer()]);
+        let artifact = Artifact { artifact_type, annotations, layers, tag: None, replaces: None };
+        self.put(subject, std::slice::from_ref(paper), &artifact)
+    }
+
+    fn put(
+        &self,
+        subject: &Placed,
+        papers: &[Paper],
+        artifact: &Artifact<'_>,
+    ) -> Result<Digest, ShipError> {
+        let bring = || {
+            papers.iter().try_for_each(|paper| self.bring(&paper.bytes))?;
+            self.bring(b"{}")
+        };
+        bring()?;
+        let mut manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MEDIA_MANIFEST,
+            "artifactType": artifact.artifact_type,
+            "config": {"mediaType": MEDIA_EMPTY, "digest": Digest::of(b"{}"), "size": 2},
+            "layers": artifact.layers,
+            "subject": {
+                "mediaType": subject.media_type, "digest": subject.digest, "size": subject.size,
+            },
+        });
+        if !artifact.annotations.is_empty() {
+            manifest["annotations"] = json!(artifact.annotations);
+        }
+        let bytes = manifest.to_string().into_bytes();
+        let referring = Referring {
+            tag: artifact.tag,
+            subject: &subject.digest,
+            artifact_type: artifact.artifact_type,
+            bytes: &bytes,
+            replaces: artifact.replaces,
+        };
+        Ok(self.registry.put_referrer(&referring, bring)?)
+    }
+
+    fn bring(&self, bytes: &[u8]) -> Result<(), OciError> {
         let supplied = Supplied { digest: Digest::of(bytes), size: bytes.len() as u64 };
         let label = format!("document {}", supplied.digest.short());
         if !self.registry.has_blob(&label, &supplied)? {
@@ -105,46 +283,18 @@ impl Attaching<'_> {
     }
 }
 
+impl Paper {
+    fn layer(&self) -> Value {
+        let mut layer = json!({
+            "mediaType": self.media_type, "digest": Digest::of(&self.bytes), "size": self.bytes.len(),
+        });
+        if !self.annotations.is_empty() {
+            layer["annotations"] = json!(self.annotations);
+        }
+        layer
+    }
+}
+
 pub(super) fn cosign_tag(subject: &Digest, suffix: &str) -> String {
     format!("sha256-{}.{suffix}", subject.hex())
-}
-
-/// Verifies that a key signed a manifest.
-pub fn verify(registry: &Registry<'_>, subject: &Digest, key: &PublicKey) -> Result<(), ShipError> {
-    let mut versions = vec![cosign_tag(subject, "sig")];
-    let listed = registry.list_referrers(subject)?.into_iter();
-    let signatures = listed.filter(|one| one.artifact_type == SIGNATURE);
-    versions.extend(signatures.map(|one| one.digest.to_string()));
-    let mut others = BTreeSet::new();
-    for version in versions {
-        let layers = match registry.artifact(&version) {
-            Err(OciError::Missing { .. }) => continue,
-            layers => layers?,
-        };
-        for (layer, annotations) in layers {
-            let Some(signature) = annotations[SIGNED].as_str() else { continue };
-            let payload = registry.blob("signature", &layer.digest, LARGEST)?;
-            let signature = BASE64_STANDARD.decode(signature).unwrap_or_default();
-            if Digest::of(&payload) == layer.digest
-                && key.verifies(&payload, &signature)
-                && names(&payload, subject)
-            {
-                return Ok(());
-            }
-            others.insert(signature);
-        }
-    }
-    let subject = *subject;
-    Err(match others.len() {
-        0 => ShipError::Unsigned { subject },
-        count => ShipError::Stranger { subject, count },
-    })
-}
-
-/// Whether what was signed is about this manifest.
-fn names(payload: &[u8], subject: &Digest) -> bool {
-    let value: Value = serde_json::from_slice(payload).unwrap_or_default();
-    let critical = &value["critical"];
-    critical["type"].as_str() == Some("cosign container image signature")
-        && critical["image"]["docker-manifest-digest"].as_str() == Some(&subject.to_string())
 }

@@ -40,14 +40,14 @@ pub enum ShipError {
     Pipe(io::Error),
     #[error("{subject} is not signed")]
     Unsigned { subject: Digest },
-    #[error("none of the {count} signatures of {subject} is of this key")]
-    Stranger { subject: Digest, count: usize },
-    #[error("none of the {count} attestations of {subject} is of this key")]
-    StrangerAttests { subject: Digest, count: usize },
     #[error(
-        "an attestation of this key (`{predicate_type}`) is attached to {subject} and about something else"
+        "none of the {count} signatures and attestations of {subject} is a signature of this key"
     )]
-    OtherSubject { subject: Digest, predicate_type: String },
+    Stranger { subject: Digest, count: usize },
+    #[error("{subject} has no attestation `{kind}` of this key")]
+    NotAttested { subject: Digest, kind: String },
+    #[error("{count} signers have written to `{tag}` at {registry}, and nobody reads more")]
+    Crowded { registry: String, tag: String, count: usize },
 }
 
 impl ShipError {
@@ -75,10 +75,9 @@ impl ShipError {
             ShipError::Unsigned { .. } => Some(
                 "`sbx push --key FILE` and `cosign sign --key FILE` sign what they push".to_owned(),
             ),
-            ShipError::StrangerAttests { .. } => Some(
-                "`sbx push --attest --key FILE` attests with the key that signs the image"
-                    .to_owned(),
-            ),
+            ShipError::NotAttested { .. } => {
+                Some("`sbx push --attest --key FILE` attests what it pushes".to_owned())
+            }
             _ => None,
         }
     }

@@ -5,7 +5,7 @@
 //! pushes) saves questions and reading, and is never the reason to leave something out.
 
 mod attest;
-mod attestations;
+mod attested;
 mod cache;
 mod cargo;
 mod counter;
@@ -19,14 +19,14 @@ mod push;
 mod shipped;
 mod supply;
 
-pub use attest::{Attaching, ENVELOPE, Paper, verify};
-pub use attestations::verify_attestations;
+pub use attest::{Attaching, Attestation, SignedForm};
+pub use attested::{Attested, read_attested};
 pub use cache::{Exchange, Reach, SharedCache, Tally, Trust};
 pub use docker::Docker;
 pub use error::ShipError;
 pub use load::{Loaded, Way};
 pub use podman::Podman;
 pub use pull::{Pull, Pulled};
-pub use push::{Push, Pushed, Traffic, mounts};
+pub use push::{Attach, Push, Pushed, Traffic, mounts};
 pub use shipped::{Placed, Shipped};
 pub use supply::{Bytes, Stored};

@@ -5,7 +5,8 @@
 //! each blob is there because a manifest of the repository lists it, or is asked for, mounted from a
 //! repository that got it before, or sent; layers that have no twin yet are compressed while they are sent,
 //! one after the other on all processors, several on the way at a time. The manifest goes last, and the tag
-//! moves with it.
+//! moves with it; where something is to be attached, the manifest goes under its digest, what is attached
+//! follows, and then the tag moves, so that nobody finds an image by its tag that is not signed yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,51 +65,66 @@ pub struct Pushed {
     pub traffic: Traffic,
 }
 
+/// What is done when all manifests are there and the tag has not moved yet. All that can fail by itself was
+/// done before.
+pub type Attach<'a> = &'a mut dyn FnMut(&Pushed) -> Result<(), ShipError>;
+
 impl Push<'_> {
     /// Brings images (one, or one of each platform) under a tag.
-    pub fn run(&self, images: &[Shipped<'_>], tag: &str) -> Result<Pushed, ShipError> {
+    pub fn run(
+        &self,
+        images: &[Shipped<'_>],
+        tag: &str,
+        attach: Option<Attach<'_>>,
+    ) -> Result<Pushed, ShipError> {
         // the first question also brings a token for all that follow
         let named = self.registry.find_manifest(tag)?;
         let listed = Listed::new(self.registry, named.or(self.last));
+        let single = images.len() == 1;
+        let to = To { tag: (single && attach.is_none()).then_some(tag), named };
         let mut traffic = Traffic::default();
         let mut manifests = Vec::new();
-        let single = images.len() == 1;
+        let mut bytes = Vec::new();
         for image in images {
-            let to = if single { To::Tag { tag, named } } else { To::Digest };
-            let (manifest, moved) = self.push_image(*image, to, &listed)?;
+            let (manifest, moved);
+            (manifest, bytes, moved) = self.push_image(*image, to, &listed)?;
             traffic.add(moved);
             manifests.push(manifest);
         }
         let root = match single {
             true => manifests[0].clone(),
-            false => self.push_index(images, &manifests, tag, named)?,
+            false => {
+                bytes = shipped::index(self.store, images, &manifests)?;
+                Placed::new(&bytes, MEDIA_INDEX)
+            }
         };
-        Ok(Pushed { root, manifests, traffic })
-    }
-
-    fn push_index(
-        &self,
-        images: &[Shipped<'_>],
-        manifests: &[Placed],
-        tag: &str,
-        named: Option<Digest>,
-    ) -> Result<Placed, ShipError> {
-        let bytes = shipped::index(self.store, images, manifests)?;
-        let placed = Placed::new(&bytes, MEDIA_INDEX);
-        if named != Some(placed.digest) {
-            // what it names, the registry has taken
-            self.registry.put_manifest(tag, MEDIA_INDEX, &bytes, || Ok::<_, ShipError>(()))?;
+        let is_new = named != Some(root.digest);
+        let pushed = Pushed { root, manifests, traffic };
+        if let Some(attach) = attach {
+            if is_new && !single {
+                self.put(&pushed.root.digest.to_string(), &pushed.root, &bytes)?;
+            }
+            attach(&pushed)?;
         }
-        Ok(placed)
+        if is_new && to.tag.is_none() {
+            self.put(tag, &pushed.root, &bytes)?;
+        }
+        Ok(pushed)
     }
 
-    /// Brings one image under a tag, or under its digest alone.
+    /// Writes a manifest or an index; what it names, the registry has taken.
+    fn put(&self, version: &str, placed: &Placed, bytes: &[u8]) -> Result<(), ShipError> {
+        let nothing = || Ok::<_, ShipError>(());
+        self.registry.put_manifest(version, &placed.media_type, bytes, nothing).map(drop)
+    }
+
+    /// Brings one image under a tag, or under its digest alone; answers its manifest, too.
     fn push_image(
         &self,
         image: Shipped<'_>,
         to: To<'_>,
         listed: &Listed<'_>,
-    ) -> Result<(Placed, Traffic), ShipError> {
+    ) -> Result<(Placed, Vec<u8>, Traffic), ShipError> {
         let layers = &image.record().layers;
         let mut twins: Vec<Option<Twin>> = layers.iter().map(|layer| self.find(layer)).collect();
         let missing =
@@ -117,13 +133,11 @@ impl Push<'_> {
         let manifest = |twins: &[Option<Twin>]| image.manifest(self.store, twins, self.form);
         let mut is_there = false;
         if whole {
-            let (ends, _) = manifest(&twins)?;
-            if to.names(&ends.digest) {
-                return Ok((ends, Traffic::default()));
-            }
-            is_there = self.registry.find_manifest(&ends.digest.to_string())?.is_some();
-            if is_there && matches!(to, To::Digest) {
-                return Ok((ends, Traffic::default()));
+            let (ends, bytes) = manifest(&twins)?;
+            let named = to.named == Some(ends.digest);
+            is_there = named || self.registry.find_manifest(&ends.digest.to_string())?.is_some();
+            if named || is_there && to.tag.is_none() {
+                return Ok((ends, bytes, Traffic::default()));
             }
         }
         let mut traffic = Traffic::default();
@@ -137,7 +151,7 @@ impl Push<'_> {
             Ok::<_, ShipError>(())
         })?;
         self.remember(image, &twins)?;
-        Ok((ends, traffic))
+        Ok((ends, bytes, traffic))
     }
 
     /// Brings the twin of one layer in.
@@ -419,25 +433,16 @@ impl Traffic {
 
 /// Where a manifest goes.
 #[derive(Clone, Copy)]
-enum To<'a> {
-    Tag {
-        tag: &'a str,
-        /// What it names now.
-        named: Option<Digest>,
-    },
-    Digest,
+struct To<'a> {
+    /// Or under its digest alone.
+    tag: Option<&'a str>,
+    /// What the tag of the push names now.
+    named: Option<Digest>,
 }
 
 impl To<'_> {
-    fn names(self, digest: &Digest) -> bool {
-        matches!(self, To::Tag { named: Some(named), .. } if named == *digest)
-    }
-
     fn version(self, manifest: &Placed) -> String {
-        match self {
-            To::Tag { tag, .. } => tag.to_owned(),
-            To::Digest => manifest.digest.to_string(),
-        }
+        self.tag.map_or_else(|| manifest.digest.to_string(), str::to_owned)
     }
 }
 

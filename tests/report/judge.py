@@ -79,6 +79,80 @@ def envelope(path):
     return [] if read["signatures"] else ["no signature"]
 
 
+def bundle(path):
+    """Verifies a bundle of sigstore's with the `key.pub` beside it."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from in_toto_attestation.v1 import statement_pb2
+    from google.protobuf import json_format
+    from sigstore_models.bundle.v1 import Bundle
+
+    read = Bundle.from_json(Path(path).read_text())
+    assert read.media_type == "application/vnd.dev.sigstore.bundle.v0.3+json", read.media_type
+    assert read.verification_material.public_key.hint, "no hint"
+    (one,) = read.dsse_envelope.signatures
+    kind, payload = read.dsse_envelope.payload_type.encode(), read.dsse_envelope.payload
+    signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+    public = form.load_pem_public_key(Path(path).with_name("key.pub").read_bytes())
+    public.verify(one.sig, signed, ec.ECDSA(hashes.SHA256()))
+    json_format.Parse(payload, statement_pb2.Statement())
+    return []
+
+
+def _write(path, content):
+    """Writes `bundle.json` beside a file, by the key beside it, as cosign's version 3 does."""
+    import hashlib
+
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from sigstore_models.bundle.v1 import Bundle
+
+    private = form.load_pem_private_key(Path(path).with_name("key.pem").read_bytes(), None)
+    spki = private.public_key().public_bytes(form.Encoding.DER, form.PublicFormat.SubjectPublicKeyInfo)
+    text = lambda data: base64.b64encode(data).decode()
+    sign = lambda data: text(private.sign(data, ec.ECDSA(hashes.SHA256())))
+    written = {
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": {
+            "publicKey": {"hint": text(hashlib.sha256(spki).digest())},
+            "tlogEntries": [],
+        },
+        **content(Path(path).read_bytes(), text, sign),
+    }
+    Path(path).with_name("bundle.json").write_text(Bundle.from_json(json.dumps(written)).to_json())
+    return []
+
+
+def write_statement(path):
+    import hashlib
+
+    def content(data, text, sign):
+        statement = {
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"digest": {"sha256": hashlib.sha256(data).hexdigest()}}],
+            "predicateType": "https://sigstore.dev/cosign/sign/v1",
+            "predicate": {},
+        }
+        kind, payload = "application/vnd.in-toto+json", json.dumps(statement).encode()
+        signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+        envelope = {"payload": text(payload), "payloadType": kind, "signatures": [{"sig": sign(signed)}]}
+        return {"dsseEnvelope": envelope}
+
+    return _write(path, content)
+
+
+def write_message(path):
+    import hashlib
+
+    def content(data, text, sign):
+        digest = {"algorithm": "SHA2_256", "digest": text(hashlib.sha256(data).digest())}
+        return {"messageSignature": {"messageDigest": digest, "signature": sign(data)}}
+
+    return _write(path, content)
+
+
 wrong = [line for path in sys.argv[2:] for line in globals()[sys.argv[1]](path)]
 print("\n".join(wrong))
 sys.exit(bool(wrong))

@@ -63,6 +63,10 @@ struct State {
     asked: Vec<Asked>,
     fault: Option<(usize, Fault)>,
     lists_referrers: bool,
+    /// Referrers of one page.
+    page: Option<usize>,
+    /// Manifests whose tag ends so are refused.
+    refuses_tag: Option<String>,
     refuses_mounts: Option<u16>,
     /// Answers to the ends of uploads, and to manifests.
     refuses_ends: Option<u16>,
@@ -109,6 +113,14 @@ impl Depot {
 
     pub fn list_referrers(&self) {
         self.state.lock().unwrap().lists_referrers = true;
+    }
+
+    pub fn page_referrers(&self, count: usize) {
+        self.state.lock().unwrap().page = Some(count);
+    }
+
+    pub fn refuse_tag(&self, end: Option<&str>) {
+        self.state.lock().unwrap().refuses_tag = end.map(str::to_owned);
     }
 
     pub fn refuse_mounts(&self, status: u16) {

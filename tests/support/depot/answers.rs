@@ -58,7 +58,7 @@ pub(super) fn answer(state: &mut State, request: &Request, host: &str) -> Answer
             "/blobs/uploads/" => upload(state, request, repository, name),
             "/blobs/" => blob(state, repository, name),
             "/manifests/" => manifest(state, request, repository, name),
-            _ => referrers(state, repository, name),
+            _ => referrers(state, request, repository, name),
         };
     }
     Answer::new(404)
@@ -159,6 +159,9 @@ fn put_manifest(state: &mut State, request: &Request, repository: &str, name: &s
     if let Some(status) = state.refuses_manifests {
         return Answer::new(status);
     }
+    if state.refuses_tag.as_ref().is_some_and(|end| name.ends_with(end)) {
+        return Answer::new(403);
+    }
     if !whole || name.starts_with("sha256:") && name != digest {
         return Answer::new(400);
     }
@@ -173,7 +176,7 @@ fn put_manifest(state: &mut State, request: &Request, repository: &str, name: &s
     }
 }
 
-fn referrers(state: &State, repository: &str, name: &str) -> Answer {
+fn referrers(state: &State, request: &Request, repository: &str, name: &str) -> Answer {
     if !state.lists_referrers {
         return Answer::new(404);
     }
@@ -189,8 +192,22 @@ fn referrers(state: &State, repository: &str, name: &str) -> Answer {
             })
         })
     };
-    let entries: Vec<Value> = state.manifests.iter().filter_map(of).collect();
+    let mut entries: Vec<Value> = state.manifests.iter().filter_map(of).collect();
+    let mut link = None;
+    if let Some(page) = state.page {
+        let from: usize =
+            parameter(&request.asked.query, "from").map_or(0, |from| from.parse().unwrap());
+        entries.drain(..from.min(entries.len()));
+        if entries.len() > page {
+            entries.truncate(page);
+            // as one behind a proxy writes it
+            let to = format!("https://inside.example/v2/{repository}/referrers/{name}");
+            link = Some(format!("<{to}?from={}>; rel=\"next\"", from + page));
+        }
+    }
     let media = "application/vnd.oci.image.index.v1+json";
     let index = json!({"schemaVersion": 2, "mediaType": media, "manifests": entries});
-    Answer { body: index.to_string().into_bytes(), ..Answer::new(200) }.with("Content-Type", media)
+    let answer = Answer { body: index.to_string().into_bytes(), ..Answer::new(200) };
+    let answer = answer.with("Content-Type", media);
+    link.into_iter().fold(answer, |answer, link| answer.with("Link", link))
 }
