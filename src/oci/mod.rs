@@ -15,6 +15,7 @@ mod packing;
 pub mod peek;
 mod referrers;
 mod registry;
+mod sending;
 mod source;
 mod token;
 mod upload;

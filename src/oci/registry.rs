@@ -1,5 +1,5 @@
 //! A repository at a registry (OCI distribution-spec 1.1); what is read of it.
-//! `upload` writes, `token` says who one is.
+//! `upload` and `sending` write, `token` says who one is.
 //!
 //! Nothing is asked ahead: the first request goes without a token, and what the registry then demands
 //! is answered once for all further ones. A token goes to the registry it was made for and to no host
