@@ -9,6 +9,7 @@ pub mod credentials;
 mod depository;
 pub mod document;
 mod error;
+mod helper;
 mod layout;
 mod manifests;
 mod packing;

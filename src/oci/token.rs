@@ -30,7 +30,7 @@ impl Registry<'_> {
             true if defaults::DOCKER.contains(&reached) => docker.to_vec(),
             _ => vec![&reached],
         };
-        Ok(self.keychain.find(&names)?)
+        Ok(self.keychain.find(&names, &self.repository)?)
     }
 
     /// The value of an `Authorization` header that a challenge asks for.
