@@ -161,21 +161,19 @@ fn connect(
             builder = builder.identity(identity.clone());
         }
         match &config.socket {
-            Some(socket) => Ok(builder.no_proxy().unix_socket(socket.clone())),
+            Some(socket) => builder.no_proxy().unix_socket(socket.clone()),
             None => config.proxies.apply(builder),
         }
     };
     let setup = |error: reqwest::Error| FetchError::Setup(super::retry::innermost(&error));
     if is_plain {
-        return builder().map_err(setup)?.tls_certs_only([]).build().map_err(setup);
+        return builder().tls_certs_only([]).build().map_err(setup);
     }
-    let platform = builder().map_err(setup)?.tls_certs_merge(roots.clone()).build();
+    let platform = builder().tls_certs_merge(roots.clone()).build();
     match platform {
         // a bare machine has no authorities at all: http works there, and Debian's archives are
         // signed; https is refused as untrusted, with advice
-        Err(_) if roots.is_empty() => {
-            builder().map_err(setup)?.tls_certs_only([]).build().map_err(setup)
-        }
+        Err(_) if roots.is_empty() => builder().tls_certs_only([]).build().map_err(setup),
         built => built.map_err(setup),
     }
 }

@@ -37,6 +37,6 @@ pub use npmrc::{
     Credentials, NpmRegistries, NpmSettings, NpmSettingsError, has_credential, public_settings,
 };
 pub use progress::{NoProgress, Progress};
-pub use proxy::{ProxyConfig, ProxyError};
+pub use proxy::{ProxyConfig, ProxyError, is_loopback};
 pub use send::{Answer, Letter, Method, Refusal};
 pub use settings::{Settings, parse_cap};

@@ -170,8 +170,9 @@ pub(super) fn judge_network(
     error: &reqwest::Error,
 ) -> Verdict {
     let label = label.to_owned();
-    let at = redact(error.url().unwrap_or(url));
-    let (url, tries) = (at, Tries::default());
+    let at = error.url().unwrap_or(url);
+    let proxy = config.proxies.find(at).filter(|_| config.socket.is_none());
+    let (url, tries) = (redact(at), Tries::default());
     let reason = innermost(error);
     if error.is_redirect() {
         return Verdict::Next(FetchError::Redirect { label, url, reason });
@@ -186,6 +187,10 @@ pub(super) fn judge_network(
         let reason = match error.is_timeout() {
             true => format!("no connection within {:?}", config.connect_timeout),
             false => reason,
+        };
+        let reason = match proxy {
+            Some(proxy) => format!("through proxy {}: {reason}", redact(proxy)),
+            None => reason,
         };
         return Verdict::Again(FetchError::Unreachable { label, url, reason, tries }, None);
     }

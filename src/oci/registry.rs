@@ -16,7 +16,7 @@ use super::document::accepted;
 use super::error::OciError;
 use super::token::credential_of;
 use crate::digest::Digest;
-use crate::fetch::{Client, Document, FetchError, Headers, MirrorMap, defaults};
+use crate::fetch::{self, Client, Document, FetchError, Headers, MirrorMap, defaults};
 use crate::reference::Reference;
 
 /// Largest manifest or index that is read; registries take no larger ones.
@@ -218,13 +218,7 @@ impl<'a> Registry<'a> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    let Ok(url) = Url::parse(&format!("http://{host}/")) else { return false };
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
+    Url::parse(&format!("http://{host}/")).is_ok_and(|url| fetch::is_loopback(&url))
 }
 
 #[cfg(test)]

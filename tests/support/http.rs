@@ -103,7 +103,7 @@ impl Server {
         Self::run(State { root: Some(root.to_owned()), ..State::default() })
     }
 
-    /// Serves over TLS, with a certificate of `authority` for `localhost` and `127.0.0.1`.
+    /// Serves over TLS, with a certificate of `authority` for `localhost`, `127.0.0.1` and `secure.example.org`.
     pub fn start_tls(authority: &Authority) -> Self {
         Self::run(State { tls: Some(Arc::clone(&authority.config)), ..State::default() })
     }
@@ -459,7 +459,7 @@ impl Authority {
         let issuer = rcgen::Issuer::new(params, key);
 
         let key = rcgen::KeyPair::generate().unwrap();
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names = ["localhost", "127.0.0.1", "secure.example.org"].map(str::to_owned).to_vec();
         let params = rcgen::CertificateParams::new(names).unwrap();
         let leaf = params.signed_by(&key, &issuer).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
