@@ -57,6 +57,7 @@ mod same_image;
 mod sandboxes;
 mod save;
 mod second_registry;
+mod secrets;
 mod shards;
 mod shared_cache;
 mod support;

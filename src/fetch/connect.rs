@@ -23,6 +23,8 @@ const REDIRECTS: usize = 5;
 pub(super) enum Line {
     /// Redirects are followed, and silence has a limit.
     Asking,
+    /// Nothing is followed, and silence has a limit.
+    Confiding,
     /// Nothing is followed; whoever sends looks after the time.
     Sending,
     /// Likewise, over plain http: then no certificate is ever judged, and none is read.
@@ -155,6 +157,9 @@ fn connect(
             .connect_timeout(config.connect_timeout);
         builder = match line {
             Line::Asking => builder.redirect(policy()).read_timeout(config.stall_timeout),
+            Line::Confiding => {
+                builder.redirect(redirect::Policy::none()).read_timeout(config.stall_timeout)
+            }
             Line::Sending | Line::SendingPlain => builder.redirect(redirect::Policy::none()),
         };
         if let Some(identity) = &identity {

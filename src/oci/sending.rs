@@ -20,7 +20,7 @@ use super::error::OciError;
 use super::registry::Registry;
 use super::upload::{Supplied, Supply};
 use crate::digest::Digest;
-use crate::fetch::{Answer, FetchError, Letter, Method, Progress, Refusal};
+use crate::fetch::{Answer, FetchError, Letter, Method, Progress, Refusal, without_label};
 
 /// Blobs of at most so many bytes go up in one request.
 const SMALL: u64 = 1 << 20;
@@ -60,7 +60,8 @@ impl Registry<'_> {
             };
             tried = if upload.sent > best { 1 } else { tried + 1 };
             best = best.max(upload.sent);
-            progress.retried(supply.label(), &error.to_string());
+            let label = supply.label();
+            progress.retried(label, without_label(label, &error.to_string()));
             if !self.client.wait(tried, wait) {
                 return Err(error);
             }
@@ -140,7 +141,7 @@ impl Upload<'_> {
         let url = self.registry.uploads();
         let answer = self.registry.write(&Letter::new(label, Method::POST, &url), b"");
         let answer = answer.map_err(|error| self.registry.no_repository(error))?;
-        Ok(answer.location().ok_or_else(|| self.odd("opens no session"))?)
+        Ok(self.registry.next_place(&answer)?.ok_or_else(|| self.odd("opens no session"))?)
     }
 
     /// Asks a session how much it has.
@@ -154,7 +155,7 @@ impl Upload<'_> {
             return None;
         }
         self.sent = has;
-        Some(answer.location().unwrap_or_else(|| place.clone()))
+        Some(self.registry.next_place(&answer).ok()?.unwrap_or_else(|| place.clone()))
     }
 
     /// Once what it is has become known on the way, it may turn out to be there.
@@ -195,9 +196,9 @@ impl Upload<'_> {
         };
         let streamed = self.registry.client.stream(&letter, &mut body, None);
         let count = body.count;
-        let answer = streamed.map_err(|refusal| self.judge(refusal))?;
+        let answer = streamed.map_err(|refusal| self.judge(refusal, place))?;
         self.sent += count;
-        let next = answer.location().unwrap_or_else(|| place.clone());
+        let next = self.registry.next_place(&answer)?.unwrap_or_else(|| place.clone());
         self.place = Some(next.clone());
         Ok(next)
     }
@@ -224,7 +225,7 @@ impl Upload<'_> {
         {
             self.whole_refused = true;
         }
-        match self.judge(refusal) {
+        match self.judge(refusal, place) {
             Trouble::Final(error @ OciError::Fetch(FetchError::Status { .. }))
                 if self.whole_refused =>
             {
@@ -303,19 +304,25 @@ impl Upload<'_> {
         }
     }
 
-    fn judge(&mut self, refusal: Refusal) -> Trouble {
+    fn judge(&mut self, refusal: Refusal, place: &Url) -> Trouble {
         let registry = self.registry;
         match refusal {
+            // what another host demands is not answered
+            Refusal::Final(error) if !registry.is_own(place) && error.is_barred() => {
+                Trouble::Final(registry.judge(error.from_elsewhere(&registry.base)))
+            }
             Refusal::Again(error, wait) => {
                 // how much arrived, only the registry knows
                 self.doubtful = true;
                 Trouble::Again(registry.judge(error), wait)
             }
             Refusal::Source(error) => Trouble::Final(self.unreadable(&error)),
-            Refusal::Final(FetchError::Unauthorized { challenge, .. }) => {
+            Refusal::Final(FetchError::Unauthorized { challenge, said, .. }) => {
                 self.doubtful = true;
                 match registry.renew(&challenge) {
-                    Ok(_) => Trouble::Again(registry.denied(), Some(Duration::ZERO)),
+                    Ok(pass) => {
+                        Trouble::Again(registry.denied(said, pass.is_user), Some(Duration::ZERO))
+                    }
                     Err(error) => Trouble::Final(error),
                 }
             }

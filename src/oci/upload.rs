@@ -85,7 +85,8 @@ impl Registry<'_> {
         url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
         match self.write(&Letter::new(label, Method::POST, &url), b"") {
             Ok(answer) if answer.status == 201 => Ok(Mounted::Done),
-            Ok(answer) => Ok(Mounted::Not(answer.location().filter(|_| answer.status == 202))),
+            Ok(answer) if answer.status == 202 => Ok(Mounted::Not(self.next_place(&answer)?)),
+            Ok(_) => Ok(Mounted::Not(None)),
             // whoever may not read the other repository may well write to this one
             Err(OciError::Denied { .. } | OciError::Missing { .. }) => Ok(Mounted::Not(None)),
             Err(OciError::Fetch(FetchError::Status { status: 400..500, .. })) => {
@@ -101,12 +102,26 @@ impl Registry<'_> {
         self.ask(|authorization| {
             let authorization = authorization.filter(|_| own);
             let letter = Letter { authorization, ..letter.clone() };
-            self.client.send(&letter, body, LARGEST_ANSWER, &crate::fetch::NoProgress)
+            let sent = self.client.send(&letter, body, LARGEST_ANSWER, &crate::fetch::NoProgress);
+            // what another host demands is not answered
+            sent.map_err(|error| if own { error } else { error.from_elsewhere(&self.base) })
         })
     }
 
     pub(super) fn uploads(&self) -> Url {
         self.url("blobs", "uploads/")
+    }
+
+    /// Where an answer says to go on. What is for a registry that is reached over TLS goes nowhere without.
+    pub(super) fn next_place(&self, answer: &Answer) -> Result<Option<Url>, OciError> {
+        match answer.location() {
+            Some(to) if self.base.scheme() == "https" && to.scheme() != "https" => {
+                let (image, registry) = (self.image.clone(), self.host.clone());
+                let to = to.origin().ascii_serialization();
+                Err(OciError::Downgrade { image, registry, to })
+            }
+            place => Ok(place),
+        }
     }
 
     /// Whether an address is the registry's own, which may see tokens.
@@ -128,6 +143,8 @@ pub(super) fn absent(answer: Result<Answer, OciError>) -> Result<Option<Answer>,
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(OciError::Missing { .. } | OciError::Denied { .. }) => Ok(None),
+        // storage behind a registry may take a GET alone
+        Err(OciError::Fetch(FetchError::Elsewhere { .. })) => Ok(None),
         Err(error) => Err(error),
     }
 }

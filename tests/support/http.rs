@@ -43,6 +43,8 @@ pub enum Fault {
     Challenge(String),
     /// To another address.
     Redirect(String),
+    /// This status with these headers.
+    Answer(u16, Vec<(&'static str, String)>),
 }
 
 /// A request as it came.
@@ -271,6 +273,9 @@ impl State {
                 Reply::empty(401).with("WWW-Authenticate", &text).send(stream)
             }
             Some(Fault::Redirect(to)) => Reply::empty(302).with("Location", &to).send(stream),
+            Some(Fault::Answer(status, headers)) => {
+                Reply { headers, ..Reply::empty(status) }.send(stream)
+            }
             Some(Fault::Drop) => Ok(After::Close),
             Some(Fault::Cut(count)) => {
                 Reply::of(whole, request).head(stream)?;
