@@ -313,6 +313,7 @@ fn read_settings(root: &Path, project: &Project) -> Outcome<Settings> {
     let npm = npm_settings(variables().collect(), root, project);
     let (registries, credentials) = npm.read().map_err(|error| input(&error))?;
     let mirrors = mirrors.or(file.mirrors).with_indexes(indexes).with_registries(registries);
+    let credentials = mirrors.known_by(credentials);
     Ok(Settings { mirrors, proxies: proxies.or(file.proxies), credentials, ..file })
 }
 
