@@ -45,6 +45,7 @@ mod push_at_once;
 mod push_faults;
 mod push_index;
 mod push_listed;
+mod push_mounts;
 mod python_lock;
 mod python_parity;
 mod python_wheels;
