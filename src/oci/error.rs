@@ -1,5 +1,7 @@
 //! What can go wrong with somebody else's image.
 
+use std::fmt;
+
 use super::credentials::CredentialError;
 use super::document::DocumentError;
 use super::peek::PeekError;
@@ -7,6 +9,39 @@ use crate::blame::Blame;
 use crate::digest::Digest;
 use crate::fetch::{FetchError, Said};
 use crate::fsx::PathIo;
+
+/// Who is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Somebody in particular, who said so.
+    User,
+    Strangers,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Who::User => "this user",
+            Who::Strangers => "strangers",
+        })
+    }
+}
+
+/// What somebody is not let do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    Read,
+    Write,
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Deed::Read => "have it",
+            Deed::Write => "write there",
+        })
+    }
+}
 
 /// Why an image cannot be had. Each names the image.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +51,7 @@ pub enum OciError {
     #[error("image `{image}`: {registry} does not have it")]
     Missing { image: String, registry: String },
     #[error("image `{image}`: {registry} does not let {who} {deed}{said}")]
-    Denied { image: String, registry: String, who: &'static str, deed: &'static str, said: Said },
+    Denied { image: String, registry: String, who: Who, deed: Deed, said: Said },
     #[error("image `{image}`: {registry} asks for what nobody understands: `{challenge}`")]
     Challenge { image: String, registry: String, challenge: String },
     #[error("image `{image}`: {what} gave other bytes: expected {expected}, found {found}")]
@@ -74,11 +109,11 @@ impl OciError {
     /// The next step.
     pub fn help(&self) -> Option<String> {
         match self {
-            OciError::Denied { registry, who: "this user", .. } => Some(format!(
+            OciError::Denied { registry, who: Who::User, .. } => Some(format!(
                 "the registry knows this user: run `docker login {registry}` as somebody who may, unless it says something else"
             )),
             OciError::Denied { registry, deed, .. } => {
-                let doubt = if *deed == "have it" { "if it exists, " } else { "" };
+                let doubt = if *deed == Deed::Read { "if it exists, " } else { "" };
                 Some(format!("{doubt}run `docker login {registry}`: what that writes is read here"))
             }
             OciError::Downgrade { .. } => Some(

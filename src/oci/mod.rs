@@ -23,7 +23,7 @@ mod upload;
 
 pub use credentials::Keychain;
 pub use depository::{Depository, SOURCE_DIGEST, source_digest};
-pub use error::OciError;
+pub use error::{Deed, OciError, Who};
 pub use manifests::Written;
 pub use packing::{Packing, Unpacked};
 pub use referrers::Referrer;

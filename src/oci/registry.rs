@@ -13,7 +13,7 @@ use url::Url;
 
 use super::credentials::{Credential, Keychain};
 use super::document::accepted;
-use super::error::OciError;
+use super::error::{Deed, OciError, Who};
 use super::token::credential_of;
 use crate::digest::Digest;
 use crate::fetch::{self, Client, Document, FetchError, Headers, MirrorMap, Said, defaults};
@@ -227,10 +227,10 @@ impl<'a> Registry<'a> {
 
     pub(super) fn denied(&self, said: Said, is_user: bool) -> OciError {
         let (image, registry) = (self.image.clone(), self.host.clone());
-        let who = if is_user { "this user" } else { "strangers" };
+        let who = if is_user { Who::User } else { Who::Strangers };
         let deed = match self.access {
-            Access::Read => "have it",
-            Access::Write { .. } => "write there",
+            Access::Read => Deed::Read,
+            Access::Write { .. } => Deed::Write,
         };
         OciError::Denied { image, registry, who, deed, said }
     }
