@@ -129,7 +129,7 @@ impl Workspace {
             pool.build_global().unwrap_or_default();
         }
         let usual = ClientConfig::default();
-        let (keychain, mirrors) = (read_keychain()?, source_mirrors(global, &project)?);
+        let (keychain, mirrors) = (read_keychain(), source_mirrors(global, &project)?);
         let config = ClientConfig {
             registries: depositories(&mirrors, &keychain, &settings.mirrors),
             offline: global.offline,
@@ -313,6 +313,7 @@ fn read_settings(root: &Path, project: &Project) -> Outcome<Settings> {
     let npm = npm_settings(variables().collect(), root, project);
     let (registries, credentials) = npm.read().map_err(|error| input(&error))?;
     let mirrors = mirrors.or(file.mirrors).with_indexes(indexes).with_registries(registries);
+    let credentials = mirrors.known_by(credentials);
     Ok(Settings { mirrors, proxies: proxies.or(file.proxies), credentials, ..file })
 }
 
@@ -366,7 +367,7 @@ fn certificate_dirs() -> Vec<PathBuf> {
 }
 
 /// Who one is at registries: what `docker login` and `podman login` wrote.
-fn read_keychain() -> Outcome<Keychain> {
+fn read_keychain() -> Keychain {
     let base = etcetera::choose_base_strategy().ok();
     let dir = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let docker = dir("DOCKER_CONFIG");
@@ -379,7 +380,7 @@ fn read_keychain() -> Outcome<Keychain> {
     let read =
         |path: PathBuf| Some((path.display().to_string(), std::fs::read_to_string(&path).ok()?));
     let files: Vec<_> = paths.into_iter().flatten().filter_map(read).collect();
-    Keychain::parse(&files).map_err(|error| Failure::input(error.to_string()))
+    Keychain::parse(&files)
 }
 
 /// `SBX_CACHE`.

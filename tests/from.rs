@@ -13,7 +13,7 @@ use sbx::digest::Digest;
 use serde_json::Value;
 
 /// Two layers that use all that layers may say.
-fn image() -> Image {
+pub fn image() -> Image {
     let lower = [
         Member::dir("./"),
         Member::dir("etc/"),
@@ -37,7 +37,7 @@ fn image() -> Image {
 }
 
 /// Serves an image as a registry does, at `a:1`.
-fn serve(image: &Image) -> (Server, String) {
+pub fn serve(image: &Image) -> (Server, String) {
     let server = Server::start();
     let manifest = image.manifest_bytes();
     for (bytes, _) in &image.layers {
@@ -51,7 +51,7 @@ fn serve(image: &Image) -> (Server, String) {
     (server, reference)
 }
 
-fn project(reference: &str, more: &str) -> Project {
+pub fn project(reference: &str, more: &str) -> Project {
     Project::new().file(
         "sandboxes.kdl",
         &format!(

@@ -27,6 +27,22 @@ pub fn client() -> Client {
     })
 }
 
+/// Somebody whom the registry knows.
+pub fn keychain(reference: &str) -> Keychain {
+    let host = reference.split('/').next().unwrap();
+    let login = format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"bWU6Z2VoZWlt\"}}}}}}");
+    Keychain::parse(&[("config.json".to_owned(), login)])
+}
+
+/// Another host was shown nothing, whatever it demanded.
+#[track_caller]
+pub fn saw_nothing(other: &Depot) {
+    let asked = other.asked();
+    assert!(!asked.is_empty());
+    let shown = asked.iter().find(|one| one.authorization.is_some());
+    assert!(shown.is_none(), "{shown:?}");
+}
+
 /// Some bytes that do not compress.
 pub fn noise(len: usize) -> Vec<u8> {
     let mut state = 1u64;
@@ -62,10 +78,14 @@ impl Image {
     }
 
     pub fn of(store: &Store, tars: &[Vec<u8>]) -> Self {
-        let spec = ImageSpec::of_image(Platform::Amd64, &[("cmd", vec!["/bin/sh".to_owned()])]);
+        Image::for_platform(store, Platform::Amd64, tars)
+    }
+
+    pub fn for_platform(store: &Store, platform: Platform, tars: &[Vec<u8>]) -> Self {
+        let spec = ImageSpec::of_image(platform, &[("cmd", vec!["/bin/sh".to_owned()])]);
         let layer = |(at, bytes): (usize, &Vec<u8>)| {
             let diff_id = store.put_blob(bytes).unwrap();
-            let key = Key(Digest::of(&at.to_le_bytes()));
+            let key = Key(Digest::of(format!("{platform} {at}").as_bytes()));
             let record = store.put_layer(&key, diff_id).unwrap();
             ImageLayer { record, created_by: "test".to_owned(), comment: String::new() }
         };
@@ -75,8 +95,8 @@ impl Image {
     }
 
     fn push(&self, store: &Store, client: &Client, reference: &str) -> Result<Pushed, ShipError> {
+        let (keychain, mirrors) = (keychain(reference), MirrorMap::default());
         let reference: Reference = reference.parse().unwrap();
-        let (keychain, mirrors) = (Keychain::default(), MirrorMap::default());
         let access = Access::Write { mounts: Vec::new() };
         let registry = Registry::new(client, &keychain, &mirrors, &reference).unwrap();
         let registry = &registry.with_access(access);
@@ -93,8 +113,8 @@ impl Image {
 
 fn pull(dir: &Path, client: &Client, reference: &str) -> Result<(Store, ImageRecord), String> {
     let store = Store::open(dir).unwrap();
+    let (keychain, mirrors) = (keychain(reference), MirrorMap::default());
     let reference: Reference = reference.parse().unwrap();
-    let (keychain, mirrors) = (Keychain::default(), MirrorMap::default());
     let registry = Registry::new(client, &keychain, &mirrors, &reference).unwrap();
     let origin = Origin::of_registry(registry, client, &reference);
     let whole = origin.resolve_whole(Platform::Amd64).map_err(|error| error.to_string())?;
@@ -109,7 +129,7 @@ fn pull(dir: &Path, client: &Client, reference: &str) -> Result<(Store, ImageRec
     Ok((store, record))
 }
 
-fn faults(other: &Depot) -> Vec<Fault> {
+pub fn faults(other: &Depot) -> Vec<Fault> {
     let statuses = [400, 401, 403, 404, 500].map(Fault::Status);
     let statuses = statuses.into_iter().chain([Fault::Denied(400)]);
     let redirect = Fault::Redirect(format!("http://{}", other.host));
@@ -141,9 +161,9 @@ fn check(depot: &Depot, expected: &Pushed) -> bool {
 }
 
 /// What became of each fault, how often.
-type Tally = BTreeMap<String, (usize, usize)>;
+pub type Tally = BTreeMap<String, (usize, usize)>;
 
-fn count(tally: &mut Tally, fault: &Fault, ended_well: bool) {
+pub fn count(tally: &mut Tally, fault: &Fault, ended_well: bool) {
     let name = match fault {
         Fault::Redirect(_) => "Redirect".to_owned(),
         fault => format!("{fault:?}"),
@@ -159,6 +179,7 @@ fn a_push_ends_well_or_says_why() {
     let image = Image::new(&store);
     let (depot, other) = (Depot::start(), Depot::start());
     depot.guard("geheim");
+    other.guard("fremd");
     let reference = format!("{}/a:1", depot.host);
     let twins = home.path().join("twins");
     let forget = || {
@@ -205,8 +226,7 @@ fn a_push_ends_well_or_says_why() {
             }
         }
     }
-    let showed = |asked: &crate::support::depot::Asked| asked.authorization.is_some();
-    assert!(!other.asked().iter().any(showed), "a token went to another host");
+    saw_nothing(&other);
     // what passes by itself is no failure
     for passing in ["Status(500)", "Busy", "Half", "Stall", "Lost"] {
         assert_eq!(tally[passing].1, 0, "{passing}: {tally:?}");
@@ -232,7 +252,12 @@ fn what_is_refused_for_good_is_told_after_a_few_tries() {
     assert_eq!((depot.count("PUT", "/manifests/"), depot.count("PUT", "/uploads/")), (4, 1));
     depot.refuse_manifests(Some(403));
     depot.forget();
-    assert!(push().unwrap_err().contains("does not let"));
+    depot.explain(r#"{"errors":[{"code":"DENIED","message":"quota exceeded: 10GB"}]}"#);
+    let told = push().unwrap_err();
+    assert!(
+        told.ends_with("does not let strangers write there: DENIED: quota exceeded: 10GB"),
+        "{told}"
+    );
     assert_eq!(depot.count("PUT", ""), 1);
     depot.refuse_manifests(None);
     push().unwrap();
@@ -247,6 +272,7 @@ fn a_pull_ends_well_or_says_why() {
     let reference = format!("{}/a:1", depot.host);
     image.push(&store, &client(), &reference).unwrap();
     depot.guard("geheim");
+    other.guard("fremd");
     depot.forget();
     let dir = |name: &str| home.path().join(name);
     let (_, expected) = pull(&dir("expected"), &client(), &reference).unwrap();
@@ -276,8 +302,7 @@ fn a_pull_ends_well_or_says_why() {
             std::fs::remove_dir_all(dir(&name)).unwrap();
         }
     }
-    let showed = |asked: &crate::support::depot::Asked| asked.authorization.is_some();
-    assert!(!other.asked().iter().any(showed), "a token went to another host");
+    saw_nothing(&other);
     for passing in ["Status(500)", "Busy", "Half", "Stall", "Lost"] {
         assert_eq!(tally[passing].1, 0, "{passing}: {tally:?}");
     }

@@ -96,7 +96,7 @@ pub struct Headers {
     pub accept: Option<String>,
     /// A credential; a redirect to another host goes without it.
     pub authorization: Option<String>,
-    /// Fields of a form, encoded: then the document is asked for by POST.
+    /// Fields of a form, encoded: then the document is asked for by POST, and no redirect is followed.
     pub form: Option<String>,
 }
 
@@ -391,6 +391,15 @@ impl Engine {
         url: &Url,
     ) -> Result<reqwest::Client, FetchError> {
         self.lines.get(config, &self.names, url, Line::Asking)
+    }
+
+    /// What asks a host alone, and nobody that it sends to.
+    pub(super) fn confidant(
+        &self,
+        config: &ClientConfig,
+        url: &Url,
+    ) -> Result<reqwest::Client, FetchError> {
+        self.lines.get(config, &self.names, url, Line::Confiding)
     }
 
     /// What sends to a host.

@@ -23,6 +23,8 @@ const REDIRECTS: usize = 5;
 pub(super) enum Line {
     /// Redirects are followed, and silence has a limit.
     Asking,
+    /// Nothing is followed, and silence has a limit.
+    Confiding,
     /// Nothing is followed; whoever sends looks after the time.
     Sending,
     /// Likewise, over plain http: then no certificate is ever judged, and none is read.
@@ -155,27 +157,28 @@ fn connect(
             .connect_timeout(config.connect_timeout);
         builder = match line {
             Line::Asking => builder.redirect(policy()).read_timeout(config.stall_timeout),
+            Line::Confiding => {
+                builder.redirect(redirect::Policy::none()).read_timeout(config.stall_timeout)
+            }
             Line::Sending | Line::SendingPlain => builder.redirect(redirect::Policy::none()),
         };
         if let Some(identity) = &identity {
             builder = builder.identity(identity.clone());
         }
         match &config.socket {
-            Some(socket) => Ok(builder.no_proxy().unix_socket(socket.clone())),
+            Some(socket) => builder.no_proxy().unix_socket(socket.clone()),
             None => config.proxies.apply(builder),
         }
     };
     let setup = |error: reqwest::Error| FetchError::Setup(super::retry::innermost(&error));
     if is_plain {
-        return builder().map_err(setup)?.tls_certs_only([]).build().map_err(setup);
+        return builder().tls_certs_only([]).build().map_err(setup);
     }
-    let platform = builder().map_err(setup)?.tls_certs_merge(roots.clone()).build();
+    let platform = builder().tls_certs_merge(roots.clone()).build();
     match platform {
         // a bare machine has no authorities at all: http works there, and Debian's archives are
         // signed; https is refused as untrusted, with advice
-        Err(_) if roots.is_empty() => {
-            builder().map_err(setup)?.tls_certs_only([]).build().map_err(setup)
-        }
+        Err(_) if roots.is_empty() => builder().tls_certs_only([]).build().map_err(setup),
         built => built.map_err(setup),
     }
 }

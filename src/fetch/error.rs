@@ -3,6 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use url::Url;
+
+use super::mirror::redact;
+use super::words::Said;
 use crate::blame::Blame;
 use crate::digest::Integrity;
 use crate::fsx::PathIo;
@@ -13,15 +17,20 @@ use crate::store::StoreError;
 pub enum FetchError {
     #[error("{label} is not in the store, and `--offline` refuses the network")]
     Offline { label: String },
-    #[error("{label}: {url} answers {status}{tries}")]
-    Status { label: String, url: String, status: u16, tries: Tries },
-    #[error("{label}: {url} answers 401")]
+    #[error("{label}: {url} answers {status}{said}{tries}")]
+    Status { label: String, url: String, status: u16, said: Said, tries: Tries },
+    #[error("{label}: {url} answers 401{said}")]
     Unauthorized {
         label: String,
         url: String,
         /// What the server would like to see (`WWW-Authenticate`).
         challenge: String,
+        said: Said,
     },
+    /// Another host than the one that was asked does not let us in. What it would like to see instead is
+    /// not known: nothing may be shown to it.
+    #[error("{label}: {url} sends to {to}, which answers {status}")]
+    Elsewhere { label: String, url: String, to: String, status: u16 },
     #[error("{label}: {url} gave {found} bytes, expected {expected}")]
     Size { label: String, url: String, expected: u64, found: u64 },
     #[error("{label}: {url} gave other bytes: expected {expected}, found {found}")]
@@ -87,7 +96,7 @@ impl FetchError {
     /// Whether a server is there and does not do what it is asked (4xx that no other try mends).
     pub(super) fn is_refusal(&self) -> bool {
         match self {
-            FetchError::Unauthorized { .. } => true,
+            FetchError::Unauthorized { .. } | FetchError::Elsewhere { .. } => true,
             FetchError::Status { status, .. } => {
                 (400..500).contains(status) && ![408, 425, 429].contains(status)
             }
@@ -99,6 +108,33 @@ impl FetchError {
     pub fn is_absence(&self) -> bool {
         let nowhere = matches!(self, FetchError::Offline { .. } | FetchError::NoUrl { .. });
         nowhere || self.is_gone()
+    }
+
+    /// Whether somebody does not let us in.
+    pub fn is_barred(&self) -> bool {
+        matches!(
+            self,
+            FetchError::Unauthorized { .. } | FetchError::Status { status: 401 | 403, .. }
+        )
+    }
+
+    /// Something was sent, and is not sent to another place because the first one says so.
+    pub(super) fn not_followed(label: &str, url: &Url) -> Self {
+        let reason = "what is sent to it, which is not followed".to_owned();
+        FetchError::Redirect { label: label.to_owned(), url: redact(url), reason }
+    }
+
+    /// The same, where the server was not the one at `own`: then nobody is to answer what it demands.
+    pub fn from_elsewhere(self, own: &Url) -> Self {
+        match self {
+            FetchError::Unauthorized { label, url, .. } => {
+                FetchError::Elsewhere { label, url: redact(own), to: url, status: 401 }
+            }
+            FetchError::Status { label, url, status: status @ (401 | 403), .. } => {
+                FetchError::Elsewhere { label, url: redact(own), to: url, status }
+            }
+            error => error,
+        }
     }
 
     /// The next step.

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::defaults;
 use super::indexes::{Index, Indexes};
-use super::npmrc::NpmRegistries;
+use super::npmrc::{Credentials, NpmRegistries};
 use crate::blame::Blame;
 
 /// Archive or host → base URL.
@@ -78,6 +78,11 @@ impl MirrorMap {
     /// These mirrors, with the indexes that a machine is configured for.
     pub fn with_indexes(self, indexes: Indexes) -> Self {
         MirrorMap { indexes, ..self }
+    }
+
+    /// Credentials for registries, of which some may be mirrored here.
+    pub fn known_by(&self, credentials: Credentials) -> Credentials {
+        credentials.with_places(self.mirrors.values())
     }
 
     /// Indexes of Python packages, in the order in which they are asked. A mirror of the public index

@@ -27,6 +27,7 @@ mod retry;
 mod send;
 mod settings;
 mod transfer;
+mod words;
 
 pub use by_digest::{SourceRegistry, blob_below, take_file};
 pub use client::{Client, ClientConfig, Document, Headers, Want};
@@ -37,6 +38,8 @@ pub use npmrc::{
     Credentials, NpmRegistries, NpmSettings, NpmSettingsError, has_credential, public_settings,
 };
 pub use progress::{NoProgress, Progress};
-pub use proxy::{ProxyConfig, ProxyError};
+pub use proxy::{ProxyConfig, ProxyError, is_loopback};
+pub use retry::without_label;
 pub use send::{Answer, Letter, Method, Refusal};
 pub use settings::{Settings, parse_cap};
+pub use words::Said;

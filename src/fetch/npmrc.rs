@@ -4,7 +4,7 @@
 //! the addresses below the one that it is named for: whatever asks for one of them gets it from the
 //! client, so that no address, lock or program of a sandbox ever has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use base64::Engine as _;
@@ -12,6 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use url::Url;
 
 use super::mirror::redact_text;
+use super::proxy::is_loopback;
 use crate::blame::Blame;
 
 /// What a machine and a project say of npm's registries.
@@ -33,13 +34,19 @@ pub struct NpmRegistries {
     projects: BTreeMap<String, BTreeMap<String, Url>>,
 }
 
-/// How one is known at addresses: `host:port/path/`, and the value of an `Authorization` header.
+/// How one is known at addresses. None is sent over plain http, unless a registry or a mirror at that server
+/// is named so, or it is this machine: a document may name any address.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Credentials(BTreeMap<String, String>);
+pub struct Credentials {
+    /// `host:port/path/`, and the value of an `Authorization` header.
+    headers: BTreeMap<String, String>,
+    /// Servers (`host:port`) that are meant to be reached over plain http.
+    plain: BTreeSet<String>,
+}
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.headers.keys()).finish()
     }
 }
 
@@ -60,20 +67,34 @@ impl NpmSettingsError {
 impl Credentials {
     /// What is sent to an address: what is said of the longest path above it.
     pub fn find(&self, url: &Url) -> Option<&str> {
-        if self.0.is_empty() || !url.username().is_empty() {
+        if self.headers.is_empty() || !url.username().is_empty() {
             return None;
         }
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let whole = format!("{}{port}{}", url.host_str()?, url.path());
+        let server = server(url)?;
+        if url.scheme() != "https" && !is_loopback(url) && !self.plain.contains(&server) {
+            return None;
+        }
+        let whole = format!("{server}{}", url.path());
         let mut end = whole.len();
         while let Some(slash) = whole[..end].rfind('/') {
-            if let Some(found) = self.0.get(&whole[..=slash]) {
+            if let Some(found) = self.headers.get(&whole[..=slash]) {
                 return Some(found);
             }
             end = slash;
         }
         None
     }
+
+    /// Likewise, where these addresses are named by whoever names credentials.
+    pub(super) fn with_places<'u>(mut self, urls: impl Iterator<Item = &'u Url>) -> Self {
+        self.plain.extend(urls.filter(|url| url.scheme() == "http").filter_map(server));
+        self
+    }
+}
+
+fn server(url: &Url) -> Option<String> {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!("{}{port}", url.host_str()?))
 }
 
 impl NpmRegistries {
@@ -108,10 +129,11 @@ impl NpmSettings {
                 values.entry(key.clone()).or_insert_with(|| value.clone());
             }
             registries.projects.insert(dir.clone(), self::registries(&values)?);
-            for (at, header) in self::credentials(&values).0 {
-                credentials.0.entry(at).or_insert(header);
+            for (at, header) in self::credentials(&values).headers {
+                credentials.headers.entry(at).or_insert(header);
             }
         }
+        let credentials = credentials.with_places(registries.all().flat_map(BTreeMap::values));
         Ok((registries, credentials))
     }
 
@@ -237,7 +259,8 @@ fn credentials(values: &Values) -> Credentials {
         }
     }
     let at = |at: &str| if at.ends_with('/') { at.to_owned() } else { format!("{at}/") };
-    Credentials(found.into_iter().map(|(place, header)| (at(place), header)).collect())
+    let headers = found.into_iter().map(|(place, header)| (at(place), header)).collect();
+    Credentials { headers, plain: BTreeSet::new() }
 }
 
 /// Settings of a connection or of this machine, which no program in a sandbox is told.
@@ -328,7 +351,8 @@ mod tests {
     fn credentials_are_for_what_lies_below_their_address() {
         let text = "//h.example.org/npm/:_authToken=${TOKEN}\n//h.example.org:8080/:_auth=dTpw\n\
             //p.example.org/:username=me\n//p.example.org/:_password=c2VjcmV0\n//q.example.org/:_authToken=${NONE}";
-        let (_, credentials) = settings(&[("TOKEN", "t0ken")], text, "").read().unwrap();
+        let registry = "registry=http://h.example.org:8080/";
+        let (_, credentials) = settings(&[("TOKEN", "t0ken")], text, registry).read().unwrap();
         let bearer = Some("Bearer t0ken".to_owned());
         assert_eq!(sent(&credentials, "https://h.example.org/npm/a/-/a-1.tgz"), bearer);
         assert_eq!(sent(&credentials, "https://h.example.org/npm"), None);
@@ -337,6 +361,12 @@ mod tests {
             sent(&credentials, "http://h.example.org:8080/x"),
             Some("Basic dTpw".to_owned())
         );
+        // a document that names an address over plain http gets nothing sent there
+        assert_eq!(sent(&credentials, "http://h.example.org/npm/a/-/a-1.tgz"), None);
+        assert_eq!(sent(&credentials, "http://p.example.org/@a/b"), None);
+        let named = Url::parse("http://p.example.org/npm/").unwrap();
+        let with_mirror = credentials.clone().with_places([&named].into_iter());
+        assert!(sent(&with_mirror, "http://p.example.org/@a/b").is_some());
         let basic = Some("Basic bWU6c2VjcmV0".to_owned());
         assert_eq!(sent(&credentials, "https://p.example.org/@a/b"), basic);
         assert_eq!(sent(&credentials, "https://q.example.org/a"), None);

@@ -15,6 +15,7 @@ use super::client::{ClientConfig, Engine};
 use super::error::{FetchError, Tries};
 use super::mirror::redact;
 use super::progress::Progress;
+use super::words::Said;
 
 /// Longest pause that a server's `Retry-After` is obeyed for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -97,11 +98,15 @@ async fn try_one<T>(
         if count >= config.tries {
             return Err(Verdict::Next(error.after(count)));
         }
-        let told = error.to_string();
-        let reason = told.strip_prefix(label).map_or(&*told, |rest| rest.trim_start_matches(": "));
-        progress.retried(label, reason);
+        progress.retried(label, without_label(label, &error.to_string()));
         tokio::time::sleep(wait.unwrap_or_else(|| pause(config, count - 1))).await;
     }
+}
+
+/// What is told of something, beside its name.
+pub fn without_label<'t>(label: &str, told: &'t str) -> &'t str {
+    let rest = told.strip_prefix(label).and_then(|rest| rest.strip_prefix(": "));
+    rest.unwrap_or(told)
 }
 
 /// Of the failures of several addresses, the one that says most: anything but "not here".
@@ -121,20 +126,24 @@ pub(super) fn pause(config: &ClientConfig, attempt: u32) -> Duration {
     base + base.mul_f64(chance as f64 / 512.0)
 }
 
-/// What an answer's status means, where it is not the one hoped for.
-pub(super) fn judge_status(label: &str, url: &Url, response: &Response) -> Verdict {
+/// What an answer's status means, where it is not the one hoped for. Whoever was asked may demand a
+/// credential; whoever it sends to may not.
+pub(super) async fn judge_status(label: &str, url: &Url, mut response: Response) -> Verdict {
     let status = response.status();
-    if let Some(challenge) = find_challenge(response).filter(|_| status == StatusCode::UNAUTHORIZED)
-    {
-        let (label, url) = (label.to_owned(), redact(url));
-        return Verdict::Next(FetchError::Unauthorized { label, url, challenge });
+    let is_barred = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status);
+    if is_barred && response.url().origin() != url.origin() {
+        let (label, url, to) = (label.to_owned(), redact(url), redact(response.url()));
+        let status = status.as_u16();
+        return Verdict::Next(FetchError::Elsewhere { label, url, to, status });
     }
-    let error = FetchError::Status {
-        label: label.to_owned(),
-        url: redact(url),
-        status: status.as_u16(),
-        tries: Tries::default(),
-    };
+    let said = Said::read(&mut response).await;
+    let challenge = find_challenge(&response).filter(|_| status == StatusCode::UNAUTHORIZED);
+    let (label, url) = (label.to_owned(), redact(url));
+    if let Some(challenge) = challenge {
+        return Verdict::Next(FetchError::Unauthorized { label, url, challenge, said });
+    }
+    let (number, tries) = (status.as_u16(), Tries::default());
+    let error = FetchError::Status { label, url, status: number, said, tries };
     if status.is_server_error() || [408, 425, 429].contains(&status.as_u16()) {
         Verdict::Again(error, retry_after(response.headers()))
     } else {
@@ -170,8 +179,9 @@ pub(super) fn judge_network(
     error: &reqwest::Error,
 ) -> Verdict {
     let label = label.to_owned();
-    let at = redact(error.url().unwrap_or(url));
-    let (url, tries) = (at, Tries::default());
+    let at = error.url().unwrap_or(url);
+    let proxy = config.proxies.find(at).filter(|_| config.socket.is_none());
+    let (url, tries) = (redact(at), Tries::default());
     let reason = innermost(error);
     if error.is_redirect() {
         return Verdict::Next(FetchError::Redirect { label, url, reason });
@@ -186,6 +196,10 @@ pub(super) fn judge_network(
         let reason = match error.is_timeout() {
             true => format!("no connection within {:?}", config.connect_timeout),
             false => reason,
+        };
+        let reason = match proxy {
+            Some(proxy) => format!("through proxy {}: {reason}", redact(proxy)),
+            None => reason,
         };
         return Verdict::Again(FetchError::Unreachable { label, url, reason, tries }, None);
     }

@@ -337,12 +337,10 @@ async fn read(
 ) -> Result<Answer, Verdict> {
     let (label, url) = (letter.label, letter.url);
     if response.status().is_redirection() {
-        let (label, url) = (label.to_owned(), redact(url));
-        let reason = "what is sent to it, which is not followed".to_owned();
-        return Err(Verdict::Next(FetchError::Redirect { label, url, reason }));
+        return Err(Verdict::Next(FetchError::not_followed(label, url)));
     }
     if !response.status().is_success() {
-        return Err(judge_status(label, url, &response));
+        return Err(judge_status(label, url, response).await);
     }
     let (status, from) = (response.status().as_u16(), response.url().clone());
     let headers = response.headers().clone();

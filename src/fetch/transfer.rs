@@ -156,10 +156,9 @@ impl Transfer<'_> {
             // the server's file ends before our part does, or it answers what nobody asked for
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if part.len() > 0 => {
                 part.restart()?;
-                let verdict = judge_status(&self.want.label, self.url, &response);
-                Err(again(verdict))
+                Err(again(judge_status(&self.want.label, self.url, response).await))
             }
-            _ => Err(judge_status(&self.want.label, self.url, &response)),
+            _ => Err(judge_status(&self.want.label, self.url, response).await),
         }
     }
 
@@ -241,11 +240,12 @@ async fn try_get(
     limit: u64,
 ) -> Result<Document, Verdict> {
     let network = |error: reqwest::Error| judge_network(config, label, url, &error);
-    let http = engine.http(config, url).map_err(Verdict::Stop)?;
     let asked = match &headers.form {
-        None => http.get(url.clone()),
+        None => engine.http(config, url).map_err(Verdict::Stop)?.get(url.clone()),
+        // whatever stands in it is for nobody else
         Some(form) => {
             let kind = "application/x-www-form-urlencoded";
+            let http = engine.confidant(config, url).map_err(Verdict::Stop)?;
             http.post(url.clone()).header(CONTENT_TYPE, kind).body(form.clone())
         }
     };
@@ -257,8 +257,11 @@ async fn try_get(
         request = request.header(AUTHORIZATION, sensitive(value));
     }
     let mut response = request.send().await.map_err(network)?;
+    if headers.form.is_some() && response.status().is_redirection() {
+        return Err(Verdict::Next(FetchError::not_followed(label, url)));
+    }
     if response.status() != StatusCode::OK {
-        return Err(judge_status(label, url, &response));
+        return Err(judge_status(label, url, response).await);
     }
     let too_large = || {
         let (label, url) = (label.to_owned(), redact(url));

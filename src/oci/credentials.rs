@@ -1,31 +1,25 @@
 //! Who one is at registries: as Docker's and containers' configuration files say, and as the
 //! credential helpers say that those name.
 //!
-//! A helper is somebody else's program: it gets a name and half a minute, and neither what it answers
-//! nor what it complains of is ever shown. `docker_credential` was looked at and waits for helpers
-//! without an end.
+//! A file says it of a host, or of a namespace at one (containers-auth.json(5)): of those that a repository
+//! is in, the longest counts. Helpers know hosts alone. What Docker's own decoder takes is taken here: `null`,
+//! and a file with nothing in it. A damaged file is an error for whoever asks it, and for nobody else.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
+use super::helper::ask;
 use crate::blame::Blame;
 
-/// How long a helper may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest answer of a helper that is read.
-const LONGEST: u64 = 1 << 20;
 /// The name under which helpers keep a token in a password's place.
 const TOKEN: &str = "<token>";
 
 /// Why credentials cannot be had. Never says one.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CredentialError {
     #[error("{path} is no configuration of registries: {reason}")]
     File { path: String, reason: String },
@@ -62,7 +56,7 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    fn new(user: &str, secret: &str) -> Self {
+    pub(super) fn new(user: &str, secret: &str) -> Self {
         match user {
             TOKEN => Credential::Identity { token: secret.to_owned() },
             user => Credential::Password { user: user.to_owned(), password: secret.to_owned() },
@@ -80,13 +74,13 @@ impl Credential {
     }
 }
 
-/// One file.
+/// One file. Each part may be `null`.
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct ConfigFile {
-    auths: BTreeMap<String, Auth>,
+    auths: Option<BTreeMap<String, Option<Auth>>>,
     creds_store: Option<String>,
-    cred_helpers: BTreeMap<String, String>,
+    cred_helpers: Option<BTreeMap<String, Option<String>>>,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -101,7 +95,7 @@ struct Auth {
 /// All files, those that go before others first.
 #[derive(Clone, Default)]
 pub struct Keychain {
-    files: Vec<ConfigFile>,
+    files: Vec<Result<ConfigFile, CredentialError>>,
 }
 
 impl fmt::Debug for Keychain {
@@ -111,51 +105,100 @@ impl fmt::Debug for Keychain {
 }
 
 impl Keychain {
-    /// Parses files: their paths, for messages, and their texts.
-    pub fn parse(files: &[(String, String)]) -> Result<Self, CredentialError> {
+    /// Parses files: their paths, for messages, and their texts. What is wrong with one is told when it is
+    /// asked.
+    pub fn parse(files: &[(String, String)]) -> Self {
         let parse = |(path, text): &(String, String)| {
-            serde_json::from_str::<ConfigFile>(text).map_err(|error| CredentialError::File {
+            ConfigFile::parse(text).map_err(|error| CredentialError::File {
                 path: path.clone(),
                 // the error's own words may show what stands there
                 reason: format!("line {}, column {}", error.line(), error.column()),
             })
         };
-        Ok(Keychain { files: files.iter().map(parse).collect::<Result<_, _>>()? })
+        Keychain { files: files.iter().map(parse).collect() }
     }
 
-    /// What is known for a registry, which has one or several names.
-    pub fn find(&self, names: &[&str]) -> Result<Option<Credential>, CredentialError> {
+    /// What is known for a repository of a registry, which has one or several names.
+    pub fn find(
+        &self,
+        names: &[&str],
+        repository: &str,
+    ) -> Result<Option<Credential>, CredentialError> {
         for file in &self.files {
-            for name in names {
-                if let Some(found) = file.find(name)? {
-                    return Ok(Some(found));
-                }
+            if let Some(found) = file.as_ref().map_err(Clone::clone)?.find(names, repository)? {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
 }
 
-/// A key of a file as a host: people wrote whole addresses once.
-fn host(key: &str) -> &str {
-    let key = key.strip_prefix("https://").or(key.strip_prefix("http://")).unwrap_or(key);
-    key.split('/').next().unwrap_or_default()
+/// A key of a file as a host, where it is no namespace: people wrote whole addresses once.
+fn host(key: &str) -> Option<&str> {
+    let bare = key.strip_prefix("https://").or(key.strip_prefix("http://"));
+    let (host, path) = bare.unwrap_or(key).split_once('/').unwrap_or((bare.unwrap_or(key), ""));
+    let is_host = bare.is_some() || ["", "v1", "v2"].contains(&path.trim_end_matches('/'));
+    is_host.then_some(host)
+}
+
+/// A repository and the namespaces that it is in, the longest first.
+fn namespaces(repository: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(repository), |name| Some(name.rsplit_once('/')?.0))
+}
+
+/// Of an exact key, or of one that means the host.
+fn at_host<'m, T>(entries: &'m BTreeMap<String, Option<T>>, name: &str) -> Option<&'m T> {
+    let named = || entries.iter().find(|(key, _)| host(key) == Some(name)).map(|(_, entry)| entry);
+    entries.get(name).or_else(named)?.as_ref()
 }
 
 impl ConfigFile {
-    fn find(&self, name: &str) -> Result<Option<Credential>, CredentialError> {
-        let fits = |key: &str| key == name || host(key) == name;
-        let helper = self.cred_helpers.iter().find(|(key, _)| fits(key)).map(|(_, helper)| helper);
-        if let Some(helper) = helper.or(self.creds_store.as_ref()).filter(|one| !one.is_empty())
-            && let Some(found) = ask(helper, name, PATIENCE)?
-        {
+    /// The first value of a text, as Go's decoder reads it.
+    fn parse(text: &str) -> serde_json::Result<Self> {
+        let first = serde_json::Deserializer::from_str(text).into_iter::<Option<Self>>().next();
+        Ok(first.transpose()?.flatten().unwrap_or_default())
+    }
+
+    fn find(
+        &self,
+        names: &[&str],
+        repository: &str,
+    ) -> Result<Option<Credential>, CredentialError> {
+        let helpers = self.cred_helpers.as_ref();
+        let own = helpers.and_then(|all| names.iter().find_map(|name| at_host(all, name)));
+        if let Some(found) = known_to(own, names)? {
             return Ok(Some(found));
         }
-        let exact = self.auths.get(name);
-        let auth =
-            exact.or_else(|| self.auths.iter().find(|(key, _)| fits(key)).map(|(_, auth)| auth));
+        let auths = || self.auths.iter();
+        for space in namespaces(repository).filter(|space| !space.is_empty()) {
+            let mut keys = names.iter().map(|name| format!("{name}/{space}"));
+            let auth = keys.find_map(|key| auths().find_map(|all| all.get(&key)?.as_ref()));
+            if let Some(found) = auth.and_then(Auth::credential) {
+                return Ok(Some(found));
+            }
+        }
+        // a helper of a host's own stands in place of the one for all, even where it is none
+        let store = self.creds_store.as_ref().filter(|_| own.is_none());
+        if let Some(found) = known_to(store, names)? {
+            return Ok(Some(found));
+        }
+        let auth = names.iter().find_map(|name| auths().find_map(|all| at_host(all, name)));
         Ok(auth.and_then(Auth::credential))
     }
+}
+
+/// What a helper knows of a registry by any of its names.
+fn known_to(
+    helper: Option<&String>,
+    names: &[&str],
+) -> Result<Option<Credential>, CredentialError> {
+    let Some(helper) = helper.filter(|helper| !helper.is_empty()) else { return Ok(None) };
+    for name in names {
+        if let Some(found) = ask(helper, name)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 impl Auth {
@@ -174,73 +217,12 @@ impl Auth {
     }
 }
 
-/// Asks a credential helper; `None` where it knows nothing.
-fn ask(
-    helper: &str,
-    name: &str,
-    patience: Duration,
-) -> Result<Option<Credential>, CredentialError> {
-    let program = format!("docker-credential-{helper}");
-    let failed = |reason: String| CredentialError::Helper { program: program.clone(), reason };
-    if helper.contains('/') {
-        return Err(failed("is no name of a program".to_owned()));
-    }
-    let mut command = Command::new(&program);
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child =
-        command.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
-    if let Some(mut input) = child.stdin.take() {
-        // one that does not listen is judged by its end
-        input.write_all(name.as_bytes()).unwrap_or_default();
-    }
-    let output = child.stdout.take().map(|output| {
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            output.take(LONGEST).read_to_string(&mut text).map(|_| text).unwrap_or_default()
-        })
-    });
-    let Some(status) = wait(&mut child, patience) else {
-        return Err(failed(format!("gave no answer within {} s", patience.as_secs())));
-    };
-    let text = output.and_then(|thread| thread.join().ok()).unwrap_or_default();
-    if !status.success() {
-        let unknown = text.contains("credentials not found");
-        return if unknown { Ok(None) } else { Err(failed(format!("ended with {status}"))) };
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer {
-        username: String,
-        secret: String,
-    }
-    let answer: Answer = serde_json::from_str(&text)
-        .map_err(|_| failed("gave an answer that cannot be read".to_owned()))?;
-    Ok(Some(Credential::new(&answer.username, &answer.secret)))
-}
-
-/// Waits for a program's end, and ends it where that takes too long.
-fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {
-    let start = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if start.elapsed() < patience => std::thread::sleep(Duration::from_millis(5)),
-            Ok(None) | Err(_) => {
-                // it may have ended by itself in the meantime
-                child.kill().unwrap_or_default();
-                child.wait().map(drop).unwrap_or_default();
-                return None;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn keychain(text: &str) -> Keychain {
-        Keychain::parse(&[("config.json".to_owned(), text.to_owned())]).unwrap()
+        Keychain::parse(&[("config.json".to_owned(), text.to_owned())])
     }
 
     fn password(user: &str, password: &str) -> Option<Credential> {
@@ -251,28 +233,63 @@ mod tests {
     fn credentials_are_found_by_host_however_it_is_written() {
         let all = keychain(
             r#"{"auths":{"https://a.example.org/v2/":{"auth":"dTpwOnE="},"b:5000":{"username":"v","password":"w"},
-                "c":{"identitytoken":"t"},"d":{}}}"#,
+                "c":{"identitytoken":"t"},"d":{},"e/v1/":{"auth":"dTpw"}}}"#,
         );
-        assert_eq!(all.find(&["a.example.org"]).unwrap(), password("u", "p:q"));
-        assert_eq!(all.find(&["x", "b:5000"]).unwrap(), password("v", "w"));
-        assert_eq!(all.find(&["c"]).unwrap(), Some(Credential::Identity { token: "t".into() }));
-        assert_eq!(all.find(&["d"]).unwrap(), None);
-        assert_eq!(all.find(&["b"]).unwrap(), None);
+        let find = |names: &[&str]| all.find(names, "x").unwrap();
+        assert_eq!(find(&["a.example.org"]), password("u", "p:q"));
+        assert_eq!(find(&["x", "b:5000"]), password("v", "w"));
+        assert_eq!(find(&["c"]), Some(Credential::Identity { token: "t".into() }));
+        assert_eq!(find(&["d"]), None);
+        assert_eq!(find(&["b"]), None);
+        assert_eq!(find(&["e"]), password("u", "p"));
     }
 
     #[test]
-    fn a_damaged_file_is_named_and_not_shown() {
-        let files =
-            [("/home/me/config.json".to_owned(), "{\"auths\":{\"a\":\"secret\"}}".to_owned())];
-        let error = Keychain::parse(&files).unwrap_err().to_string();
-        assert!(error.starts_with("/home/me/config.json is no configuration"), "{error}");
-        assert!(!error.contains("secret"), "{error}");
+    fn of_namespaces_the_longest_counts_and_then_the_host() {
+        let entry = |name: &str| format!(r#""{name}":{{"username":"{name}","password":"p"}}"#);
+        let names = ["h", "h/team-a", "h/team-b", "h/team-b/sub/app", "other/team-a"];
+        let auths = names.map(entry).join(",");
+        let all = keychain(&format!(r#"{{"auths":{{{auths}}}}}"#));
+        let find = |repository: &str| all.find(&["h"], repository).unwrap();
+        assert_eq!(find("team-a/app"), password("h/team-a", "p"));
+        assert_eq!(find("team-b/app"), password("h/team-b", "p"));
+        assert_eq!(find("team-b/sub/app"), password("h/team-b/sub/app", "p"));
+        assert_eq!(find("team-b/sub/other"), password("h/team-b", "p"));
+        assert_eq!(find("team-c/app"), password("h", "p"));
+        assert_eq!(find("team-ab"), password("h", "p"), "a name is not its beginning");
+        let lone = keychain(&format!(r#"{{"auths":{{{}}}}}"#, entry("h/team-a")));
+        assert_eq!(lone.find(&["h"], "team-b/app").unwrap(), None, "it is nobody else's");
+    }
+
+    #[test]
+    fn what_dockers_decoder_takes_is_taken() {
+        for odd in [
+            "",
+            "\n",
+            "null",
+            "{}",
+            r#"{"auths":null,"credsStore":null,"credHelpers":null}"#,
+            r#"{"auths":{"h":null},"credHelpers":{"h":null}}"#,
+            r#"{"auths":{"h":{"auth":null}},"credHelpers":{"h":""},"credsStore":"of-no-such-name"}"#,
+        ] {
+            assert_eq!(keychain(odd).find(&["h"], "a"), Ok(None), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_when_it_is_asked_and_not_shown() {
+        for text in ["{\"auths\":{\"a\":\"secret\"}}", "secret", "{\"auths\":{\"secret"] {
+            let all = Keychain::parse(&[("/home/me/config.json".to_owned(), text.to_owned())]);
+            let error = all.find(&["a"], "b").unwrap_err().to_string();
+            assert!(error.starts_with("/home/me/config.json is no configuration"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 
     #[test]
     fn helpers_that_are_not_there_are_named() {
         let all = keychain(r#"{"credsStore":"of-no-such-name"}"#);
-        let error = all.find(&["a"]).unwrap_err().to_string();
+        let error = all.find(&["a"], "b").unwrap_err().to_string();
         assert!(
             error.starts_with("the credential helper `docker-credential-of-no-such-name` cannot")
         );

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::credentials::Keychain;
 use super::document::Descriptor;
 use super::error::OciError;
-use super::registry::Registry;
+use super::registry::{Pass, Registry};
 use super::source::fetch_blobs;
 use crate::decl::Ask;
 use crate::digest::{Digest, Integrity};
@@ -35,7 +35,7 @@ pub struct Depository {
     mirrors: MirrorMap,
     listed: OnceLock<Listed>,
     /// What the registry was shown before.
-    authorization: Mutex<Option<String>>,
+    pass: Mutex<Option<Pass>>,
 }
 
 impl fmt::Debug for Depository {
@@ -46,8 +46,8 @@ impl fmt::Debug for Depository {
 
 impl Depository {
     pub fn new(reference: Reference, ask: Ask, keychain: Keychain, mirrors: MirrorMap) -> Self {
-        let (listed, authorization) = (OnceLock::new(), Mutex::default());
-        Depository { reference, ask, keychain, mirrors, listed, authorization }
+        let (listed, pass) = (OnceLock::new(), Mutex::default());
+        Depository { reference, ask, keychain, mirrors, listed, pass }
     }
 
     /// Where each of some sources is; those that are nowhere are left out.
@@ -86,16 +86,16 @@ impl Depository {
         wants: &[Want],
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
-        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.pass.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let registry = Registry::new(client, &self.keychain, &self.mirrors, &self.reference)?;
-        let registry = registry.with_authorization(known);
+        let registry = registry.with_pass(known);
         let places = self.places(&registry, wants)?;
         let placed: BTreeSet<Integrity> = places.iter().map(|(_, want)| want.digest).collect();
         let none = |want: &Want| (want.digest, FetchError::NoUrl { label: want.label.clone() });
         let lacking = wants.iter().filter(|want| !placed.contains(&want.digest));
         let mut failures: BTreeMap<_, _> = lacking.map(none).collect();
         failures.extend(fetch_blobs(client, &registry, places, progress)?);
-        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = registry.known();
+        *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = registry.pass();
         Ok(failures)
     }
 }

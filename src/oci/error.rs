@@ -1,12 +1,47 @@
 //! What can go wrong with somebody else's image.
 
+use std::fmt;
+
 use super::credentials::CredentialError;
 use super::document::DocumentError;
 use super::peek::PeekError;
 use crate::blame::Blame;
 use crate::digest::Digest;
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, Said};
 use crate::fsx::PathIo;
+
+/// Who is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Somebody in particular, who said so.
+    User,
+    Strangers,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Who::User => "this user",
+            Who::Strangers => "strangers",
+        })
+    }
+}
+
+/// What somebody is not let do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    Read,
+    Write,
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Deed::Read => "have it",
+            Deed::Write => "write there",
+        })
+    }
+}
 
 /// Why an image cannot be had. Each names the image.
 #[derive(Debug, thiserror::Error)]
@@ -15,8 +50,8 @@ pub enum OciError {
     Document { image: String, source: DocumentError },
     #[error("image `{image}`: {registry} does not have it")]
     Missing { image: String, registry: String },
-    #[error("image `{image}`: {registry} does not let {who} have it")]
-    Denied { image: String, registry: String, who: &'static str },
+    #[error("image `{image}`: {registry} does not let {who} {deed}{said}")]
+    Denied { image: String, registry: String, who: Who, deed: Deed, said: Said },
     #[error("image `{image}`: {registry} asks for what nobody understands: `{challenge}`")]
     Challenge { image: String, registry: String, challenge: String },
     #[error("image `{image}`: {what} gave other bytes: expected {expected}, found {found}")]
@@ -29,6 +64,10 @@ pub enum OciError {
     Address { image: String, registry: String },
     #[error("image `{image}`: {registry} has no such repository, and makes none")]
     NoRepository { image: String, registry: String },
+    #[error(
+        "image `{image}`: {registry} is reached over https, and sends what is uploaded to {to}"
+    )]
+    Downgrade { image: String, registry: String, to: String },
     #[error("image `{image}`: {registry} {what}")]
     Session { image: String, registry: String, what: &'static str },
     #[error("image `{image}`: {blob} cannot be read: {reason}")]
@@ -70,13 +109,27 @@ impl OciError {
     /// The next step.
     pub fn help(&self) -> Option<String> {
         match self {
-            OciError::Denied { registry, .. } => Some(format!(
-                "if it exists, run `docker login {registry}`: what that writes is read here"
+            OciError::Denied { registry, who: Who::User, .. } => Some(format!(
+                "the registry knows this user: run `docker login {registry}` as somebody who may, unless it says something else"
             )),
+            OciError::Denied { registry, deed, .. } => {
+                let doubt = if *deed == Deed::Read { "if it exists, " } else { "" };
+                Some(format!("{doubt}run `docker login {registry}`: what that writes is read here"))
+            }
+            OciError::Downgrade { .. } => Some(
+                "if a proxy stands before it, let that tell it that it is reached over https (`X-Forwarded-Proto`)"
+                    .to_owned(),
+            ),
             OciError::Missing { .. } => Some("look at its name and its tag".to_owned()),
             OciError::Tag { .. } => Some("write `oci:DIRECTORY:TAG`".to_owned()),
             OciError::Document { source: DocumentError::NoPlatform { .. }, .. } => Some(
                 "leave the platform out of `platforms` in `project`, or say `only` in the layer"
+                    .to_owned(),
+            ),
+            OciError::Fetch(
+                FetchError::Broken { url, .. } | FetchError::Status { status: 400, url, .. },
+            ) if url.starts_with("http://") => Some(
+                "http was spoken, as with every registry on this machine and with `--plain-http`: if it speaks TLS, put its authority as `ca.crt` into `containers/certs.d/HOST[:PORT]/` of your configuration folder"
                     .to_owned(),
             ),
             OciError::Fetch(error) => error.help().map(str::to_owned),

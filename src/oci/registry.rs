@@ -1,10 +1,10 @@
 //! A repository at a registry (OCI distribution-spec 1.1); what is read of it.
-//! `upload` writes, `token` says who one is.
+//! `upload` and `sending` write, `token` says who one is.
 //!
 //! Nothing is asked ahead: the first request goes without a token, and what the registry then demands
-//! is answered once for all further ones. A token goes to the registry it was made for and to no host
-//! that it redirects to. Plain http is spoken with loopback (but for hosts that this machine has
-//! certificates for), where a mirror is named so, and where one is told to.
+//! is answered once for all further ones. Only the registry's own demands are answered; a token goes to the
+//! registry it was made for and to no host that it redirects to. Plain http is spoken with loopback (but for
+//! hosts that this machine has certificates for), where a mirror is named so, and where one is told to.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -13,10 +13,10 @@ use url::Url;
 
 use super::credentials::{Credential, Keychain};
 use super::document::accepted;
-use super::error::OciError;
+use super::error::{Deed, OciError, Who};
 use super::token::credential_of;
 use crate::digest::Digest;
-use crate::fetch::{Client, Document, FetchError, Headers, MirrorMap, defaults};
+use crate::fetch::{self, Client, Document, FetchError, Headers, MirrorMap, Said, defaults};
 use crate::reference::Reference;
 
 /// Largest manifest or index that is read; registries take no larger ones.
@@ -33,6 +33,15 @@ pub enum Access {
     },
 }
 
+/// What was shown to a registry, and is again.
+#[derive(Clone)]
+pub(super) struct Pass {
+    /// The value of an `Authorization` header.
+    pub(super) authorization: String,
+    /// Whether it is of somebody in particular.
+    pub(super) is_user: bool,
+}
+
 /// A repository, and who one is there.
 pub struct Registry<'a> {
     pub(super) client: &'a Client,
@@ -45,7 +54,7 @@ pub struct Registry<'a> {
     pub(super) access: Access,
     /// Out of a mirror's address.
     pub(super) credential: Option<Credential>,
-    authorization: Mutex<Option<String>>,
+    pass: Mutex<Option<Pass>>,
     /// Whether it takes a small blob in the request that ends a session, as far as is known.
     pub(super) takes_whole: AtomicBool,
     pub(super) image: String,
@@ -80,7 +89,6 @@ impl<'a> Registry<'a> {
         let credential = credential_of(&url);
         url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| failed())?;
         url.set_path(&format!("/v2/{repository}/"));
-        let authorization = Mutex::default();
         let host = host.to_owned();
         Ok(Registry {
             client,
@@ -90,7 +98,7 @@ impl<'a> Registry<'a> {
             repository,
             access: Access::Read,
             credential,
-            authorization,
+            pass: Mutex::default(),
             takes_whole: AtomicBool::new(true),
             image,
         })
@@ -109,8 +117,8 @@ impl<'a> Registry<'a> {
     }
 
     /// Likewise, where it is known already what it wants to see.
-    pub(super) fn with_authorization(self, authorization: Option<String>) -> Self {
-        Registry { authorization: Mutex::new(authorization), ..self }
+    pub(super) fn with_pass(self, pass: Option<Pass>) -> Self {
+        Registry { pass: Mutex::new(pass), ..self }
     }
 
     /// As people call the registry.
@@ -167,8 +175,8 @@ impl<'a> Registry<'a> {
             }
             result => return result.map_err(|error| self.judge(error)),
         };
-        let authorization = self.renew(&challenge)?;
-        request(Some(authorization)).map_err(|error| self.judge(error))
+        let pass = self.renew(&challenge)?;
+        request(Some(pass.authorization)).map_err(|error| self.judge(error))
     }
 
     /// What the registry's root demands.
@@ -183,44 +191,49 @@ impl<'a> Registry<'a> {
     }
 
     /// Answers a challenge, for this request and those to come.
-    pub(super) fn renew(&self, challenge: &str) -> Result<String, OciError> {
-        let authorization = self.authorize(challenge)?;
-        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(authorization.clone());
-        Ok(authorization)
+    pub(super) fn renew(&self, challenge: &str) -> Result<Pass, OciError> {
+        let pass = self.authorize(challenge)?;
+        *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(pass.clone());
+        Ok(pass)
+    }
+
+    pub(super) fn pass(&self) -> Option<Pass> {
+        self.pass.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is shown of who one is.
     pub(super) fn known(&self) -> Option<String> {
-        self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.pass().map(|pass| pass.authorization)
     }
 
     pub(super) fn judge(&self, error: FetchError) -> OciError {
+        self.judge_for(error, self.pass().is_some_and(|pass| pass.is_user))
+    }
+
+    /// Likewise, where who one is was shown in this very request or not.
+    pub(super) fn judge_for(&self, error: FetchError, is_user: bool) -> OciError {
         let (image, registry) = (self.image.clone(), self.host.clone());
         match error {
-            FetchError::Unauthorized { .. } | FetchError::Status { status: 401 | 403, .. } => {
-                self.denied()
-            }
+            FetchError::Unauthorized { said, .. }
+            | FetchError::Status { status: 401 | 403, said, .. } => self.denied(said, is_user),
             error if error.is_gone() => OciError::Missing { image, registry },
             error => error.into(),
         }
     }
 
-    pub(super) fn denied(&self) -> OciError {
-        let known = self.find_credential().is_ok_and(|found| found.is_some());
-        let who = if known { "this user" } else { "strangers" };
-        OciError::Denied { image: self.image.clone(), registry: self.host.clone(), who }
+    pub(super) fn denied(&self, said: Said, is_user: bool) -> OciError {
+        let (image, registry) = (self.image.clone(), self.host.clone());
+        let who = if is_user { Who::User } else { Who::Strangers };
+        let deed = match self.access {
+            Access::Read => Deed::Read,
+            Access::Write { .. } => Deed::Write,
+        };
+        OciError::Denied { image, registry, who, deed, said }
     }
 }
 
 fn is_loopback(host: &str) -> bool {
-    let Ok(url) = Url::parse(&format!("http://{host}/")) else { return false };
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
+    Url::parse(&format!("http://{host}/")).is_ok_and(|url| fetch::is_loopback(&url))
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use url::Url;
 
 use super::credentials::Credential;
 use super::error::OciError;
-use super::registry::{Access, Registry};
-use crate::fetch::{Headers, defaults};
+use super::registry::{Access, Pass, Registry};
+use crate::fetch::{Headers, Said, defaults};
 
 /// Largest answer of whoever gives tokens.
 const LARGEST_TOKEN: u64 = 1 << 20;
@@ -30,11 +30,11 @@ impl Registry<'_> {
             true if defaults::DOCKER.contains(&reached) => docker.to_vec(),
             _ => vec![&reached],
         };
-        Ok(self.keychain.find(&names)?)
+        Ok(self.keychain.find(&names, &self.repository)?)
     }
 
-    /// The value of an `Authorization` header that a challenge asks for.
-    pub(super) fn authorize(&self, challenge: &str) -> Result<String, OciError> {
+    /// What a challenge of the registry's own asks for.
+    pub(super) fn authorize(&self, challenge: &str) -> Result<Pass, OciError> {
         let odd = || OciError::Challenge {
             image: self.image.clone(),
             registry: self.host.clone(),
@@ -42,9 +42,11 @@ impl Registry<'_> {
         };
         let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
         let credential = self.find_credential()?;
+        let is_user = credential.is_some();
         if scheme.eq_ignore_ascii_case("basic") {
             let basic = credential.and_then(|credential| credential.basic());
-            return basic.ok_or_else(|| self.denied());
+            let authorization = basic.ok_or_else(|| self.denied(Said::default(), is_user))?;
+            return Ok(Pass { authorization, is_user });
         }
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(odd());
@@ -65,7 +67,8 @@ impl Registry<'_> {
             Err(_) if scopes.len() > 1 => ask(&scopes[..1])?,
             given => given?,
         };
-        Ok(format!("Bearer {}", token.ok_or_else(odd)?))
+        let authorization = format!("Bearer {}", token.ok_or_else(odd)?);
+        Ok(Pass { authorization, is_user })
     }
 
     /// What a token is asked for, the own repository first.
@@ -114,7 +117,7 @@ impl Registry<'_> {
             self.client.get_with(&label, &[realm], &headers, LARGEST_TOKEN).map_err(|error| {
                 match error {
                     error if error.is_gone() => error.into(),
-                    error => self.judge(error),
+                    error => self.judge_for(error, credential.is_some()),
                 }
             })?;
         #[derive(Deserialize)]
@@ -160,6 +163,34 @@ fn find_parameter(parameters: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fetch::{Client, ClientConfig, FetchError, MirrorMap};
+    use crate::oci::Keychain;
+
+    #[test]
+    fn a_password_goes_over_plain_http_only_where_the_registry_is_reached_so() {
+        let client = Client::new(ClientConfig { offline: true, ..ClientConfig::default() });
+        let login = r#"{"auths":{"r.example.org":{"auth":"dTpw"}}}"#.to_owned();
+        let keychain = Keychain::parse(&[("config.json".to_owned(), login)]);
+        let reference = "r.example.org/a".parse().unwrap();
+        let asked = |is_plain: bool, realm: &str| {
+            let mirrors = MirrorMap::default();
+            let registry = Registry::new(&client, &keychain, &mirrors, &reference).unwrap();
+            let registry = if is_plain { registry.with_plain_http() } else { registry };
+            let error = registry.authorize(&format!("Bearer realm=\"{realm}\"")).err().unwrap();
+            match error {
+                OciError::Challenge { .. } => false,
+                // without a network, this is as far as it gets
+                OciError::Fetch(FetchError::Offline { .. }) => true,
+                error => panic!("{error}"),
+            }
+        };
+        // whoever gives tokens may well be another host
+        assert!(asked(false, "https://auth.example.net/token"));
+        assert!(!asked(false, "http://auth.example.net/token"));
+        assert!(!asked(false, "http://r.example.org/token"));
+        assert!(asked(true, "http://auth.example.net/token"));
+        assert!(!asked(true, "ftp://r.example.org/token"));
+    }
 
     #[test]
     fn parameters_of_a_challenge_may_hold_commas_and_come_in_any_order() {

@@ -305,7 +305,9 @@ impl Refusal {
     fn status(&self) -> u16 {
         match self {
             Refusal::Strange => 403,
-            Refusal::Fetch(FetchError::Status { status, .. }) => *status,
+            Refusal::Fetch(
+                FetchError::Status { status, .. } | FetchError::Elsewhere { status, .. },
+            ) => *status,
             Refusal::Fetch(FetchError::Unauthorized { .. }) => 401,
             Refusal::Damaged | Refusal::Fetch(_) => 502,
         }

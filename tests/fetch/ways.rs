@@ -142,7 +142,7 @@ fn proxies_carry_what_they_are_named_for() {
     let mut address = proxy.url("/");
     address.set_username("me").unwrap();
     address.set_password(Some("secret")).unwrap();
-    let variables = [("all_proxy", address.as_str()), ("no_proxy", "direct.example.org,127.0.0.1")];
+    let variables = [("all_proxy", address.as_str()), ("no_proxy", "direct.example.org")];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let proxies = ProxyConfig::from_variables(variables.into_iter()).unwrap();
     let config = ClientConfig { proxies, certificates: vec![pem], ..quick() };
@@ -152,13 +152,36 @@ fn proxies_carry_what_they_are_named_for() {
     assert_eq!(proxy.requests()[0].target, plain.as_str());
     assert_eq!(proxy.requests()[0].header("proxy-authorization"), Some("Basic bWU6c2VjcmV0"));
 
-    let tunnelled = secure.url_at("localhost", "/tool.deb");
+    let tunnelled = secure.url_at("secure.example.org", "/tool.deb");
     assert_eq!(fetch(config.clone(), &home.want(b"over tls", [tunnelled])).unwrap(), b"over tls");
     assert_eq!(proxy.requests()[1].method, "CONNECT");
     assert_eq!(secure.requests()[0].header("proxy-authorization"), None);
 
+    // this machine is reached without, by whatever name
     let direct = Server::start();
     direct.put("/tool.deb", "direct");
-    fetch(config, &home.want(b"direct", [direct.url("/tool.deb")])).unwrap();
-    assert_eq!((proxy.total_hits(), direct.total_hits()), (2, 1));
+    for name in ["127.0.0.1", "localhost"] {
+        let home = Home::new();
+        let want = home.want(b"direct", [direct.url_at(name, "/tool.deb")]);
+        fetch(config.clone(), &want).unwrap();
+    }
+    assert_eq!((proxy.total_hits(), direct.total_hits()), (2, 2));
+}
+
+#[test]
+fn a_proxy_that_cannot_be_reached_is_named() {
+    let home = Home::new();
+    let gone = Server::start().address();
+    let address = format!("http://me:secret@{gone}");
+    let variables = [("all_proxy".to_owned(), address)];
+    let proxies = ProxyConfig::from_variables(variables.into_iter()).unwrap();
+    for scheme in ["http", "https"] {
+        let url = Url::parse(&format!("{scheme}://archive.example.org/tool.deb")).unwrap();
+        let config = ClientConfig { proxies: proxies.clone(), ..quick() };
+        let error = fetch(config, &home.want(&bytes(), [url])).unwrap_err().to_string();
+        let said = format!(
+            "{scheme}://archive.example.org/tool.deb cannot be reached: through proxy http://{gone}/: "
+        );
+        assert!(error.contains(&said) && !error.contains("secret"), "{error}");
+    }
 }

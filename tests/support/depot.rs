@@ -20,8 +20,10 @@ pub enum Fault {
     Status(u16),
     /// What was asked is done, and refused all the same.
     Denied(u16),
-    /// 429 with `Retry-After`.
+    /// 429 with `Retry-After`: at once.
     Busy,
+    /// Likewise: in a second.
+    Later,
     /// The connection ends in the middle of the request's body, or of the answer's.
     Half,
     /// Another digest in the answer's header, other bytes in its body.
@@ -71,6 +73,10 @@ struct State {
     /// Answers to the ends of uploads, and to manifests.
     refuses_ends: Option<u16>,
     refuses_manifests: Option<u16>,
+    /// What it says of a manifest that it refuses.
+    words: String,
+    /// Where sessions are, if not here.
+    uploads: String,
     token: Option<String>,
     serial: usize,
     streams: Vec<TcpStream>,
@@ -136,6 +142,16 @@ impl Depot {
         self.state.lock().unwrap().refuses_manifests = status;
     }
 
+    /// Opens sessions at another host, which is told of none.
+    pub fn lead_uploads_to(&self, url: &str) {
+        self.state.lock().unwrap().uploads = url.to_owned();
+    }
+
+    /// Says this of each manifest that it refuses.
+    pub fn explain(&self, words: &str) {
+        self.state.lock().unwrap().words = words.to_owned();
+    }
+
     /// Lets in who shows this token, which it gives to whoever asks.
     pub fn guard(&self, token: &str) {
         self.state.lock().unwrap().token = Some(token.to_owned());
@@ -186,6 +202,13 @@ impl Depot {
         let bytes = state.blobs.get_mut(&(repository.to_owned(), digest.to_owned())).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
+    }
+
+    /// Knows nothing of a repository any more.
+    pub fn drop_repository(&self, repository: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.blobs.retain(|(home, _), _| home != repository);
+        state.manifests.retain(|(home, _), _| home != repository);
     }
 
     pub fn drop_blob(&self, repository: &str, digest: &str) {

@@ -43,6 +43,8 @@ pub enum Fault {
     Challenge(String),
     /// To another address.
     Redirect(String),
+    /// This status with these headers.
+    Answer(u16, Vec<(&'static str, String)>),
 }
 
 /// A request as it came.
@@ -103,7 +105,7 @@ impl Server {
         Self::run(State { root: Some(root.to_owned()), ..State::default() })
     }
 
-    /// Serves over TLS, with a certificate of `authority` for `localhost` and `127.0.0.1`.
+    /// Serves over TLS, with a certificate of `authority` for `localhost`, `127.0.0.1` and `secure.example.org`.
     pub fn start_tls(authority: &Authority) -> Self {
         Self::run(State { tls: Some(Arc::clone(&authority.config)), ..State::default() })
     }
@@ -271,6 +273,9 @@ impl State {
                 Reply::empty(401).with("WWW-Authenticate", &text).send(stream)
             }
             Some(Fault::Redirect(to)) => Reply::empty(302).with("Location", &to).send(stream),
+            Some(Fault::Answer(status, headers)) => {
+                Reply { headers, ..Reply::empty(status) }.send(stream)
+            }
             Some(Fault::Drop) => Ok(After::Close),
             Some(Fault::Cut(count)) => {
                 Reply::of(whole, request).head(stream)?;
@@ -459,7 +464,7 @@ impl Authority {
         let issuer = rcgen::Issuer::new(params, key);
 
         let key = rcgen::KeyPair::generate().unwrap();
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names = ["localhost", "127.0.0.1", "secure.example.org"].map(str::to_owned).to_vec();
         let params = rcgen::CertificateParams::new(names).unwrap();
         let leaf = params.signed_by(&key, &issuer).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

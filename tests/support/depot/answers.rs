@@ -82,7 +82,8 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 
 fn upload(state: &mut State, request: &Request, repository: &str, name: &str) -> Answer {
     let query = &request.asked.query;
-    let place = |id: &str| format!("/v2/{repository}/blobs/uploads/{id}");
+    let at = state.uploads.clone();
+    let place = |id: &str| format!("{at}/v2/{repository}/blobs/uploads/{id}");
     if request.asked.method == "POST" {
         if let (Some(digest), Some(from)) = (parameter(query, "mount"), parameter(query, "from")) {
             if let Some(status) = state.refuses_mounts {
@@ -157,7 +158,7 @@ fn put_manifest(state: &mut State, request: &Request, repository: &str, name: &s
     let whole = blobs.into_iter().all(|part| state.blobs.contains_key(&own(part)))
         && manifests.into_iter().all(|part| state.manifests.contains_key(&own(part)));
     if let Some(status) = state.refuses_manifests {
-        return Answer::new(status);
+        return Answer { body: state.words.clone().into_bytes(), ..Answer::new(status) };
     }
     if state.refuses_tag.as_ref().is_some_and(|end| name.ends_with(end)) {
         return Answer::new(403);

@@ -68,6 +68,7 @@ pub(super) fn converse(stream: TcpStream, state: &Mutex<State>, host: &str) -> i
                 Answer::new(*status)
             }
             Some(Fault::Busy) => Answer::new(429).with("Retry-After", "0"),
+            Some(Fault::Later) => Answer::new(429).with("Retry-After", "1"),
             Some(Fault::Redirect(to)) => Answer::new(307).with("Location", format!("{to}{path}")),
             _ => answer(&mut state.lock().unwrap(), &request, host),
         };
