@@ -60,7 +60,7 @@ impl Bench {
         let homes = homes.clone();
         let push = Push { store, registry, form: Form::default(), homes, last: None, progress };
         let images: Vec<_> = self.images.iter().map(Image::shipped).collect();
-        push.run(&images, &reference.version())
+        push.run(&images, &reference.version(), None)
     }
 
     /// Where a request stands among those of a push.

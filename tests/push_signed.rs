@@ -206,7 +206,7 @@ fn a_tag_moves_when_everything_is_attached_and_not_before() {
     // whatever is refused on the way, the tag stays
     depot.forget();
     depot.refuse_tag(Some("sig"));
-    project.sbx(&signed).fails(3, &["does not let strangers have it"]);
+    project.sbx(&signed).fails(3, &["does not let strangers write there"]);
     let sent = puts(&depot);
     assert!(sent.last().unwrap().ends_with(".sig"), "{sent:?}");
     assert_eq!(manifest(&depot, "1"), manifest(&depot, &first));
