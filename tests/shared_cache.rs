@@ -1,6 +1,9 @@
 //! A cache of layers that machines share: who comes second makes nothing; and nobody is made to believe
 //! in a layer, or to fail, by what such a cache says.
 
+mod bills;
+mod together;
+
 use std::fs;
 use std::process::Command;
 

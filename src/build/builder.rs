@@ -95,12 +95,27 @@ impl Builder<'_> {
         let _lock = self.store.lock(&step.key.0.hex())?;
         match self.find(step)? {
             Some(found) => Ok(found),
-            None => {
-                let record = make()?;
-                self.shared.inspect(|shared| shared.give(&step.key, &record));
-                Ok(record)
+            None => match self.await_shared(step) {
+                Some(taken) => Ok(taken),
+                None => self.make_for_all(step, make),
+            },
+        }
+    }
+
+    /// Makes a layer, and hands it to whoever else may need it.
+    fn make_for_all(
+        &self,
+        step: &Step,
+        make: impl FnOnce() -> Result<LayerRecord, BuildError>,
+    ) -> Result<LayerRecord, BuildError> {
+        let made = make();
+        if let Some(shared) = self.shared {
+            match &made {
+                Ok(record) => shared.give(&step.key, record),
+                Err(_) => shared.abandon(&step.key),
             }
         }
+        made
     }
 
     pub(super) fn make_free(&self, step: &Step) -> Result<LayerRecord, BuildError> {

@@ -3,7 +3,8 @@
 //!
 //! A shared cache is asked first, for all that the store lacks at once. What it has comes while the
 //! rest is made, and what only such layers need is neither made nor fetched. One that does not come is
-//! made after all, with what it needs.
+//! made after all, with what it needs. Before a program runs, the cache is asked again, and another
+//! machine that is at the same is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -45,7 +46,7 @@ impl Builder<'_> {
         let mut layers: Vec<BuiltLayer> = Vec::new();
         for (step, record) in plan.steps.iter().zip(records) {
             let (name, title) = (step.layer.to_string(), step.title.clone());
-            let came = course.came(&step.key);
+            let came = self.came(&course, &step.key);
             layers.push(BuiltLayer { name, title, key: step.key, record, came });
         }
         self.add_directories(plan, &mut layers)?;
@@ -189,19 +190,17 @@ impl Builder<'_> {
         }
     }
 
+    fn came(&self, course: &Course<'_>, key: &Key) -> Came {
+        if self.shared.is_some_and(|shared| shared.took(key)) {
+            return Came::Shared;
+        }
+        let lost = matches!(course.arrivals.wait(key), Arrival::Lost);
+        if lost || course.made.contains(key) { Came::Made } else { Came::Stored }
+    }
+
     /// Keys of the steps that the store lacks: those of the image, and those that such a step sees.
     pub(super) fn wanted(&self, plan: &Plan) -> Result<BTreeSet<Key>, BuildError> {
         reach(plan, |step| Ok(self.find(step)?.is_some()))
-    }
-}
-
-impl Course<'_> {
-    fn came(&self, key: &Key) -> Came {
-        if self.arrivals.has(key) {
-            return Came::Shared;
-        }
-        let lost = matches!(self.arrivals.wait(key), Arrival::Lost);
-        if lost || self.made.contains(key) { Came::Made } else { Came::Stored }
     }
 }
 

@@ -24,6 +24,13 @@ pub trait Shared: Sync {
     fn take(&self, key: &Key) -> Option<LayerRecord>;
     /// The store has the layer of a Key now, made here. Does not wait.
     fn give(&self, key: &Key, record: &LayerRecord);
+    /// The layer of a Key is about to be made, which takes long. Waits while another machine makes it;
+    /// answers whether that has: then it can be taken.
+    fn begin(&self, key: &Key) -> bool;
+    /// It is not made after all.
+    fn abandon(&self, key: &Key);
+    /// Whether it was taken.
+    fn took(&self, key: &Key) -> bool;
 }
 
 /// What became of a layer that a cache has.
@@ -93,12 +100,6 @@ impl Arrivals {
         let states = states.unwrap_or_else(PoisonError::into_inner);
         states.get(key).cloned().flatten().unwrap_or(Arrival::None)
     }
-
-    /// Whether a layer came.
-    pub(super) fn has(&self, key: &Key) -> bool {
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(states.get(key), Some(Some(Arrival::Here(_))))
-    }
 }
 
 /// A layer on its way; whoever waits for it hears of its end, however that comes.
@@ -129,6 +130,12 @@ impl Builder<'_> {
         };
         // what is wrong with the store, whoever makes the layer will hear
         take().unwrap_or_default()
+    }
+
+    /// A layer that takes long to make, if another machine is at it: once that is done.
+    pub(super) fn await_shared(&self, step: &Step) -> Option<LayerRecord> {
+        let shared = self.shared.filter(|_| step.work.runs_programs())?;
+        if shared.begin(&step.key) { shared.take(&step.key) } else { None }
     }
 }
 
@@ -166,7 +173,6 @@ mod tests {
         let [Arrival::Here(_), Arrival::Lost, Arrival::Lost, Arrival::None] = waited else {
             panic!("{waited:?}");
         };
-        assert!(arrivals.has(&key("comes")) && !arrivals.has(&key("does not")));
     }
 
     #[test]

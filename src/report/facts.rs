@@ -1,8 +1,8 @@
 //! What sources say of themselves: read from their bytes once, and remembered by their digest.
 //!
 //! A package's licence stands nowhere but in the package, so the first report about an image decodes
-//! every source of it, on all cores; the next one reads small files. What is remembered is only what
-//! the bytes say, which nothing can change.
+//! every source of it, on all cores; the next one reads small files. What the bytes say, nothing can
+//! change. What another machine says of them (`sheet`) stands in until the bytes are here, and then goes.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -20,11 +20,11 @@ use crate::fsx::{self, IoAt};
 use crate::lock::{DebPin, NpmPin, Source, WheelPin};
 use crate::npm::TarballError;
 use crate::python::Wheel;
-use crate::store::{Held, Store};
+use crate::store::{Held, Store, Voucher};
 use crate::tarball::MemberKind;
 
 /// Changes with what is read, so that what older versions remembered is read again.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// Largest file of a package that is read for its licence.
 const LARGEST: u64 = 4 << 20;
@@ -51,19 +51,37 @@ pub(super) struct Bundled {
     pub(super) licence: Option<Licence>,
 }
 
+/// What is known of a source that may not be here.
 #[derive(Serialize, Deserialize)]
-struct Remembered {
+pub(super) struct Remembered {
     format: u32,
-    facts: Facts,
+    pub(super) facts: Facts,
+    /// Whose word it is, where nobody here has read the bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) told_by: Option<Voucher>,
 }
 
 impl Facts {
-    /// What a source says, remembered or read.
+    /// What a source says: read, now or before, or told by somebody else where the store lacks it.
     pub(super) fn of(store: &Store, source: &Source<'_>) -> Result<Self, ReportError> {
-        let digest = source.integrity();
-        if let Some(facts) = find(store, &digest) {
-            return Ok(facts);
+        if !has_facts(source) {
+            return Ok(Facts::default());
         }
+        let digest = source.integrity();
+        let known = find(store, &digest);
+        match known {
+            Some(Remembered { facts, told_by: None, .. }) => return Ok(facts),
+            Some(Remembered { facts, .. }) if store.find_source(&digest).is_none() => {
+                return Ok(facts);
+            }
+            _ => {}
+        }
+        Facts::read(store, source)
+    }
+
+    /// What the bytes of a source say.
+    pub(super) fn read(store: &Store, source: &Source<'_>) -> Result<Self, ReportError> {
+        let digest = source.integrity();
         let label = || format!("{} `{}`", source.kind(), source.label());
         store.hold([Held::Source(&digest, source.size())])?;
         if store.find_source(&digest).is_none() {
@@ -74,29 +92,39 @@ impl Facts {
             Source::Deb(pin) => read_deb(path, pin),
             Source::Npm(pin) => read_tarball(path, pin),
             Source::Wheel(pin) => read_wheel(path, pin),
-            // archives, trees and layers have no metadata of a kind that could be known
             Source::Archive(_) | Source::Git(_) | Source::BaseLayer(_) => Ok(Facts::default()),
         };
         let facts = facts.map_err(|reason| ReportError::Source { label: label(), reason })?;
-        remember(store, &digest, &facts)?;
+        remember(store, &digest, facts.clone(), None)?;
         Ok(facts)
     }
+}
+
+/// Whether a source may say something: archives, trees and layers have no metadata of a kind that could
+/// be known.
+pub(super) fn has_facts(source: &Source<'_>) -> bool {
+    matches!(source, Source::Deb(_) | Source::Npm(_) | Source::Wheel(_))
 }
 
 fn record(store: &Store, digest: &Integrity) -> PathBuf {
     store.root().join("facts").join(format!("{}-{}", digest.algorithm(), digest.hex()))
 }
 
-fn find(store: &Store, digest: &Integrity) -> Option<Facts> {
+pub(super) fn find(store: &Store, digest: &Integrity) -> Option<Remembered> {
     // one that cannot be read says nothing that could not be read again
     let bytes = fs::read(record(store, digest)).ok()?;
     let remembered: Remembered = serde_json::from_slice(&bytes).ok()?;
-    (remembered.format == FORMAT).then_some(remembered.facts)
+    (remembered.format == FORMAT).then_some(remembered)
 }
 
-fn remember(store: &Store, digest: &Integrity, facts: &Facts) -> Result<(), ReportError> {
+pub(super) fn remember(
+    store: &Store,
+    digest: &Integrity,
+    facts: Facts,
+    told_by: Option<Voucher>,
+) -> Result<(), ReportError> {
     let path = record(store, digest);
-    let remembered = Remembered { format: FORMAT, facts: facts.clone() };
+    let remembered = Remembered { format: FORMAT, facts, told_by };
     let bytes = serde_json::to_vec(&remembered).expect("facts have string keys only");
     Ok(fsx::write_atomic(&path, &bytes)?)
 }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::facts::Facts;
 use super::purl::{self, Origin};
+use super::sheet::reported;
 use super::{Licence, ReportError};
 use crate::decl::{Project, Reach, Recipe, Sandbox};
 use crate::digest::{Digest, Integrity};
@@ -250,16 +251,10 @@ fn of_base(given: Given<'_>) -> Result<Vec<Component>, ReportError> {
     given.base_debs().map(one).collect()
 }
 
-/// Sources whose files are in the image, each with the place of the step that lays it. What a settle
-/// runs is laid by the content before it, and what a command finds on its shelf is laid nowhere.
+/// Sources whose files are in the image, each with the place of the step that lays it.
 fn laid<'p>(given: Given<'p>) -> Vec<(usize, Source<'p>)> {
-    let mut laid = Vec::new();
-    for (at, step) in given.plan.steps.iter().enumerate() {
-        if !matches!(step.work, Work::Settle(_) | Work::Run(_)) {
-            laid.extend(step.work.sources().into_iter().map(|source| (at, source)));
-        }
-    }
-    laid
+    let steps = given.plan.steps.iter().enumerate();
+    steps.flat_map(|(at, step)| reported(step).into_iter().map(move |one| (at, one))).collect()
 }
 
 /// Licences of Debian packages by their names, for those that are documented by another.

@@ -100,6 +100,12 @@ fn conjuncts(text: &str) -> Vec<String> {
 }
 
 impl Licence {
+    /// Whether somebody else's word for it is one that this program could have written.
+    pub(super) fn is_sound(&self) -> bool {
+        let named = self.references.keys().all(|name| name.starts_with("LicenseRef-"));
+        named && Expression::parse_mode(&self.expression, VALID).is_ok()
+    }
+
     /// A declaration that is an expression, or should be one. A whole text is none.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();

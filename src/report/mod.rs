@@ -14,6 +14,7 @@ mod inventory;
 mod licence;
 mod provenance;
 mod purl;
+mod sheet;
 pub mod sign;
 mod spdx;
 
@@ -24,6 +25,7 @@ pub use provenance::{
     BUILD_TYPE, CYCLONEDX_PREDICATE, PAYLOAD_TYPE, PROVENANCE_PREDICATE, Provenance,
     SPDX_PREDICATE, attest, is_own,
 };
+pub use sheet::{Sheet, SheetError};
 pub use spdx::spdx;
 
 use jiff::Timestamp;

@@ -49,6 +49,7 @@ pub use record::{ImageRecord, Key, LayerRecord, Packed};
 pub use room::{Cap, Crowd, shown};
 pub use share::Share;
 pub use stamp::Stamp;
+pub use vouched::Voucher;
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -5,8 +5,20 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Store, StoreError};
+use crate::digest::Digest;
 use crate::fsx;
+
+/// Who answers for something that was not made here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Voucher {
+    /// Whoever has the key of that id.
+    Key(Digest),
+    Nobody,
+}
 
 /// The file that says so.
 pub(super) const UNVOUCHED: &str = "unvouched";

@@ -2,7 +2,7 @@
 //!
 //! An entry is a manifest under a tag made of Key and platform, so one request finds it. What it says
 //! stands in an envelope (DSSE) in one of its annotations: Key, platform, the digest of the tar, and
-//! where layer and listing lie. That statement is all that is believed, and only of whom one trusts; the
+//! where layer, listing and what is known of its sources lie. That statement is all that is believed, and only of whom one trusts; the
 //! manifest around it is what makes the registry keep the blobs. So an entry that was copied to another
 //! tag, or whose layer was exchanged, is told from a good one before anything of it is fetched.
 
@@ -18,16 +18,22 @@ use crate::oci::OciError;
 use crate::oci::peek::limits;
 use crate::platform::Platform;
 use crate::report::sign::{Envelope, PrivateKey, PublicKey};
+use crate::report::{ReportError, SheetError};
 use crate::ship::attest::MEDIA_EMPTY;
-use crate::store::{Key, StoreError};
+use crate::store::{Key, StoreError, Voucher};
 
 /// What an entry is, and what its statement is signed as.
 const TYPE: &str = "application/vnd.sbx.layer.v1+json";
 pub(super) const LISTING: &str = "application/vnd.sbx.listing.v1+zstd";
+/// What the sources say that the layer was made of.
+pub(super) const FACTS: &str = "application/vnd.sbx.facts.v1+json";
 /// The annotation that the envelope stands in.
 const STATEMENT: &str = "dev.sbx.layer.statement";
+pub(super) const EMPTY: &[u8] = b"{}";
 /// Largest listing that is read, compressed.
 const LARGEST_LISTING: u64 = 64 << 20;
+/// Most that is read of sources: twenty times what the largest layers known have.
+pub(super) const LARGEST_FACTS: u64 = 16 << 20;
 
 /// Why a cache's layer is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +52,10 @@ pub enum EntryError {
     DiffId { expected: Digest, found: Digest },
     #[error("its listing is damaged")]
     Listing,
+    #[error("what it says of its sources is damaged")]
+    Facts,
+    #[error("what it says of its sources: {0}")]
+    Sheet(#[from] SheetError),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
     #[error(transparent)]
@@ -54,6 +64,8 @@ pub enum EntryError {
     Oci(#[from] OciError),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -117,14 +129,22 @@ pub(super) struct Entry {
     pub(super) form: String,
     pub(super) layer: Part,
     pub(super) listing: Part,
+    /// Where something is known of its sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) facts: Option<Part>,
 }
 
 /// An entry that may be taken.
 #[derive(Clone, Debug)]
 pub(super) struct Vouched {
     pub(super) entry: Entry,
-    /// Whether a key that is trusted signed it.
-    pub(super) signed: bool,
+    /// Whose key that is trusted signed it.
+    pub(super) voucher: Voucher,
+}
+
+/// The config of all that is no image: two bytes (OCI image-spec, guidance for an empty descriptor).
+pub(super) fn empty() -> Value {
+    json!({"mediaType": MEDIA_EMPTY, "digest": Digest::of(EMPTY), "size": EMPTY.len()})
 }
 
 /// Where the entry of a Key is.
@@ -141,12 +161,13 @@ impl Entry {
             None => Envelope::bare(TYPE, &statement),
         };
         let envelope = String::from_utf8(envelope.to_bytes()).expect("an envelope is JSON");
+        let parts = [&self.layer, &self.listing].into_iter().chain(&self.facts);
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MEDIA_MANIFEST,
             "artifactType": TYPE,
-            "config": {"mediaType": MEDIA_EMPTY, "digest": Digest::of(b"{}"), "size": 2},
-            "layers": [self.layer, self.listing],
+            "config": empty(),
+            "layers": parts.collect::<Vec<_>>(),
             "annotations": {STATEMENT: envelope},
         });
         manifest.to_string().into_bytes()
@@ -164,18 +185,19 @@ impl Entry {
         let text = manifest["annotations"][STATEMENT].as_str();
         let text = text.ok_or_else(|| damaged(&"it says nothing of a layer"))?;
         let envelope = Envelope::parse(text.as_bytes()).map_err(|error| damaged(&error))?;
-        let signed = trust.keys.iter().find_map(|key| envelope.open(key, TYPE).ok());
-        let (statement, signed) = match signed {
-            Some(statement) => (statement, true),
+        let open = |key: &PublicKey| Some((envelope.open(key, TYPE).ok()?, Voucher::Key(key.id())));
+        let (statement, voucher) = match trust.keys.iter().find_map(open) {
+            Some(opened) => opened,
             None if trust.everybody => {
-                (envelope.open_unverified(TYPE).map_err(|error| damaged(&error))?, false)
+                let statement = envelope.open_unverified(TYPE).map_err(|error| damaged(&error))?;
+                (statement, Voucher::Nobody)
             }
             None if envelope.is_signed() => return Err(EntryError::Stranger),
             None => return Err(EntryError::Unsigned),
         };
         let entry: Entry = serde_json::from_slice(&statement).map_err(|error| damaged(&error))?;
         entry.check(key, platform)?;
-        Ok(Vouched { entry, signed })
+        Ok(Vouched { entry, voucher })
     }
 
     /// Whether it is what was asked for, and can be what it says.
@@ -191,6 +213,17 @@ impl Entry {
                 "its listing is a `{}`",
                 self.listing.media_type
             )));
+        }
+        if let Some(facts) = &self.facts {
+            if facts.media_type != FACTS {
+                let kind = &facts.media_type;
+                return Err(EntryError::Damaged(format!(
+                    "what it says of its sources is a `{kind}`"
+                )));
+            }
+            if facts.size > LARGEST_FACTS {
+                return Err(EntryError::Facts);
+            }
         }
         if self.listing.size > LARGEST_LISTING || self.size > limits(self.layer.size).bytes {
             return Err(EntryError::Size { packed: self.layer.size, size: self.size });
@@ -217,6 +250,7 @@ mod tests {
             form: "gzip-3".to_owned(),
             layer: part("application/vnd.oci.image.layer.v1.tar+gzip"),
             listing: part(LISTING),
+            facts: Some(part(FACTS)),
         }
     }
 
@@ -239,13 +273,13 @@ mod tests {
         let (own, other) = (key(7), key(8));
         let signed = entry().manifest(Some(&own));
         let vouched = read(&signed, &trusting(&[&other, &own], false)).unwrap();
-        assert_eq!((vouched.entry, vouched.signed), (entry(), true));
+        assert_eq!((vouched.entry, vouched.voucher), (entry(), Voucher::Key(own.public().id())));
         let stranger = read(&signed, &trusting(&[&other], false));
         assert!(matches!(stranger, Err(EntryError::Stranger)));
         let bare = entry().manifest(None);
         assert!(matches!(read(&bare, &trusting(&[&own], false)), Err(EntryError::Unsigned)));
         for bytes in [&signed, &bare] {
-            assert!(!read(bytes, &trusting(&[], true)).unwrap().signed);
+            assert_eq!(read(bytes, &trusting(&[], true)).unwrap().voucher, Voucher::Nobody);
         }
     }
 
@@ -261,6 +295,8 @@ mod tests {
         assert!(matches!(told(|one| one.platform = Platform::Arm64), EntryError::Other(_)));
         assert!(matches!(told(|one| one.size = 1 << 40), EntryError::Size { .. }));
         assert!(matches!(told(|one| one.listing.size = 1 << 30), EntryError::Size { .. }));
+        let facts = told(|one| one.facts.as_mut().unwrap().size = 1 << 30);
+        assert!(matches!(facts, EntryError::Facts));
         let other = told(|one| one.listing.media_type = "text/plain".to_owned());
         assert!(matches!(other, EntryError::Damaged(_)));
     }

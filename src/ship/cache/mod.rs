@@ -5,6 +5,7 @@
 //! keys that are trusted are taken. A cache is a convenience: nothing that it lacks, refuses or has wrong
 //! ends a build, it is told and the layer is made here.
 
+mod claim;
 mod entry;
 mod read;
 mod write;
@@ -17,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use self::claim::{Claims, Turn};
 use self::entry::{EntryError, Vouched};
 use self::read::Shelf;
 use self::write::{Desk, Queue, There, Writer};
@@ -26,7 +28,7 @@ use crate::build::builder::Events;
 use crate::build::shared::Shared;
 use crate::fetch::{Client, MirrorMap, Progress};
 use crate::oci::{Access, Keychain, OciError, Origin, Registry};
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 use crate::platform::Platform;
 use crate::reference::Repository;
 use crate::report::sign::PrivateKey;
@@ -92,7 +94,8 @@ impl<'a> SharedCache<'a> {
         let mounts = mounts(&homes, registry.repository());
         let registry = registry.with_access(Access::Write { mounts });
         let (name, off) = (to.to_string(), AtomicBool::new(false));
-        self.desk = Some(Desk { name, registry, homes, key, progress, off });
+        let config = Mutex::default();
+        self.desk = Some(Desk { name, registry, homes, key, progress, config, off });
         Ok(())
     }
 
@@ -102,20 +105,26 @@ impl<'a> SharedCache<'a> {
     }
 
     /// What one plan has to do with it.
-    pub fn exchange<'s>(&'s self, plan: &Plan, events: &'s dyn Events) -> Exchange<'s> {
+    pub fn exchange<'s>(&'s self, plan: &'s Plan, events: &'s dyn Events) -> Exchange<'s> {
         let steps = plan.aside.iter().chain(&plan.steps);
+        let desk = self.desk.as_ref();
+        let claims = desk.map(|desk| {
+            let shelf = self.shelves.iter().find(|shelf| shelf.name == desk.name);
+            Claims::new(desk, shelf.map(|shelf| &shelf.trust), plan.platform)
+        });
         Exchange {
             reach: self.reach,
             shelves: &self.shelves,
-            desk: self.desk.as_ref(),
+            desk,
+            claims,
             platform: plan.platform,
-            names: steps.map(|step| (step.key, step.layer.to_string())).collect(),
+            steps: steps.map(|step| (step.key, step)).collect(),
             events,
             found: Mutex::default(),
             refused: Mutex::default(),
             told: Mutex::default(),
             queue: Queue::default(),
-            taken: AtomicUsize::new(0),
+            taken: Mutex::default(),
             given: AtomicUsize::new(0),
         }
     }
@@ -126,9 +135,10 @@ pub struct Exchange<'a> {
     reach: Reach<'a>,
     shelves: &'a [Shelf<'a>],
     desk: Option<&'a Desk<'a>>,
+    /// What is being made for it.
+    claims: Option<Claims<'a>>,
     platform: Platform,
-    /// For people.
-    names: BTreeMap<Key, String>,
+    steps: BTreeMap<Key, &'a Step>,
     events: &'a dyn Events,
     /// By the number of the shelf.
     found: Mutex<BTreeMap<Key, (usize, Vouched)>>,
@@ -137,16 +147,24 @@ pub struct Exchange<'a> {
     /// What was not taken, and that was said.
     told: Mutex<BTreeSet<Key>>,
     queue: Queue,
-    taken: AtomicUsize,
+    taken: Mutex<BTreeSet<Key>>,
     given: AtomicUsize,
 }
 
 impl Exchange<'_> {
     /// Does some work while what it gives is put into the cache, and waits for the end of both.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        let Some(desk) = self.desk else { return work() };
+        let Some((desk, claims)) = self.desk.zip(self.claims.as_ref()) else { return work() };
         let writer = desk.open(self.reach.store);
-        self.queue.during(|key, record| self.write(desk, &writer, key, record), work)
+        let write = |key: &Key, record: &LayerRecord| {
+            self.write(desk, &writer, key, record);
+            claims.end(key);
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| claims.keep());
+            let _closing = Closing(claims);
+            self.queue.during(write, work)
+        })
     }
 
     /// Puts all layers of a plan that the store has into the cache, whoever made them. Within
@@ -166,16 +184,16 @@ impl Exchange<'_> {
     }
 
     pub fn tally(&self) -> Tally {
-        let count = |number: &AtomicUsize| number.load(Ordering::Relaxed);
-        Tally { taken: count(&self.taken), given: count(&self.given) }
+        Tally { taken: lock(&self.taken).len(), given: self.given.load(Ordering::Relaxed) }
     }
 
     fn write(&self, desk: &Desk<'_>, writer: &Writer<'_>, key: &Key, record: &LayerRecord) {
         if desk.off.load(Ordering::Relaxed) {
             return;
         }
+        let Some(step) = self.steps.get(key) else { return };
         let there = if lock(&self.refused).contains(key) { There::Goes } else { There::Stays };
-        match writer.put(key, self.platform, record, there) {
+        match writer.put(step, self.platform, record, there) {
             Ok(is_new) => drop(self.given.fetch_add(usize::from(is_new), Ordering::Relaxed)),
             Err(error) if !desk.off.swap(true, Ordering::Relaxed) => {
                 let name = &desk.name;
@@ -208,8 +226,8 @@ impl Exchange<'_> {
     /// Says why layers are not taken, those of one reason together.
     fn tell(&self, shelf: &Shelf<'_>, reasons: BTreeMap<String, Vec<Key>>) {
         for (reason, keys) in reasons {
-            let names = keys.iter().filter_map(|key| self.names.get(key));
-            let mut names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+            let steps = keys.iter().filter_map(|key| self.steps.get(key));
+            let mut names: Vec<String> = steps.map(|step| format!("`{}`", step.layer)).collect();
             names.sort();
             names.dedup();
             let more = names.len().saturating_sub(NAMED);
@@ -257,9 +275,9 @@ impl Shared for Exchange<'_> {
         if shelf.off.load(Ordering::Relaxed) {
             return None;
         }
-        match shelf.take(&vouched, self.reach.store, self.events) {
+        match shelf.take(&vouched, self.steps.get(key)?, self.reach.store, self.events) {
             Ok(record) => {
-                self.taken.fetch_add(1, Ordering::Relaxed);
+                lock(&self.taken).insert(*key);
                 if self.desk.is_some_and(|desk| desk.name == shelf.name) {
                     self.queue.pass(key);
                 }
@@ -280,10 +298,40 @@ impl Shared for Exchange<'_> {
     }
 
     fn give(&self, key: &Key, record: &LayerRecord) {
-        let is_own = record.packed.is_none() && self.names.contains_key(key);
+        let is_own = record.packed.is_none() && self.steps.contains_key(key);
         if self.desk.is_some() && is_own {
             self.queue.add(key, record);
         }
+    }
+
+    fn begin(&self, key: &Key) -> bool {
+        let Some(claims) = &self.claims else { return false };
+        let came = || self.look(&[*key]).contains(key);
+        let waits = || {
+            let layer = self.steps.get(key).map_or("", |step| step.layer.as_str());
+            self.events
+                .note(&format!("layer `{layer}`: another machine makes it, and is waited for"));
+        };
+        claims.begin(key, &came, &waits) == Turn::Theirs
+    }
+
+    fn abandon(&self, key: &Key) {
+        if let Some(claims) = &self.claims {
+            claims.end(key);
+        }
+    }
+
+    fn took(&self, key: &Key) -> bool {
+        lock(&self.taken).contains(key)
+    }
+}
+
+/// Closes claims however the work ends that needs them.
+struct Closing<'a>(&'a Claims<'a>);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

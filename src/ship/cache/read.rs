@@ -3,13 +3,14 @@
 //! All Keys are asked for at once, one request each; the first goes alone, for it brings the token that
 //! the others show, or shows that nobody answers. What is fetched gathers beside the store and is held
 //! against all that its entry says while it is unpacked: the blob against its digest, the tar against
-//! size and digest, the listing against the tar. Only then does any of it get a name.
+//! size and digest, the listing against the tar. Only then does any of it get a name. What it says of its
+//! sources comes along where the store does not know that already.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::entry::{Entry, EntryError, Trust, Vouched, tag};
+use super::entry::{Entry, EntryError, LARGEST_FACTS, Trust, Vouched, tag};
 use crate::build::listing::Listing;
 use crate::build::unpack::survey;
 use crate::digest::Digest;
@@ -17,8 +18,10 @@ use crate::fetch::{Progress, Want};
 use crate::fsx::IoAt;
 use crate::image::{Form, Twin, remember_twin};
 use crate::oci::{OciError, Origin, Packing, Registry};
+use crate::plan::Step;
 use crate::platform::Platform;
-use crate::store::{Draft, Key, LayerRecord, Store, StoreError};
+use crate::report::Sheet;
+use crate::store::{Draft, Key, LayerRecord, Store, StoreError, Voucher};
 use crate::tarball::Limits;
 
 /// Questions at a time.
@@ -85,18 +88,23 @@ impl<'a> Shelf<'a> {
     pub(super) fn take(
         &self,
         vouched: &Vouched,
+        step: &Step,
         store: &Store,
         progress: &dyn Progress,
     ) -> Result<LayerRecord, EntryError> {
         let entry = &vouched.entry;
         let listing = self.listing(entry)?;
+        let sheet = self.sheet(entry, step, store)?;
         let corner = store.tree_draft()?;
         let blob = corner.path().join("layer");
         self.fetch(entry, &blob, store, progress)?;
         let draft = unpack(entry, &blob, &listing, store)?;
         drop(corner);
-        if !vouched.signed {
+        if vouched.voucher == Voucher::Nobody {
             store.mark_unvouched()?;
+        }
+        if let Some(sheet) = sheet {
+            sheet.remember(store, &vouched.voucher)?;
         }
         let (diff_id, _) = draft.commit()?;
         listing.write(&store.listing_path(&diff_id)).map_err(|_| EntryError::Listing)?;
@@ -117,6 +125,24 @@ impl<'a> Shelf<'a> {
         let read = decoder.take(LARGEST_LISTING).read_to_end(&mut bytes);
         read.map_err(|_| EntryError::Listing)?;
         Listing::decode(&bytes).ok_or(EntryError::Listing)
+    }
+
+    /// What is said of the sources of a step, as far as that is news.
+    fn sheet(
+        &self,
+        entry: &Entry,
+        step: &Step,
+        store: &Store,
+    ) -> Result<Option<Sheet>, EntryError> {
+        let Some(part) = entry.facts.as_ref().filter(|_| !Sheet::is_known(store, step)) else {
+            return Ok(None);
+        };
+        let label = format!("sources of layer {}", entry.diff_id.short());
+        let bytes = self.registry().blob(&label, &part.digest, part.size.min(LARGEST_FACTS))?;
+        match Digest::of(&bytes) == part.digest {
+            true => Ok(Some(Sheet::parse(&bytes, step)?)),
+            false => Err(EntryError::Facts),
+        }
     }
 
     fn fetch(
@@ -143,9 +169,9 @@ impl<'a> Shelf<'a> {
     /// What the layer's twin is, and where it lies: so that a push finds it there and makes none. Only a
     /// key that is trusted is believed in that, and only for what would be made here as well.
     fn remember(&self, vouched: &Vouched, store: &Store) -> Result<(), EntryError> {
-        let Vouched { entry, signed } = vouched;
+        let Vouched { entry, voucher } = vouched;
         let form = Form::default();
-        if *signed && entry.form == form.to_string() {
+        if *voucher != Voucher::Nobody && entry.form == form.to_string() {
             let twin = Twin { digest: entry.layer.digest, size: entry.layer.size };
             remember_twin(store, &entry.diff_id, form, twin)?;
         }

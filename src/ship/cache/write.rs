@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::entry::{Entry, LISTING, Part, tag};
+use super::entry::{EMPTY, Entry, FACTS, LARGEST_FACTS, LISTING, Part, tag};
 use crate::digest::Digest;
 use crate::fetch::Progress;
 use crate::fsx::IoAt;
 use crate::image::{Form, MEDIA_MANIFEST};
 use crate::oci::{Registry, Supplied};
+use crate::plan::Step;
 use crate::platform::Platform;
-use crate::report::sign::PrivateKey;
+use crate::report::Sheet;
+use crate::report::sign::{PrivateKey, PublicKey};
 use crate::ship::ShipError;
 use crate::ship::cargo::Turn;
 use crate::ship::push::Push;
@@ -36,6 +38,8 @@ pub(super) struct Desk<'a> {
     pub(super) homes: BTreeMap<Digest, String>,
     pub(super) key: Option<PrivateKey>,
     pub(super) progress: &'a dyn Progress,
+    /// Whether the one config of all entries is there.
+    pub(super) config: Mutex<bool>,
     /// It takes nothing, and that was said.
     pub(super) off: AtomicBool,
 }
@@ -45,17 +49,41 @@ impl Desk<'_> {
         let Desk { registry, progress, .. } = self;
         let (form, homes) = (Form::default(), self.homes.clone());
         let push = Push { store, registry, form, homes, last: None, progress: *progress };
-        Writer { push, key: self.key.as_ref(), turn: Turn::default(), config: Mutex::default() }
+        Writer { push, desk: self, turn: Turn::default() }
+    }
+
+    /// The key that others know its entries by.
+    pub(super) fn signer(&self) -> Option<PublicKey> {
+        self.key.as_ref().map(PrivateKey::public)
+    }
+
+    /// Has the config there that all manifests here name.
+    pub(super) fn bring_config(&self) -> Result<(), ShipError> {
+        let mut is_there = self.config();
+        if !*is_there {
+            let supplied = Supplied { digest: Digest::of(EMPTY), size: EMPTY.len() as u64 };
+            let supply = Bytes { label: "config".to_owned(), supplied, bytes: EMPTY.to_vec() };
+            self.registry.upload(&supply, None, self.progress)?;
+            *is_there = true;
+        }
+        Ok(())
+    }
+
+    /// It may have gone.
+    pub(super) fn forget_config(&self) {
+        *self.config() = false;
+    }
+
+    fn config(&self) -> MutexGuard<'_, bool> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Puts layers into it.
 pub(super) struct Writer<'a> {
     push: Push<'a>,
-    key: Option<&'a PrivateKey>,
+    desk: &'a Desk<'a>,
     turn: Turn,
-    /// Whether the one config of all entries is there.
-    config: Mutex<bool>,
 }
 
 /// What is done with an entry that is there.
@@ -70,27 +98,32 @@ impl Writer<'_> {
     /// Writes an entry; answers whether there was none.
     pub(super) fn put(
         &self,
-        key: &Key,
+        step: &Step,
         platform: Platform,
         record: &LayerRecord,
         there: There,
     ) -> Result<bool, ShipError> {
         let registry = self.push.registry;
-        let tag = tag(key, platform);
+        let tag = tag(&step.key, platform);
         let is_there = || Ok::<_, ShipError>(registry.find_manifest(&tag)?.is_some());
         if there == There::Stays && is_there()? {
             return Ok(false);
         }
         // somebody else's layer is where it came from
-        let Some(entry) = self.bring(key, platform, record)? else { return Ok(false) };
+        let Some(entry) = self.bring(step, platform, record)? else { return Ok(false) };
         // whoever made it at the same time may have been faster
         if there == There::Stays && is_there()? {
             return Ok(false);
         }
-        registry.put_manifest(&tag, MEDIA_MANIFEST, &entry.manifest(self.key), || {
-            *self.config() = false;
-            self.bring(key, platform, record).map(drop)
-        })?;
+        registry.put_manifest(
+            &tag,
+            MEDIA_MANIFEST,
+            &entry.manifest(self.desk.key.as_ref()),
+            || {
+                self.desk.forget_config();
+                self.bring(step, platform, record).map(drop)
+            },
+        )?;
         self.remember(&entry)?;
         Ok(true)
     }
@@ -98,19 +131,16 @@ impl Writer<'_> {
     /// Brings all that an entry names in.
     fn bring(
         &self,
-        key: &Key,
+        step: &Step,
         platform: Platform,
         record: &LayerRecord,
     ) -> Result<Option<Entry>, ShipError> {
         let listing = self.put_listing(record)?;
         let (Some(twin), _) = self.push.bring_layer(record, &self.turn)? else { return Ok(None) };
-        let mut config = self.config();
-        if !*config {
-            self.put_bytes("config", b"{}")?;
-            *config = true;
-        }
+        let facts = self.put_facts(step, record)?;
+        self.desk.bring_config()?;
         Ok(Some(Entry {
-            key: *key,
+            key: step.key,
             platform,
             diff_id: record.diff_id,
             size: record.size,
@@ -121,11 +151,8 @@ impl Writer<'_> {
                 size: twin.size,
             },
             listing,
+            facts,
         }))
-    }
-
-    fn config(&self) -> MutexGuard<'_, bool> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the layer lies now, for pushes to other repositories.
@@ -142,9 +169,26 @@ impl Writer<'_> {
         let path = self.push.store.listing_path(&record.diff_id);
         let bytes = std::fs::read(&path).at("read", &path)?;
         let packed = zstd::encode_all(&*bytes, LEVEL).at("compress", &path)?;
-        self.put_bytes(&format!("listing of layer {}", record.diff_id.short()), &packed)?;
-        let (digest, size) = (Digest::of(&packed), packed.len() as u64);
-        Ok(Part { media_type: LISTING.to_owned(), digest, size })
+        let label = format!("listing of layer {}", record.diff_id.short());
+        self.put_part(&label, LISTING, &packed)
+    }
+
+    /// What is known here of the sources that a layer is made of, so that nobody needs them to say what
+    /// it brings.
+    fn put_facts(&self, step: &Step, record: &LayerRecord) -> Result<Option<Part>, ShipError> {
+        let Some(sheet) = Sheet::gather(self.push.store, step, &|_| true) else { return Ok(None) };
+        let bytes = sheet.to_bytes();
+        if bytes.len() as u64 > LARGEST_FACTS {
+            return Ok(None);
+        }
+        let label = format!("sources of layer {}", record.diff_id.short());
+        self.put_part(&label, FACTS, &bytes).map(Some)
+    }
+
+    fn put_part(&self, label: &str, media_type: &str, bytes: &[u8]) -> Result<Part, ShipError> {
+        self.put_bytes(label, bytes)?;
+        let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+        Ok(Part { media_type: media_type.to_owned(), digest, size })
     }
 
     fn put_bytes(&self, label: &str, bytes: &[u8]) -> Result<(), ShipError> {
