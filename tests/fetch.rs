@@ -1,6 +1,7 @@
 //! Fetching from servers that are slow, broken, dead or lying.
 
 mod many;
+mod pace;
 mod ways;
 
 use std::fs;

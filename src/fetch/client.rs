@@ -14,6 +14,7 @@ use super::by_digest::{self, SourceRegistry, add_urls};
 use super::connect::{Line, Lines, Trust};
 use super::error::FetchError;
 use super::npmrc::Credentials;
+use super::pace::Pace;
 use super::progress::Progress;
 use super::proxy::ProxyConfig;
 use super::resolver::Names;
@@ -35,6 +36,8 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// Longest time without a byte.
     pub stall_timeout: Duration,
+    /// How slow a server may be, where it may not take its time.
+    pub pace: Option<Pace>,
     /// Files of certificates (PEM) to trust beside the platform's.
     pub certificates: Vec<PathBuf>,
     pub proxies: ProxyConfig,
@@ -60,6 +63,7 @@ impl Default for ClientConfig {
             pause: Duration::from_millis(400),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
+            pace: None,
             certificates: Vec::new(),
             proxies: ProxyConfig::default(),
             credentials: Credentials::default(),
@@ -149,6 +153,11 @@ impl Client {
             pause: Duration::from_millis(200),
             connect_timeout: Duration::from_secs(3),
             stall_timeout: Duration::from_secs(10),
+            pace: Some(Pace {
+                head: Duration::from_secs(5),
+                bytes: 320 << 10,
+                span: Duration::from_secs(10),
+            }),
             ..self.config.clone()
         })
     }

@@ -45,6 +45,8 @@ pub enum FetchError {
     Unknown { label: String, url: String, reason: String },
     #[error("{label}: {url} broke off: {reason}{tries}")]
     Broken { label: String, url: String, reason: String, tries: Tries },
+    #[error("{label}: {url} is too slow: {reason}")]
+    Slow { label: String, url: String, reason: String },
     #[error("{label}: {url} redirects {reason}")]
     Redirect { label: String, url: String, reason: String },
     #[error("{label}: nowhere to fetch it from")]

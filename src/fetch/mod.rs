@@ -19,6 +19,7 @@ mod error;
 mod indexes;
 mod mirror;
 mod npmrc;
+mod pace;
 mod part;
 mod progress;
 mod proxy;
@@ -37,6 +38,7 @@ pub use mirror::{MirrorError, MirrorMap};
 pub use npmrc::{
     Credentials, NpmRegistries, NpmSettings, NpmSettingsError, has_credential, public_settings,
 };
+pub use pace::Pace;
 pub use progress::{NoProgress, Progress};
 pub use proxy::{ProxyConfig, ProxyError, is_loopback};
 pub use retry::without_label;

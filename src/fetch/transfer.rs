@@ -11,9 +11,10 @@ use url::Url;
 use super::client::{ClientConfig, Document, Engine, Headers, Want};
 use super::error::FetchError;
 use super::mirror::redact;
+use super::pace::Paced;
 use super::part::{Found, Part};
 use super::progress::{Meter, NoProgress, Progress};
-use super::retry::{Verdict, judge_network, judge_status, try_each};
+use super::retry::{Verdict, try_each};
 use crate::fsx::PathIo;
 
 /// How often to look whether somebody else is done with a part.
@@ -101,20 +102,21 @@ impl Transfer<'_> {
                 part.restart()?;
             }
         }
-        let mut response = self.ask(part).await?;
-        let promised = response.content_length();
-        if part.len() > 0 && response.status() == StatusCode::OK {
+        let mut paced = self.ask(part).await?;
+        let promised = paced.response.content_length();
+        if part.len() > 0 && paced.response.status() == StatusCode::OK {
             part.restart()?;
         }
         self.check_promise(part.len(), promised).map_err(Verdict::Next)?;
         meter.reach(part.len());
-        while let Some(bytes) = response.chunk().await.map_err(|error| self.network(&error))? {
+        while let Some(bytes) = paced.chunk().await? {
+            let bytes = bytes.as_ref();
             let found = part.len() + bytes.len() as u64;
             if self.want.size.is_some_and(|size| found > size) {
                 part.restart()?;
                 return Err(Verdict::Next(self.wrong_size(found)));
             }
-            part.push(&bytes)?;
+            part.push(bytes)?;
             meter.reach(part.len());
         }
         let Err(error) = self.judge(part) else { return Ok(()) };
@@ -124,7 +126,7 @@ impl Transfer<'_> {
         }
         part.restart()?;
         // the wrong bytes may be those that were there before: this server deserves a fresh try
-        let continued = response.status() == StatusCode::PARTIAL_CONTENT;
+        let continued = paced.response.status() == StatusCode::PARTIAL_CONTENT;
         Err(if continued { again(Verdict::Next(error)) } else { Verdict::Next(error) })
     }
 
@@ -137,7 +139,7 @@ impl Transfer<'_> {
     }
 
     /// Asks for what the part lacks.
-    async fn ask(&self, part: &mut Part) -> Result<Response, Verdict> {
+    async fn ask(&self, part: &mut Part) -> Result<Paced<'_>, Verdict> {
         let http = self.engine.http(self.config, self.url).map_err(Verdict::Stop)?;
         let mut request = http.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
         let said = self.headers.authorization.as_deref();
@@ -147,18 +149,17 @@ impl Transfer<'_> {
         if part.len() > 0 {
             request = request.header(RANGE, format!("bytes={}-", part.len()));
         }
-        let response = request.send().await.map_err(|error| self.network(&error))?;
-        match response.status() {
-            StatusCode::OK => Ok(response),
-            StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(part.len()) => {
-                Ok(response)
-            }
+        let paced = Paced::ask(self.config, &self.want.label, self.url, request).await?;
+        let range = range_start(&paced.response);
+        match paced.response.status() {
+            StatusCode::OK => Ok(paced),
+            StatusCode::PARTIAL_CONTENT if range == Some(part.len()) => Ok(paced),
             // the server's file ends before our part does, or it answers what nobody asked for
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if part.len() > 0 => {
                 part.restart()?;
-                Err(again(judge_status(&self.want.label, self.url, response).await))
+                Err(again(paced.judge().await))
             }
-            _ => Err(judge_status(&self.want.label, self.url, response).await),
+            _ => Err(paced.judge().await),
         }
     }
 
@@ -188,10 +189,6 @@ impl Transfer<'_> {
     fn wrong_size(&self, found: u64) -> FetchError {
         let (label, url) = (self.want.label.clone(), redact(self.url));
         FetchError::Size { label, url, expected: self.want.size.unwrap_or_default(), found }
-    }
-
-    fn network(&self, error: &reqwest::Error) -> Verdict {
-        judge_network(self.config, &self.want.label, self.url, error)
     }
 }
 
@@ -239,7 +236,6 @@ async fn try_get(
     headers: &Headers,
     limit: u64,
 ) -> Result<Document, Verdict> {
-    let network = |error: reqwest::Error| judge_network(config, label, url, &error);
     let asked = match &headers.form {
         None => engine.http(config, url).map_err(Verdict::Stop)?.get(url.clone()),
         // whatever stands in it is for nobody else
@@ -256,27 +252,29 @@ async fn try_get(
     if let Some(value) = headers.authorization.as_deref().or_else(|| config.credentials.find(url)) {
         request = request.header(AUTHORIZATION, sensitive(value));
     }
-    let mut response = request.send().await.map_err(network)?;
-    if headers.form.is_some() && response.status().is_redirection() {
+    let mut paced = Paced::ask(config, label, url, request).await?;
+    if headers.form.is_some() && paced.response.status().is_redirection() {
         return Err(Verdict::Next(FetchError::not_followed(label, url)));
     }
-    if response.status() != StatusCode::OK {
-        return Err(judge_status(label, url, response).await);
+    if paced.response.status() != StatusCode::OK {
+        return Err(paced.judge().await);
     }
     let too_large = || {
         let (label, url) = (label.to_owned(), redact(url));
         Verdict::Next(FetchError::TooLarge { label, url, limit })
     };
-    if response.content_length().is_some_and(|promised| promised > limit) {
+    if paced.response.content_length().is_some_and(|promised| promised > limit) {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(network)? {
+    while let Some(chunk) = paced.chunk().await? {
+        let chunk = chunk.as_ref();
         if (bytes.len() + chunk.len()) as u64 > limit {
             return Err(too_large());
         }
-        bytes.extend_from_slice(&chunk);
+        bytes.extend_from_slice(chunk);
     }
+    let response = &paced.response;
     let media_type = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let media_type = media_type.map(str::to_owned);
     Ok(Document { bytes, media_type, url: redact(response.url()) })

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use wire::converse;
 
@@ -31,6 +32,10 @@ pub enum Fault {
     OtherType,
     /// To another host.
     Redirect(String),
+    /// The answer's body comes byte by byte, one in this time.
+    Drip(Duration),
+    /// The answer comes so much later.
+    Late(Duration),
     /// Nothing happens any more.
     Stall,
     /// All sessions are forgotten.

@@ -29,6 +29,8 @@ pub enum Fault {
     Cut(usize),
     /// Likewise, then nothing more happens.
     Stall(usize),
+    /// So many bytes at a time, each time after this pause.
+    Drip(usize, Duration),
     /// The connection ends without an answer.
     Drop,
     /// The whole, whatever range was asked for.
@@ -289,6 +291,15 @@ impl State {
                 stream.flush()?;
                 // until the client has had enough, or the server ends
                 stream.read_exact(&mut [0]).unwrap_or_default();
+                Ok(After::Close)
+            }
+            Some(Fault::Drip(count, pause)) => {
+                Reply::of(whole, request).head(stream)?;
+                for piece in whole.chunks(count) {
+                    thread::sleep(pause);
+                    stream.write_all(piece)?;
+                    stream.flush()?;
+                }
                 Ok(After::Close)
             }
             Some(Fault::IgnoreRange) => Reply::whole(whole).send(stream),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
+use std::thread;
 
 use sbx::digest::Digest;
 
@@ -44,6 +45,7 @@ pub(super) fn converse(stream: TcpStream, state: &Mutex<State>, host: &str) -> i
                 io::copy(&mut reader, &mut io::sink())?;
                 return Ok(());
             }
+            Some(Fault::Late(pause)) => thread::sleep(*pause),
             Some(Fault::Lost) => state.lock().unwrap().sessions.clear(),
             _ => {}
         }
@@ -95,7 +97,13 @@ pub(super) fn converse(stream: TcpStream, state: &Mutex<State>, host: &str) -> i
             out.flush()?;
             return out.shutdown(Shutdown::Both);
         }
-        if !is_head {
+        if let Some(Fault::Drip(pause)) = fault {
+            for byte in &answer.body {
+                thread::sleep(pause);
+                out.write_all(&[*byte])?;
+                out.flush()?;
+            }
+        } else if !is_head {
             out.write_all(&answer.body)?;
         }
         out.flush()?;
