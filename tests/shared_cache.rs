@@ -2,6 +2,8 @@
 //! in a layer, or to fail, by what such a cache says.
 
 mod bills;
+mod faults;
+mod signers;
 mod together;
 
 use std::fs;
@@ -12,7 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::deb::{Deb, Member, tar_of};
-use crate::support::depot::{Depot, Fault};
+use crate::support::depot::Depot;
 use crate::support::oci::{Registry, check_schema};
 use crate::support::project::{Outcome, Project};
 use crate::support::repo::Repo;
@@ -207,43 +209,6 @@ fn an_entry_is_written_once_and_by_whoever_has_the_layer() {
 }
 
 #[test]
-fn entries_count_by_whoever_signed_them() {
-    let (origin, depot) = (Origin::new(), Depot::start());
-    let cache = format!("{}/cache", depot.host);
-    let first = origin.machine();
-    let (made, _) = build(&first, &["--cache-to", &cache]);
-    assert_eq!(traffic(&made), (0, 2));
-    let second = origin.second(&first);
-    let try_with = |arguments: &[&str]| {
-        drop(fs::remove_dir_all(second.cache()));
-        let (answer, said) = build(&second, &[&["--cache-from", &cache][..], arguments].concat());
-        assert_eq!(answer["image"], made["image"]);
-        (traffic(&answer), said)
-    };
-    fs::create_dir_all(second.cache()).unwrap();
-    let (counts, said) = try_with(&["--cache-trust", "key.pub"]);
-    assert_eq!(counts, (0, 0));
-    said.says("layer `app`, `tool`, not taken: nobody signed it (`--trust-cache`");
-    assert_eq!(try_with(&["--trust-cache"]).0, (2, 0));
-    // over what anybody may have written, nothing is signed
-    let own = ["--cache-to", &cache, "--cache-key", "key.pem"];
-    let signs = second.sbx(&[&["build", "s"], &own[..]].concat());
-    signs.fails(1, &["layers that nobody vouched for", "`sbx clean --all`"]);
-    second.sbx(&["build", "s", "--trust-cache", "--cache-key", "key.pem"]).fails(2, &["--trust-"]);
-    second.sbx(&["clean", "--all"]).success();
-    assert!(!second.cache().join("unvouched").exists());
-    // whoever was refused makes room for who has the key
-    let (counts, _) = try_with(&own);
-    assert_eq!(counts, (0, 2));
-    assert_eq!(try_with(&["--cache-trust", "key.pub"]).0, (2, 0));
-    let (counts, said) = try_with(&["--cache-trust", "other.pub"]);
-    assert_eq!(counts, (0, 0));
-    said.says("not taken: who signed it is not trusted here (`--cache-trust KEY`");
-    assert_eq!(try_with(&["--cache-trust", "other.pub", "--cache-trust", "key.pub"]).0, (2, 0));
-    assert_eq!(try_with(&["--trust-cache"]).0, (2, 0));
-}
-
-#[test]
 fn what_is_not_what_it_says_is_refused_and_made_here() {
     let (origin, depot) = (Origin::new(), Depot::start());
     let cache = format!("{}/c", depot.host);
@@ -293,64 +258,6 @@ fn what_is_not_what_it_says_is_refused_and_made_here() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_had_ends_no_build() {
-    let (origin, depot) = (Origin::new(), Depot::start());
-    let first = origin.machine();
-    let nowhere = "127.0.0.1:1/cache";
-    let all = ["--cache-from", nowhere, "--cache-to", nowhere, "--cache-key", "key.pem"];
-    let (answer, said) = build(&first, &all);
-    assert_eq!(traffic(&answer), (0, 0));
-    let said = said.says("nothing is taken from cache `127.0.0.1:1/cache`: ");
-    said.says("nothing is put into cache `127.0.0.1:1/cache`: ");
-    let image = answer["image"].clone();
-
-    // at each request something else goes wrong
-    let cache = format!("{}/cache", depot.host);
-    fill(&first, &cache);
-    let second = origin.second(&first);
-    let trusted = ["--cache-from", &cache, "--cache-trust", "key.pub"];
-    let other = Depot::start();
-    let elsewhere = Fault::Redirect(format!("http://{}", other.host));
-    // the two Keys, then listing and layer of each
-    let faults =
-        [Fault::Status(401), Fault::Status(403), Fault::OtherDigest, Fault::OtherType, elsewhere];
-    for fault in faults.iter().chain(&[Fault::Half, Fault::Status(500), Fault::Status(404)]) {
-        for number in [0, 2, 3] {
-            drop(fs::remove_dir_all(second.cache()));
-            depot.fail(number, fault.clone());
-            let (answer, said) = build(&second, &trusted);
-            let told = format!("{fault:?} at {number}: {}", said.stderr);
-            assert_eq!(answer["image"], image, "{told}");
-            // what passes, and what nobody looks at, changes nothing; an absence needs no word
-            let passes = matches!(fault, Fault::Half | Fault::Status(500) | Fault::OtherType);
-            let absent = matches!(fault, Fault::Status(404) | Fault::Redirect(_));
-            let silent = absent && number < 2;
-            assert_eq!(traffic(&answer).0 == 2, passes, "{told}");
-            assert_eq!(said.stderr.contains("cache `"), !passes && !silent, "{told}");
-        }
-    }
-    // likewise while it is written to: what is there then is whole
-    for status in [400, 403, 500] {
-        for number in (0..16).step_by(3) {
-            depot.clear();
-            depot.fail(number, Fault::Status(status));
-            let own = ["--cache-to", &cache, "--cache-key", "key.pem"];
-            let (answer, said) = build(&first, &own);
-            let told = format!("{status} at {number}: {}", said.stderr);
-            assert_eq!(answer["image"], image, "{told}");
-            let noted = said.stderr.contains("nothing is put into cache");
-            assert!(noted || traffic(&answer).1 == 2, "{told}");
-            drop(fs::remove_dir_all(second.cache()));
-            let (taken, said) = build(&second, &trusted);
-            assert_eq!(traffic(&taken).0, traffic(&answer).1, "{told}, {}", said.stderr);
-        }
-    }
-    let (answer, said) = build(&second, &[&["--offline"][..], &trusted].concat());
-    assert!(answer["cache"].is_null());
-    said.says("no cache is asked: `--offline` refuses the network");
-}
-
-#[test]
 fn who_may_not_write_reads_and_docker_registry_serves() {
     let origin = Origin::new();
     let registry = Registry::guarded("me", "geheim");
@@ -373,26 +280,6 @@ fn who_may_not_write_reads_and_docker_registry_serves() {
     // who has no key writes nothing
     second.write("app/run", "#!/bin/sh\necho 2\n");
     assert_eq!(traffic(&build(&second, &[]).0), (0, 0));
-}
-
-#[test]
-fn two_machines_that_write_at_once_leave_whole_entries() {
-    let (origin, depot) = (Origin::new(), Depot::start());
-    let cache = format!("{}/cache", depot.host);
-    let one = origin.machine();
-    one.sbx(&["lock"]).success();
-    let two = origin.second(&one);
-    let (first, second) = std::thread::scope(|scope| {
-        let first = scope.spawn(|| fill(&one, &cache));
-        let second = scope.spawn(|| fill(&two, &cache));
-        (first.join().unwrap(), second.join().unwrap())
-    });
-    assert_eq!(first["image"], second["image"]);
-    assert!((2..=4).contains(&(traffic(&first).1 + traffic(&second).1)));
-    let third = origin.second(&one);
-    let trusted = ["--cache-from", &cache, "--cache-trust", "key.pub"];
-    let (taken, _) = build(&third, &trusted);
-    assert_eq!((traffic(&taken), &taken["image"]), ((2, 0), &first["image"]));
 }
 
 #[test]
@@ -464,5 +351,21 @@ fn a_project_says_where_its_cache_is() {
     fails(&["--cache-key", "key.pem"], &["none is named", "`--cache-to`"]);
     fails(&["--cache-from", "a/b", "--cache-trust", "none"], &["key none: "]);
     fails(&["--cache-to", "a/b", "--cache-key", "key.pub"], &["it is no private key"]);
+    let nowhere = "says whose layers are taken out of a cache, and none is named";
+    fails(&["--cache-trust", "key.pub"], &["`--cache-trust`", nowhere, "`--cache-from`"]);
+    fails(&["--trust-cache"], &["`--trust-cache`", nowhere, "`cache-from` in `project`"]);
+    // a key that is not there is a mistake, and of no weight where no cache is asked
+    let image = machine.build();
+    let text = machine.read("sandboxes.kdl");
+    let named = "project \"p\" { cache-from \"127.0.0.1:1/c\" key=\"keys/gone.pub\"; }\n";
+    machine.write("sandboxes.kdl", &(named.to_owned() + &text));
+    fails(&[], &["keys/gone.pub: "]);
+    machine.sbx(&["check"]).fails(1, &["keys/gone.pub: "]);
+    assert_eq!(machine.sbx(&["build", "s", "--offline"]).success().answer(), image);
+    // its caches count
+    machine.write("sandboxes.kdl", &(named.replace("gone", "cache") + &text));
+    machine.write("keys/cache.pub", &machine.read("key.pub"));
+    machine.sbx(&["build", "s", "--cache-trust", "other.pub"]).success();
+    machine.sbx(&["check"]).success();
     machine.sbx(&["build", "s", "--cache-to", "a/b:1"]).fails(2, &["leave tag and digest out"]);
 }

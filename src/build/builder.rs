@@ -4,6 +4,7 @@
 //! are made in parallel, then the chain of settles runs from the bottom up. Two processes that want
 //! one Key take turns, and the second finds the first one's layer.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::error::BuildError;
@@ -19,7 +20,7 @@ use crate::fsx::IoAt;
 use crate::jail::{IdMap, Jail};
 use crate::oci::Keychain;
 use crate::plan::{FileWork, Step, Work};
-use crate::store::{Draft, ImageRecord, Key, LayerRecord, Store, TreeDraft};
+use crate::store::{Draft, ImageRecord, Key, LayerRecord, Store, TreeDraft, Voucher};
 
 /// Hears how a build goes on. Called from many threads.
 pub trait Events: Progress {
@@ -52,6 +53,18 @@ pub enum Came {
     /// A cache had it that others share.
     Shared,
     Made,
+}
+
+/// What a layer is of, and what it was made over.
+pub(super) struct Made<'s> {
+    pub(super) key: Key,
+    pub(super) below: &'s [Key],
+}
+
+impl<'s> Made<'s> {
+    pub(super) fn of(step: &'s Step) -> Self {
+        Made { key: step.key, below: &step.below }
+    }
 }
 
 /// Builds plans into a store.
@@ -145,13 +158,13 @@ impl Builder<'_> {
         let listing = files::lay(&self.project.root, layer, works, tree.path(), &mut draft)
             .map_err(|source| BuildError::Files { layer: step.layer.to_string(), source })?;
         let inner = tree.path().to_owned();
-        self.commit(step.key, draft, tree, &inner, &listing)
+        self.commit(Made::of(step), draft, tree, &inner, &listing)
     }
 
     /// Blob, listing, tree, and last the record that makes them count.
     pub(super) fn commit(
         &self,
-        key: Key,
+        made: Made<'_>,
         draft: Draft,
         tree: TreeDraft,
         inner: &Path,
@@ -160,9 +173,19 @@ impl Builder<'_> {
         let (diff_id, _) = draft.commit()?;
         listing.write(&self.store.listing_path(&diff_id))?;
         tree.commit(inner, &self.tree_path(&diff_id))?;
-        let record = self.store.put_layer(&key, diff_id)?;
-        self.events.step_finished(&key);
+        let record = self.store.put_vouched(&made.key, diff_id, self.vouchers(made.below)?)?;
+        self.events.step_finished(&made.key);
         Ok(record)
+    }
+
+    /// Who answers for some layers: whoever builds over them relies on the same.
+    fn vouchers(&self, keys: &[Key]) -> Result<BTreeSet<Voucher>, BuildError> {
+        let mut vouchers = BTreeSet::new();
+        for key in keys {
+            let found = self.store.find_layer(key, &mut |_| {})?;
+            vouchers.extend(found.into_iter().flat_map(|record| record.vouchers));
+        }
+        Ok(vouchers)
     }
 
     pub(super) fn tree_path(&self, diff_id: &Digest) -> PathBuf {
@@ -176,10 +199,12 @@ impl Builder<'_> {
         // a tree takes about what its tar does
         let size: u64 = missing.map(|layer| layer.size).sum();
         if size == 0 {
-            return Ok(image.layers.iter().map(path).collect());
+            return Ok(once(image.layers.iter().map(path).collect()));
         }
-        let unpack = || image.layers.iter().map(|layer| self.tree(layer)).collect();
-        self.store.within_cap_for(size, unpack)?
+        let unpack = || -> Result<Vec<PathBuf>, BuildError> {
+            image.layers.iter().map(|layer| self.tree(layer)).collect()
+        };
+        self.store.within_cap_for(size, unpack)?.map(once)
     }
 
     /// The tree of a layer, unpacked if it is not there.
@@ -215,10 +240,8 @@ impl Builder<'_> {
                 found.ok_or_else(|| BuildError::Below { layer: step.layer.to_string() })?;
             self.tree(&record)
         };
-        // an overlay takes a tree once; of a layer that a base has twice, the upper one shows
-        let above = |at: usize| step.below[at + 1..].contains(&step.below[at]);
-        let once = (0..step.below.len()).filter(|at| !above(*at));
-        once.map(|at| tree(&step.below[at])).collect()
+        let trees = step.below.iter().map(tree).collect::<Result<Vec<PathBuf>, _>>()?;
+        Ok(once(trees))
     }
 
     pub(super) fn log_path(&self, key: &Key) -> Result<PathBuf, BuildError> {
@@ -226,4 +249,12 @@ impl Builder<'_> {
         std::fs::create_dir_all(&dir).at("create", &dir)?;
         Ok(dir.join(format!("{}.log", key.0.short())))
     }
+}
+
+/// An overlay takes a tree once; of one that is there twice, since a base has it so or since two commands
+/// changed nothing, the upper one shows.
+pub(super) fn once(trees: Vec<PathBuf>) -> Vec<PathBuf> {
+    let above = |at: usize| trees[at + 1..].contains(&trees[at]);
+    let shown = (0..trees.len()).filter(|at| !above(*at));
+    shown.map(|at| trees[at].clone()).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::builder::Builder;
+use super::builder::{Builder, Made};
 use super::capture::capture;
 use super::content::{self, ContentError, Laying};
 use super::error::BuildError;
@@ -58,7 +58,7 @@ impl Builder<'_> {
         let listing = content::lay(&packages, laying, tree.path(), &mut draft, &progress)
             .map_err(|source| BuildError::Content { layer: step.layer.to_string(), source })?;
         let inner = tree.path().to_owned();
-        self.commit(step.key, draft, tree, &inner, &listing)
+        self.commit(Made::of(step), draft, tree, &inner, &listing)
     }
 
     fn packages(&self, pins: &[DebPin]) -> Vec<content::Package> {
@@ -120,7 +120,7 @@ impl Builder<'_> {
             let mut progress = |package: &str| self.events.step_advanced(&step.key, package);
             let listing = settle::settle(&job, &mut draft, &mut progress).map_err(failed)?;
             let inner = scratch.path().join("upper");
-            self.commit(step.key, draft, scratch, &inner, &listing)
+            self.commit(Made::of(step), draft, scratch, &inner, &listing)
         })
     }
 
@@ -139,7 +139,7 @@ impl Builder<'_> {
             let listing =
                 capture(scratch.path(), &view, &mut draft).map_err(|error| failed(error.into()))?;
             let inner = scratch.path().to_owned();
-            self.commit(step.key, draft, scratch, &inner, &listing)
+            self.commit(Made::of(step), draft, scratch, &inner, &listing)
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::builder::Builder;
+use super::builder::{Builder, Made};
 use super::error::BuildError;
 use super::run::{self, Dress, RunJob};
 use super::view::View;
@@ -47,7 +47,7 @@ impl Builder<'_> {
             let mut line = |line: &str| self.events.step_said(&step.key, line);
             let listing = job.run(&mut draft, &mut line).map_err(failed)?;
             let inner = scratch.path().join("upper");
-            self.commit(step.key, draft, scratch, &inner, &listing)
+            self.commit(Made::of(step), draft, scratch, &inner, &listing)
         })
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::assembly::{Assembly, AssemblyError};
-use super::builder::Builder;
+use super::builder::{Builder, Made};
 use super::error::BuildError;
 use super::extract::ExtractError;
 use super::listing::Listing;
@@ -34,7 +34,7 @@ impl Builder<'_> {
             let listing = lay(&view, &step.title, take, tree.path(), &mut draft)
                 .map_err(|source| BuildError::Extract { layer: step.layer.to_string(), source })?;
             let inner = tree.path().to_owned();
-            self.commit(step.key, draft, tree, &inner, &listing)
+            self.commit(Made::of(step), draft, tree, &inner, &listing)
         })
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::builder::{Builder, BuiltLayer, Came};
+use super::builder::{Builder, BuiltLayer, Came, Made};
 use super::compose::{ComposeError, Delta, Origin, compose, restate};
 use super::error::BuildError;
 use super::listing::Listing;
@@ -76,7 +76,7 @@ impl Builder<'_> {
         let tree = self.store.tree_draft()?;
         let listing = restate(dirs, tree.path(), &mut draft)?;
         let inner = tree.path().to_owned();
-        let record = self.commit(key, draft, tree, &inner, &listing)?;
+        let record = self.commit(Made { key, below: &[] }, draft, tree, &inner, &listing)?;
         let came = Came::Made;
         layers.push(BuiltLayer { name: DIRECTORIES.to_owned(), title, key, record, came });
         Ok(())

@@ -1,6 +1,6 @@
 //! Environments as steps of a build.
 
-use super::builder::Builder;
+use super::builder::{Builder, Made};
 use super::error::BuildError;
 use super::wheels::{self, WheelFile, WheelsError};
 use crate::lock::{Source, WheelPin};
@@ -45,7 +45,7 @@ impl Builder<'_> {
         let listing = wheels::lay(work, &files, tree.path(), &mut draft, &mut note)
             .map_err(|source| BuildError::Wheels { layer: step.layer.to_string(), source })?;
         let inner = tree.path().to_owned();
-        self.commit(step.key, draft, tree, &inner, &listing)
+        self.commit(Made::of(step), draft, tree, &inner, &listing)
     }
 
     pub(super) fn make_bytecode(
@@ -61,7 +61,7 @@ impl Builder<'_> {
             let listing = wheels::compile(work, &lowers, self.jail, scratch.path(), &mut draft)
                 .map_err(|source| BuildError::Wheels { layer: step.layer.to_string(), source })?;
             let inner = scratch.path().join("upper");
-            self.commit(step.key, draft, scratch, &inner, &listing)
+            self.commit(Made::of(step), draft, scratch, &inner, &listing)
         })
     }
 }

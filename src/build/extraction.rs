@@ -1,6 +1,6 @@
 //! The builder's way with sources that are unpacked.
 
-use super::builder::Builder;
+use super::builder::{Builder, Made};
 use super::error::BuildError;
 use super::extract::{self, Blob, ExtractError, Nature};
 use crate::lock::Source;
@@ -45,6 +45,6 @@ impl Builder<'_> {
         let listing = extract::lay(&blob, &work.take, tree.path(), &mut draft)
             .map_err(|source| BuildError::Extract { layer: step.layer.to_string(), source })?;
         let inner = tree.path().to_owned();
-        self.commit(step.key, draft, tree, &inner, &listing)
+        self.commit(Made::of(step), draft, tree, &inner, &listing)
     }
 }

@@ -1,6 +1,6 @@
 //! Trees of npm's packages as steps of a build.
 
-use super::builder::Builder;
+use super::builder::{Builder, Made};
 use super::error::BuildError;
 use super::npm::{self, NpmError};
 use crate::digest::Integrity;
@@ -42,6 +42,6 @@ impl Builder<'_> {
             BuildError::Npm { layer: step.layer.to_string(), source: Box::new(source) }
         })?;
         let inner = tree.path().to_owned();
-        self.commit(step.key, draft, tree, &inner, &listing)
+        self.commit(Made::of(step), draft, tree, &inner, &listing)
     }
 }

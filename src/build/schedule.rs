@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::builder::{Builder, BuiltLayer, Came};
+use super::builder::{Builder, BuiltLayer, Came, once};
 use super::directories::directories_key;
 use super::error::BuildError;
 use super::shared::{Arrival, Arrivals};
@@ -59,7 +59,8 @@ impl Builder<'_> {
         let course = self.prepare(plan)?;
         let jail = self.jail_over(&course)?;
         let records = Builder { jail: &jail, ..*self }.carry_out(&course)?;
-        records.iter().map(|record| self.tree(record)).collect()
+        let trees = records.iter().map(|record| self.tree(record));
+        Ok(once(trees.collect::<Result<_, _>>()?))
     }
 
     /// The sandbox for what a plan has to run; where it has nothing to run, this machine need not be

@@ -151,7 +151,8 @@ mod tests {
 
     fn record() -> LayerRecord {
         let stamp = Stamp { size: 0, mtime: 0, ctime: 0, inode: 0 };
-        LayerRecord { diff_id: Digest::of(b""), packed: None, size: 0, stamp }
+        let (diff_id, vouchers) = (Digest::of(b""), BTreeSet::new());
+        LayerRecord { diff_id, packed: None, size: 0, stamp, vouchers }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use sbx::decl::{CacheSource, Project};
 use sbx::fetch::Client;
 use sbx::reference::Repository;
 use sbx::report::sign::{PrivateKey, PublicKey};
@@ -40,55 +41,105 @@ pub struct CacheSetup<'a> {
     client: Client,
     outgoing: Outgoing<'a>,
     key: Option<PrivateKey>,
+    /// Of all that is taken, whose.
+    trusted: Vec<PublicKey>,
     from: Vec<(&'a Repository, Trust)>,
     to: Option<&'a Repository>,
 }
 
 impl CacheArguments {
-    /// Reads the keys, and makes nothing of it where the network is refused.
+    /// Reads the keys. Where the network is refused there is no cache, and none is needed.
     pub fn set_up<'a>(&'a self, workspace: &'a Workspace, ui: &'a Ui) -> Outcome<CacheSetup<'a>> {
         let project = &workspace.project;
-        let own = self.cache_key.as_deref().map(read_key).transpose()?;
-        let keys = self.cache_trust.iter().map(|path| read_public_key(path));
-        let mut keys = keys.collect::<Outcome<Vec<PublicKey>>>()?;
-        keys.extend(own.as_ref().map(PrivateKey::public));
-        let trust = |key: Option<PublicKey>| {
-            let keys = keys.iter().cloned().chain(key).collect();
-            Trust { keys, everybody: self.trust_cache }
-        };
-        let mut from: Vec<(&Repository, Trust)> =
-            self.cache_from.iter().map(|one| (one, trust(None))).collect();
-        for source in &project.cache_from {
-            let path = source.key.as_ref().map(|key| project.root.join(key));
-            let key = path.as_deref().map(read_public_key).transpose()?;
-            match from.iter_mut().find(|(known, _)| **known == source.repository) {
-                Some((_, trusted)) => trusted.keys.extend(key),
-                None => from.push((&source.repository, trust(key))),
-            }
-        }
         // who has no key does not fill the project's cache
-        let default = project.cache_to.as_ref().filter(|_| own.is_some());
+        let default = project.cache_to.as_ref().filter(|_| self.cache_key.is_some());
         let to = self.cache_to.as_ref().or(default);
-        if own.is_some() && to.is_none() {
-            let failure =
-                Failure::input("`--cache-key` signs what is put into a cache, and none is named");
-            return Err(failure.with_help("name one with `--cache-to`, or `cache-to` in `project`"));
+        self.check(project, to.is_some())?;
+        let (client, outgoing) = (workspace.client.hasty(), ui.outgoing());
+        let mut setup = CacheSetup {
+            workspace,
+            client,
+            outgoing,
+            key: None,
+            trusted: Vec::new(),
+            from: Vec::new(),
+            to: None,
+        };
+        if workspace.client.is_offline() {
+            if !self.cache_from.is_empty() || self.cache_to.is_some() {
+                ui.say("note: no cache is asked: `--offline` refuses the network");
+            }
+            return Ok(setup);
         }
-        if own.is_some() && !workspace.store.is_vouched() {
+        setup.key = self.cache_key.as_deref().map(read_key).transpose()?;
+        if setup.key.is_some() && !workspace.store.is_vouched() {
             let failure = Failure::input(
                 "the store took layers that nobody vouched for, and what it has is not signed",
             );
             return Err(failure
                 .with_help("build in another store (`--cache DIR`), or run `sbx clean --all`"));
         }
-        let offline = workspace.client.is_offline();
-        if offline && (!self.cache_from.is_empty() || self.cache_to.is_some()) {
-            ui.say("note: no cache is asked: `--offline` refuses the network");
-        }
-        let (from, to) = if offline { (Vec::new(), None) } else { (from, to) };
-        let (client, outgoing) = (workspace.client.hasty(), ui.outgoing());
-        Ok(CacheSetup { workspace, client, outgoing, key: own, from, to })
+        setup.to = to;
+        self.find_shelves(&mut setup)?;
+        Ok(setup)
     }
+
+    /// What nothing would come of is a mistake.
+    fn check(&self, project: &Project, gives: bool) -> Outcome {
+        if self.cache_key.is_some() && !gives {
+            let failure =
+                Failure::input("`--cache-key` signs what is put into a cache, and none is named");
+            return Err(failure.with_help("name one with `--cache-to`, or `cache-to` in `project`"));
+        }
+        let takes = !self.cache_from.is_empty() || !project.cache_from.is_empty();
+        // what a key signed that is trusted is signed anew, too
+        let signs = self.cache_key.is_some() && gives;
+        let option = match () {
+            () if self.trust_cache => "--trust-cache",
+            () if !self.cache_trust.is_empty() && !signs => "--cache-trust",
+            () => return Ok(()),
+        };
+        if takes {
+            return Ok(());
+        }
+        let message =
+            format!("`{option}` says whose layers are taken out of a cache, and none is named");
+        let help = "name one with `--cache-from`, or `cache-from` in `project`";
+        Err(Failure::input(message).with_help(help))
+    }
+
+    /// Where layers are taken from, and whose.
+    fn find_shelves<'a>(&'a self, setup: &mut CacheSetup<'a>) -> Outcome {
+        let project = &setup.workspace.project;
+        let keys = self.cache_trust.iter().map(|path| read_public_key(path));
+        let mut keys = keys.collect::<Outcome<Vec<PublicKey>>>()?;
+        keys.extend(setup.key.as_ref().map(PrivateKey::public));
+        let trust = |key: Option<PublicKey>| {
+            let keys = keys.iter().cloned().chain(key).collect();
+            Trust { keys, everybody: self.trust_cache }
+        };
+        setup.from = self.cache_from.iter().map(|one| (one, trust(None))).collect();
+        for source in &project.cache_from {
+            let key = read_source_key(project, source)?;
+            match setup.from.iter_mut().find(|(known, _)| **known == source.repository) {
+                Some((_, trusted)) => trusted.keys.extend(key),
+                None => setup.from.push((&source.repository, trust(key))),
+            }
+        }
+        let all = setup.from.iter().flat_map(|(_, trust)| &trust.keys);
+        setup.trusted = all.chain(&keys).cloned().collect();
+        Ok(())
+    }
+}
+
+fn read_source_key(project: &Project, source: &CacheSource) -> Outcome<Option<PublicKey>> {
+    let path = source.key.as_ref().map(|key| project.root.join(key));
+    path.as_deref().map(read_public_key).transpose()
+}
+
+/// Whether all keys can be read that a project names.
+pub fn check_keys(project: &Project) -> Outcome {
+    project.cache_from.iter().try_for_each(|source| read_source_key(project, source).map(drop))
 }
 
 impl CacheSetup<'_> {
@@ -100,7 +151,7 @@ impl CacheSetup<'_> {
             cache.take_from(repository, trust.clone())?;
         }
         if let Some(repository) = self.to {
-            cache.give_to(repository, self.key.clone(), &self.outgoing)?;
+            cache.give_to(repository, self.key.clone(), &self.trusted, &self.outgoing)?;
         }
         Ok(Some(cache).filter(|cache| !cache.is_idle()))
     }

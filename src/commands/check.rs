@@ -10,6 +10,7 @@ use sbx::store::Key;
 
 use super::Global;
 use super::build::{layers_of, plan_target, scan_layers};
+use super::cache::check_keys;
 use crate::failure::Outcome;
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace};
@@ -44,6 +45,7 @@ pub fn run(global: &Global, arguments: &CheckArguments, ui: &Ui) -> Outcome {
     let platforms = workspace.project.platforms.clone();
     let targets = workspace.targets(&arguments.names, all, &platforms)?;
     let lock = workspace.read_lock()?;
+    check_keys(&workspace.project)?;
     let mut planned = Vec::new();
     for target in targets {
         let (sandbox, platform) = (target.sandbox.name.to_string(), target.platform);

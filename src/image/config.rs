@@ -214,7 +214,13 @@ mod tests {
             annotations: BTreeMap::from([("org.opencontainers.image.title".into(), "base".into())]),
         };
         let stamp = Stamp { size: 3, mtime: 0, ctime: 0, inode: 0 };
-        let record = LayerRecord { diff_id: Digest::of(b"tar"), packed: None, size: 3, stamp };
+        let record = LayerRecord {
+            diff_id: Digest::of(b"tar"),
+            packed: None,
+            size: 3,
+            stamp,
+            vouchers: Default::default(),
+        };
         let layer = ImageLayer { record, created_by: "files".into(), comment: "app".into() };
         let layers = [layer];
         let config = config(&spec, &layers);

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::ReportError;
-use super::facts::{FORMAT, Facts, find, has_facts, remember};
+use super::facts::{FORMAT, Facts, Remembered, find, has_facts, remember};
 use super::purl;
 use crate::digest::Integrity;
 use crate::lock::Source;
@@ -78,11 +78,12 @@ impl Sheet {
         speaking(step).next().is_some()
     }
 
-    /// Whether the store knows all that the sources of a step say.
-    pub fn is_known(store: &Store, step: &Step) -> bool {
+    /// Whether the store knows all that the sources of a step say, or hears it from whom it believes.
+    pub fn is_known(store: &Store, step: &Step, believes: &dyn Fn(&Voucher) -> bool) -> bool {
         speaking(step).all(|source| {
             let digest = source.integrity();
-            store.find_source(&digest).is_some() || find(store, &digest).is_some()
+            let is_told = |known: Remembered| known.told_by.as_ref().is_none_or(believes);
+            store.find_source(&digest).is_some() || find(store, &digest).is_some_and(is_told)
         })
     }
 

@@ -127,7 +127,8 @@ impl Pull<'_> {
         }
         let media_type = layer.packing.media_type().to_owned();
         let packed = Some(Packed { digest: layer.digest, size: layer.size, media_type });
-        Ok(LayerRecord { diff_id: layer.diff_id, packed, size, stamp })
+        let (diff_id, vouchers) = (layer.diff_id, Default::default());
+        Ok(LayerRecord { diff_id, packed, size, stamp, vouchers })
     }
 
     /// Of layers that are not what they should be, drops those whose bytes are not what their name says.

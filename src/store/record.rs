@@ -1,5 +1,6 @@
 //! What a Key is known to give.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -8,7 +9,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Held, Stamp, Store, StoreError};
+use super::{Held, Stamp, Store, StoreError, Voucher};
 use crate::digest::Digest;
 use crate::fsx::{self, IoAt};
 
@@ -41,6 +42,9 @@ pub struct LayerRecord {
     pub size: u64,
     /// How the blob looked when its bytes were last known to be right.
     pub stamp: Stamp,
+    /// Who answers for it, where it was not made here, and for all that it was made over.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vouchers: BTreeSet<Voucher>,
 }
 
 /// A layer as somebody else stored it.
@@ -114,12 +118,22 @@ impl Store {
         }
     }
 
-    /// Remembers what `key` gave.
+    /// Remembers what `key` gave, here.
     pub fn put_layer(&self, key: &Key, diff_id: Digest) -> Result<LayerRecord, StoreError> {
+        self.put_vouched(key, diff_id, BTreeSet::new())
+    }
+
+    /// Likewise, where somebody else answers for it.
+    pub fn put_vouched(
+        &self,
+        key: &Key,
+        diff_id: Digest,
+        vouchers: BTreeSet<Voucher>,
+    ) -> Result<LayerRecord, StoreError> {
         let path = self.blob_path(&diff_id);
         let meta = fs::symlink_metadata(&path).at("stat", &path)?;
         let stamp = Stamp::new(&meta);
-        let record = LayerRecord { diff_id, packed: None, size: stamp.size, stamp };
+        let record = LayerRecord { diff_id, packed: None, size: stamp.size, stamp, vouchers };
         self.write_record("keys", key, &record)?;
         Ok(record)
     }
@@ -134,7 +148,8 @@ impl Store {
     ) -> Result<LayerRecord, StoreError> {
         let path = self.blob_path(&packed.digest);
         let meta = fs::symlink_metadata(&path).at("stat", &path)?;
-        let record = LayerRecord { diff_id, packed: Some(packed), size, stamp: Stamp::new(&meta) };
+        let (packed, stamp) = (Some(packed), Stamp::new(&meta));
+        let record = LayerRecord { diff_id, packed, size, stamp, vouchers: BTreeSet::new() };
         self.write_record("keys", key, &record)?;
         Ok(record)
     }

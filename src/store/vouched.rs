@@ -1,7 +1,8 @@
-//! Whether everything of a store was made here, or comes from whom somebody trusted.
+//! Who answers for what a store has and did not make.
 //!
-//! Who takes layers that nobody vouched for builds others over them, and what was built is not told from
-//! what was taken. So it is remembered of the store as a whole, and what such a store has is not signed.
+//! Who takes layers from others builds over them, and what was built is not told from what was taken. So
+//! a layer's record names the keys that answer for it and for all below it; and that nobody does is
+//! remembered of the store as a whole: what such a store has is not signed.
 
 use std::path::PathBuf;
 

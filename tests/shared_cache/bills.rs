@@ -91,7 +91,7 @@ fn a_bill_needs_no_source_of_what_came_from_a_cache() {
     let first = world.machine();
     let made = fill(&first, &cache);
     let expected = bills(&first);
-    for licence in ["GPL-2.0-or-later", "MIT OR Zlib", "BSD-3-Clause", "LicenseRef-odd"] {
+    for licence in ["GPL-2.0-or-later", "MIT OR Zlib", "BSD-3-Clause"] {
         assert!(expected.iter().all(|bill| bill.contains(licence)), "{licence}");
     }
 

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::entry::{Trust, empty, tag};
+use super::entry::{Trust, tag};
+use super::manifest::empty;
 use super::write::Desk;
 use crate::image::MEDIA_MANIFEST;
 use crate::oci::OciError;
@@ -193,7 +194,7 @@ impl<'a> Claims<'a> {
     /// The layer is there, or will not be.
     pub(super) fn end(&self, key: &Key) {
         let mut state = self.state();
-        if let Some(beat) = state.held.remove(key) {
+        if let Some(beat) = state.held.remove(key).filter(|_| !self.is_off()) {
             self.write(key, beat + 1, true).unwrap_or_default();
         }
     }

@@ -1,34 +1,32 @@
 //! An entry of a shared cache: what a Key gave, as a registry keeps it.
 //!
 //! An entry is a manifest under a tag made of Key and platform, so one request finds it. What it says
-//! stands in an envelope (DSSE) in one of its annotations: Key, platform, the digest of the tar, and
+//! stands in an envelope (DSSE) in one of its annotations, where others may stand beside it (`manifest`): Key, platform, the digest of the tar, and
 //! where layer, listing and what is known of its sources lie. That statement is all that is believed, and only of whom one trusts; the
 //! manifest around it is what makes the registry keep the blobs. So an entry that was copied to another
 //! tag, or whose layer was exchanged, is told from a good one before anything of it is fetched.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::build::unpack::UnpackError;
 use crate::digest::Digest;
 use crate::fetch::FetchError;
 use crate::fsx::PathIo;
-use crate::image::{ImageError, MEDIA_MANIFEST};
+use crate::image::ImageError;
 use crate::oci::OciError;
 use crate::oci::peek::limits;
 use crate::platform::Platform;
-use crate::report::sign::{Envelope, PrivateKey, PublicKey};
+use crate::report::sign::PublicKey;
 use crate::report::{ReportError, SheetError};
-use crate::ship::attest::MEDIA_EMPTY;
 use crate::store::{Key, StoreError, Voucher};
 
 /// What an entry is, and what its statement is signed as.
-const TYPE: &str = "application/vnd.sbx.layer.v1+json";
+pub(super) const TYPE: &str = "application/vnd.sbx.layer.v1+json";
 pub(super) const LISTING: &str = "application/vnd.sbx.listing.v1+zstd";
 /// What the sources say that the layer was made of.
 pub(super) const FACTS: &str = "application/vnd.sbx.facts.v1+json";
-/// The annotation that the envelope stands in.
-const STATEMENT: &str = "dev.sbx.layer.statement";
+/// The annotation that the first envelope stands in; those that follow have numbers.
+pub(super) const STATEMENT: &str = "dev.sbx.layer.statement";
 pub(super) const EMPTY: &[u8] = b"{}";
 /// Largest listing that is read, compressed.
 const LARGEST_LISTING: u64 = 64 << 20;
@@ -142,66 +140,14 @@ pub(super) struct Vouched {
     pub(super) voucher: Voucher,
 }
 
-/// The config of all that is no image: two bytes (OCI image-spec, guidance for an empty descriptor).
-pub(super) fn empty() -> Value {
-    json!({"mediaType": MEDIA_EMPTY, "digest": Digest::of(EMPTY), "size": EMPTY.len()})
-}
-
 /// Where the entry of a Key is.
 pub(super) fn tag(key: &Key, platform: Platform) -> String {
     format!("key-{}-{}", key.0.hex(), platform.as_str().replace('/', "-"))
 }
 
 impl Entry {
-    /// The manifest, signed where there is a key.
-    pub(super) fn manifest(&self, key: Option<&PrivateKey>) -> Vec<u8> {
-        let statement = serde_json::to_vec(self).expect("an entry has string keys only");
-        let envelope = match key {
-            Some(key) => Envelope::sign(key, TYPE, &statement),
-            None => Envelope::bare(TYPE, &statement),
-        };
-        let envelope = String::from_utf8(envelope.to_bytes()).expect("an envelope is JSON");
-        let parts = [&self.layer, &self.listing].into_iter().chain(&self.facts);
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
-            "artifactType": TYPE,
-            "config": empty(),
-            "layers": parts.collect::<Vec<_>>(),
-            "annotations": {STATEMENT: envelope},
-        });
-        manifest.to_string().into_bytes()
-    }
-
-    /// Reads what lies under the tag of a Key.
-    pub(super) fn read(
-        bytes: &[u8],
-        key: &Key,
-        platform: Platform,
-        trust: &Trust,
-    ) -> Result<Vouched, EntryError> {
-        let damaged = |reason: &dyn std::fmt::Display| EntryError::Damaged(reason.to_string());
-        let manifest: Value = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
-        let text = manifest["annotations"][STATEMENT].as_str();
-        let text = text.ok_or_else(|| damaged(&"it says nothing of a layer"))?;
-        let envelope = Envelope::parse(text.as_bytes()).map_err(|error| damaged(&error))?;
-        let open = |key: &PublicKey| Some((envelope.open(key, TYPE).ok()?, Voucher::Key(key.id())));
-        let (statement, voucher) = match trust.keys.iter().find_map(open) {
-            Some(opened) => opened,
-            None if trust.everybody => {
-                let statement = envelope.open_unverified(TYPE).map_err(|error| damaged(&error))?;
-                (statement, Voucher::Nobody)
-            }
-            None if envelope.is_signed() => return Err(EntryError::Stranger),
-            None => return Err(EntryError::Unsigned),
-        };
-        let entry: Entry = serde_json::from_slice(&statement).map_err(|error| damaged(&error))?;
-        entry.check(key, platform)?;
-        Ok(Vouched { entry, voucher })
-    }
-
     /// Whether it is what was asked for, and can be what it says.
-    fn check(&self, key: &Key, platform: Platform) -> Result<(), EntryError> {
+    pub(super) fn check(&self, key: &Key, platform: Platform) -> Result<(), EntryError> {
         if self.key != *key {
             return Err(EntryError::Other(format!("Key {}", self.key)));
         }
@@ -229,98 +175,5 @@ impl Entry {
             return Err(EntryError::Size { packed: self.layer.size, size: self.size });
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry() -> Entry {
-        let part = |media_type: &str| Part {
-            media_type: media_type.to_owned(),
-            digest: Digest::of(b"part"),
-            size: 4,
-        };
-        Entry {
-            key: Key(Digest::of(b"key")),
-            platform: Platform::Amd64,
-            diff_id: Digest::of(b"tar"),
-            size: 3,
-            form: "gzip-3".to_owned(),
-            layer: part("application/vnd.oci.image.layer.v1.tar+gzip"),
-            listing: part(LISTING),
-            facts: Some(part(FACTS)),
-        }
-    }
-
-    fn read(bytes: &[u8], trust: &Trust) -> Result<Vouched, EntryError> {
-        Entry::read(bytes, &entry().key, Platform::Amd64, trust)
-    }
-
-    fn key(number: u8) -> PrivateKey {
-        let key = p256::SecretKey::from_slice(&[number; 32]).unwrap();
-        let pem = p256::pkcs8::EncodePrivateKey::to_pkcs8_pem(&key, Default::default()).unwrap();
-        PrivateKey::parse(&pem, None).unwrap()
-    }
-
-    fn trusting(keys: &[&PrivateKey], everybody: bool) -> Trust {
-        Trust { keys: keys.iter().map(|key| key.public()).collect(), everybody }
-    }
-
-    #[test]
-    fn an_entry_is_taken_from_whom_one_trusts() {
-        let (own, other) = (key(7), key(8));
-        let signed = entry().manifest(Some(&own));
-        let vouched = read(&signed, &trusting(&[&other, &own], false)).unwrap();
-        assert_eq!((vouched.entry, vouched.voucher), (entry(), Voucher::Key(own.public().id())));
-        let stranger = read(&signed, &trusting(&[&other], false));
-        assert!(matches!(stranger, Err(EntryError::Stranger)));
-        let bare = entry().manifest(None);
-        assert!(matches!(read(&bare, &trusting(&[&own], false)), Err(EntryError::Unsigned)));
-        for bytes in [&signed, &bare] {
-            assert_eq!(read(bytes, &trusting(&[], true)).unwrap().voucher, Voucher::Nobody);
-        }
-    }
-
-    #[test]
-    fn an_entry_says_what_it_is_of_and_what_it_may_cost() {
-        let own = key(7);
-        let told = |change: fn(&mut Entry)| {
-            let mut entry = entry();
-            change(&mut entry);
-            read(&entry.manifest(Some(&own)), &trusting(&[&own], false)).unwrap_err()
-        };
-        assert!(matches!(told(|one| one.key = Key(Digest::of(b"x"))), EntryError::Other(_)));
-        assert!(matches!(told(|one| one.platform = Platform::Arm64), EntryError::Other(_)));
-        assert!(matches!(told(|one| one.size = 1 << 40), EntryError::Size { .. }));
-        assert!(matches!(told(|one| one.listing.size = 1 << 30), EntryError::Size { .. }));
-        let facts = told(|one| one.facts.as_mut().unwrap().size = 1 << 30);
-        assert!(matches!(facts, EntryError::Facts));
-        let other = told(|one| one.listing.media_type = "text/plain".to_owned());
-        assert!(matches!(other, EntryError::Damaged(_)));
-    }
-
-    #[test]
-    fn what_is_changed_after_it_was_signed_is_worth_nothing() {
-        let own = key(7);
-        let signed = String::from_utf8(entry().manifest(Some(&own))).unwrap();
-        let trust = trusting(&[&own], false);
-        let value: Value = serde_json::from_str(&signed).unwrap();
-        let mut envelope: Value =
-            serde_json::from_str(value["annotations"][STATEMENT].as_str().unwrap()).unwrap();
-        let other = Entry { diff_id: Digest::of(b"other"), ..entry() };
-        envelope["payload"] = json!(base64::Engine::encode(
-            &base64::prelude::BASE64_STANDARD,
-            serde_json::to_vec(&other).unwrap()
-        ));
-        let mut forged = value.clone();
-        forged["annotations"][STATEMENT] = json!(envelope.to_string());
-        let forged = read(forged.to_string().as_bytes(), &trust);
-        assert!(matches!(forged, Err(EntryError::Stranger)), "{forged:?}");
-        for odd in ["", "{}", "[]", &signed[..signed.len() / 2]] {
-            assert!(matches!(read(odd.as_bytes(), &trust), Err(EntryError::Damaged(_))), "{odd}");
-        }
-        assert!(tag(&entry().key, Platform::Amd64).len() <= 128);
     }
 }

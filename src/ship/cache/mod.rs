@@ -7,6 +7,7 @@
 
 mod claim;
 mod entry;
+mod manifest;
 mod read;
 mod write;
 
@@ -19,9 +20,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use self::claim::{Claims, Turn};
-use self::entry::{EntryError, Vouched};
+use self::entry::{Entry, EntryError, Vouched};
 use self::read::Shelf;
-use self::write::{Desk, Queue, There, Writer};
+use self::write::{Desk, Queue, Writer};
 use super::ShipError;
 use super::push::mounts;
 use crate::build::builder::Events;
@@ -31,7 +32,7 @@ use crate::oci::{Access, Keychain, OciError, Origin, Registry};
 use crate::plan::{Plan, Step};
 use crate::platform::Platform;
 use crate::reference::Repository;
-use crate::report::sign::PrivateKey;
+use crate::report::sign::{PrivateKey, PublicKey};
 use crate::store::{Key, LayerRecord, Store};
 
 /// Names that a note has room for.
@@ -79,11 +80,13 @@ impl<'a> SharedCache<'a> {
         Ok(())
     }
 
-    /// Puts layers into this repository, signed where there is a key.
+    /// Puts layers into this repository, signed where there is a key: those that were made here, and
+    /// those that a key signed which is trusted.
     pub fn give_to(
         &mut self,
         to: &Repository,
         key: Option<PrivateKey>,
+        trusted: &[PublicKey],
         progress: &'a dyn Progress,
     ) -> Result<(), OciError> {
         let Reach { store, client, keychain, .. } = self.reach;
@@ -94,8 +97,9 @@ impl<'a> SharedCache<'a> {
         let mounts = mounts(&homes, registry.repository());
         let registry = registry.with_access(Access::Write { mounts });
         let (name, off) = (to.to_string(), AtomicBool::new(false));
+        let believed = trusted.iter().map(PublicKey::id).collect();
         let config = Mutex::default();
-        self.desk = Some(Desk { name, registry, homes, key, progress, config, off });
+        self.desk = Some(Desk { name, registry, homes, key, believed, progress, config, off });
         Ok(())
     }
 
@@ -122,6 +126,7 @@ impl<'a> SharedCache<'a> {
             events,
             found: Mutex::default(),
             refused: Mutex::default(),
+            left_out: Mutex::default(),
             told: Mutex::default(),
             queue: Queue::default(),
             taken: Mutex::default(),
@@ -141,9 +146,11 @@ pub struct Exchange<'a> {
     steps: BTreeMap<Key, &'a Step>,
     events: &'a dyn Events,
     /// By the number of the shelf.
-    found: Mutex<BTreeMap<Key, (usize, Vouched)>>,
+    found: Mutex<BTreeMap<Key, (usize, Vec<Vouched>)>>,
     /// What lies where layers are put, and must not.
-    refused: Mutex<BTreeSet<Key>>,
+    refused: Mutex<BTreeMap<Key, Vec<Entry>>>,
+    /// What is not put there, for whoever answers for it.
+    left_out: Mutex<BTreeSet<Key>>,
     /// What was not taken, and that was said.
     told: Mutex<BTreeSet<Key>>,
     queue: Queue,
@@ -160,11 +167,13 @@ impl Exchange<'_> {
             self.write(desk, &writer, key, record);
             claims.end(key);
         };
-        std::thread::scope(|scope| {
+        let done = std::thread::scope(|scope| {
             scope.spawn(|| claims.keep());
             let _closing = Closing(claims);
             self.queue.during(write, work)
-        })
+        });
+        self.tell_left_out(desk);
+        done
     }
 
     /// Puts all layers of a plan that the store has into the cache, whoever made them. Within
@@ -192,8 +201,8 @@ impl Exchange<'_> {
             return;
         }
         let Some(step) = self.steps.get(key) else { return };
-        let there = if lock(&self.refused).contains(key) { There::Goes } else { There::Stays };
-        match writer.put(step, self.platform, record, there) {
+        let refused = lock(&self.refused).get(key).cloned().unwrap_or_default();
+        match writer.put(step, self.platform, record, &refused) {
             Ok(is_new) => drop(self.given.fetch_add(usize::from(is_new), Ordering::Relaxed)),
             Err(error) if !desk.off.swap(true, Ordering::Relaxed) => {
                 let name = &desk.name;
@@ -204,10 +213,10 @@ impl Exchange<'_> {
         }
     }
 
-    /// An entry that was refused, or did not hold what it promised, makes room for a right one.
-    fn refuse(&self, shelf: &Shelf<'_>, key: &Key) {
+    /// An entry that did not hold what it promised makes room for a right one.
+    fn refuse(&self, shelf: &Shelf<'_>, key: &Key, entry: &Entry) {
         if self.desk.is_some_and(|desk| desk.name == shelf.name) {
-            lock(&self.refused).insert(*key);
+            lock(&self.refused).entry(*key).or_default().push(entry.clone());
         }
     }
 
@@ -226,17 +235,40 @@ impl Exchange<'_> {
     /// Says why layers are not taken, those of one reason together.
     fn tell(&self, shelf: &Shelf<'_>, reasons: BTreeMap<String, Vec<Key>>) {
         for (reason, keys) in reasons {
-            let steps = keys.iter().filter_map(|key| self.steps.get(key));
-            let mut names: Vec<String> = steps.map(|step| format!("`{}`", step.layer)).collect();
-            names.sort();
-            names.dedup();
-            let more = names.len().saturating_sub(NAMED);
-            names.truncate(NAMED);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let (names, name) = (names.join(", "), &shelf.name);
-            self.events
-                .note(&format!("cache `{name}` has layer {names}{more}, not taken: {reason}"));
+            let (layers, name) = (self.layers(keys), &shelf.name);
+            self.events.note(&format!("cache `{name}` has {layers}, not taken: {reason}"));
         }
+    }
+
+    /// Whether what is made over the layers below a step is given on.
+    fn gives_over(&self, key: &Key) -> bool {
+        let Some((desk, step)) = self.desk.zip(self.steps.get(key)) else { return false };
+        let below = step
+            .below
+            .iter()
+            .filter_map(|below| self.reach.store.find_layer(below, &mut |_| {}).ok().flatten());
+        below.flat_map(|record| record.vouchers).all(|voucher| desk.believes(&voucher))
+    }
+
+    fn tell_left_out(&self, desk: &Desk<'_>) {
+        let keys = std::mem::take(&mut *lock(&self.left_out));
+        if !keys.is_empty() {
+            let (layers, name) = (self.layers(keys), &desk.name);
+            self.events.note(&format!(
+                "{layers} is not put into cache `{name}`: who answers for it, or for what it was made \
+                 over, is not trusted here (`--cache-trust KEY` trusts a key)"
+            ));
+        }
+    }
+
+    /// Names of layers, as far as there is room.
+    fn layers(&self, keys: impl IntoIterator<Item = Key>) -> String {
+        let steps = keys.into_iter().filter_map(|key| self.steps.get(&key));
+        let names: BTreeSet<String> = steps.map(|step| format!("`{}`", step.layer)).collect();
+        let more = names.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let names: Vec<String> = names.into_iter().take(NAMED).collect();
+        format!("layer {}{more}", names.join(", "))
     }
 }
 
@@ -255,7 +287,6 @@ impl Shared for Exchange<'_> {
                     Ok(Some(vouched)) => drop(lock(&self.found).insert(key, (at, vouched))),
                     Err(error) if error.is_of_cache() => self.leave_out(shelf, &error),
                     Err(error) => {
-                        self.refuse(shelf, &key);
                         lock(&self.told).insert(key);
                         reasons.entry(with_help(&error)).or_default().push(key);
                     }
@@ -270,42 +301,53 @@ impl Shared for Exchange<'_> {
     }
 
     fn take(&self, key: &Key) -> Option<LayerRecord> {
-        let (at, vouched) = lock(&self.found).get(key).cloned()?;
-        let shelf = &self.shelves[at];
-        if shelf.off.load(Ordering::Relaxed) {
-            return None;
-        }
-        match shelf.take(&vouched, self.steps.get(key)?, self.reach.store, self.events) {
-            Ok(record) => {
-                lock(&self.taken).insert(*key);
-                if self.desk.is_some_and(|desk| desk.name == shelf.name) {
-                    self.queue.pass(key);
-                }
-                Some(record)
+        let (at, all) = lock(&self.found).get(key).cloned()?;
+        let (shelf, step) = (&self.shelves[at], self.steps.get(key)?);
+        let mut failure = None;
+        for vouched in all {
+            if shelf.off.load(Ordering::Relaxed) {
+                return None;
             }
-            Err(error) => {
-                if error.is_of_cache() {
+            match shelf.take(&vouched, step, self.reach.store, self.events) {
+                Ok(record) => {
+                    lock(&self.taken).insert(*key);
+                    if self.desk.is_some_and(|desk| desk.name == shelf.name) {
+                        self.queue.pass(key);
+                    }
+                    return Some(record);
+                }
+                Err(error) if error.is_of_cache() => {
                     self.leave_out(shelf, &error);
-                } else {
-                    self.refuse(shelf, key);
-                    lock(&self.told).insert(*key);
-                    lock(&self.found).remove(key);
-                    self.tell(shelf, BTreeMap::from([(with_help(&error), vec![*key])]));
+                    return None;
                 }
-                None
+                Err(error) => {
+                    self.refuse(shelf, key, &vouched.entry);
+                    failure = Some(error);
+                }
             }
         }
+        lock(&self.told).insert(*key);
+        lock(&self.found).remove(key);
+        let reason = failure.map(|error| with_help(&error)).unwrap_or_default();
+        self.tell(shelf, BTreeMap::from([(reason, vec![*key])]));
+        None
     }
 
     fn give(&self, key: &Key, record: &LayerRecord) {
         let is_own = record.packed.is_none() && self.steps.contains_key(key);
-        if self.desk.is_some() && is_own {
+        let Some(desk) = self.desk.filter(|_| is_own) else { return };
+        if record.vouchers.iter().all(|voucher| desk.believes(voucher)) {
             self.queue.add(key, record);
+        } else {
+            lock(&self.left_out).insert(*key);
+            self.abandon(key);
         }
     }
 
     fn begin(&self, key: &Key) -> bool {
-        let Some(claims) = &self.claims else { return false };
+        let Some(claims) = self.claims.as_ref().filter(|_| self.gives_over(key)) else {
+            return false;
+        };
         let came = || self.look(&[*key]).contains(key);
         let waits = || {
             let layer = self.steps.get(key).map_or("", |step| step.layer.as_str());

@@ -6,11 +6,13 @@
 //! size and digest, the listing against the tar. Only then does any of it get a name. What it says of its
 //! sources comes along where the store does not know that already.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::entry::{Entry, EntryError, LARGEST_FACTS, Trust, Vouched, tag};
+use super::manifest::Said;
 use crate::build::listing::Listing;
 use crate::build::unpack::survey;
 use crate::digest::Digest;
@@ -38,8 +40,8 @@ pub(super) struct Shelf<'a> {
     pub(super) off: AtomicBool,
 }
 
-/// What a shelf says to a Key.
-type Answer = Result<Option<Vouched>, EntryError>;
+/// What a shelf says to a Key: what those say who are believed there, if there is anything.
+type Answer = Result<Option<Vec<Vouched>>, EntryError>;
 
 impl<'a> Shelf<'a> {
     fn registry(&self) -> &Registry<'a> {
@@ -78,7 +80,9 @@ impl<'a> Shelf<'a> {
 
     fn find(&self, key: &Key, platform: Platform) -> Answer {
         match self.registry().manifest(&tag(key, platform)) {
-            Ok(document) => Entry::read(&document.bytes, key, platform, &self.trust).map(Some),
+            Ok(document) => {
+                Said::parse(&document.bytes)?.believed(key, platform, &self.trust).map(Some)
+            }
             Err(OciError::Missing { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -108,7 +112,8 @@ impl<'a> Shelf<'a> {
         }
         let (diff_id, _) = draft.commit()?;
         listing.write(&store.listing_path(&diff_id)).map_err(|_| EntryError::Listing)?;
-        let record = store.put_layer(&entry.key, diff_id)?;
+        let vouchers = BTreeSet::from([vouched.voucher.clone()]);
+        let record = store.put_vouched(&entry.key, diff_id, vouchers)?;
         self.remember(vouched, store)?;
         Ok(record)
     }
@@ -134,7 +139,8 @@ impl<'a> Shelf<'a> {
         step: &Step,
         store: &Store,
     ) -> Result<Option<Sheet>, EntryError> {
-        let Some(part) = entry.facts.as_ref().filter(|_| !Sheet::is_known(store, step)) else {
+        let Some(part) = entry.facts.as_ref().filter(|_| !Sheet::is_known(store, step, &|_| true))
+        else {
             return Ok(None);
         };
         let label = format!("sources of layer {}", entry.diff_id.short());

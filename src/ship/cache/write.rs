@@ -1,7 +1,7 @@
 //! Layers into a shared cache, beside the build that makes them.
 //!
-//! An entry is written once: one that is there stays, unless this build was offered it and had to refuse
-//! it. The layer goes as it goes with a push, under the digest that it has there, so a registry that has
+//! An entry is written once: one's own that is there stays, unless this build was offered it and had to
+//! refuse it; what others say of the same Key stays beside it. The layer goes as it goes with a push, under the digest that it has there, so a registry that has
 //! it in any repository known here keeps one blob; the manifest goes last, so an entry that is there is
 //! whole. Of two that write at once either may come last: both are right.
 
@@ -10,11 +10,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::entry::{EMPTY, Entry, FACTS, LARGEST_FACTS, LISTING, Part, tag};
+use super::manifest::Said;
 use crate::digest::Digest;
-use crate::fetch::Progress;
+use crate::fetch::{FetchError, Progress};
 use crate::fsx::IoAt;
 use crate::image::{Form, MEDIA_MANIFEST};
-use crate::oci::{Registry, Supplied};
+use crate::oci::{OciError, Registry, Supplied};
 use crate::plan::Step;
 use crate::platform::Platform;
 use crate::report::Sheet;
@@ -23,7 +24,7 @@ use crate::ship::ShipError;
 use crate::ship::cargo::Turn;
 use crate::ship::push::Push;
 use crate::ship::supply::Bytes;
-use crate::store::{Key, LayerRecord, Store, StoreError};
+use crate::store::{Key, LayerRecord, Store, StoreError, Voucher};
 
 /// Entries on their way at a time.
 const PARALLEL: usize = 4;
@@ -37,6 +38,8 @@ pub(super) struct Desk<'a> {
     /// Repositories of the registry that blobs may be mounted from.
     pub(super) homes: BTreeMap<Digest, String>,
     pub(super) key: Option<PrivateKey>,
+    /// Ids of the keys whose layers it signs, too.
+    pub(super) believed: BTreeSet<Digest>,
     pub(super) progress: &'a dyn Progress,
     /// Whether the one config of all entries is there.
     pub(super) config: Mutex<bool>,
@@ -55,6 +58,15 @@ impl Desk<'_> {
     /// The key that others know its entries by.
     pub(super) fn signer(&self) -> Option<PublicKey> {
         self.key.as_ref().map(PrivateKey::public)
+    }
+
+    /// Whether what others answer for is given on. Where nothing is signed, nothing is promised.
+    pub(super) fn believes(&self, voucher: &Voucher) -> bool {
+        match voucher {
+            _ if self.key.is_none() => true,
+            Voucher::Key(id) => self.believed.contains(id),
+            Voucher::Nobody => false,
+        }
     }
 
     /// Has the config there that all manifests here name.
@@ -86,46 +98,67 @@ pub(super) struct Writer<'a> {
     turn: Turn,
 }
 
-/// What is done with an entry that is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum There {
-    Stays,
-    /// It was refused.
-    Goes,
-}
-
 impl Writer<'_> {
-    /// Writes an entry; answers whether there was none.
+    /// Writes an entry, but for one of ours that is there and was not refused; answers whether it did.
     pub(super) fn put(
         &self,
         step: &Step,
         platform: Platform,
         record: &LayerRecord,
-        there: There,
+        refused: &[Entry],
     ) -> Result<bool, ShipError> {
         let registry = self.push.registry;
         let tag = tag(&step.key, platform);
-        let is_there = || Ok::<_, ShipError>(registry.find_manifest(&tag)?.is_some());
-        if there == There::Stays && is_there()? {
+        let stays = |said: &Said| {
+            let own = said.own(&step.key, platform, self.desk.signer().as_ref());
+            own.is_some_and(|own| !refused.contains(&own) && !self.says_more(step, &own))
+        };
+        if stays(&self.find(&tag)?) {
             return Ok(false);
         }
         // somebody else's layer is where it came from
         let Some(entry) = self.bring(step, platform, record)? else { return Ok(false) };
         // whoever made it at the same time may have been faster
-        if there == There::Stays && is_there()? {
+        let said = self.find(&tag)?;
+        if stays(&said) {
             return Ok(false);
         }
-        registry.put_manifest(
-            &tag,
-            MEDIA_MANIFEST,
-            &entry.manifest(self.desk.key.as_ref()),
-            || {
+        let key = self.desk.key.as_ref();
+        let mut manifest = said.with(&entry, key, refused);
+        loop {
+            let put = registry.put_manifest(&tag, MEDIA_MANIFEST, &manifest.bytes, || {
                 self.desk.forget_config();
                 self.bring(step, platform, record).map(drop)
-            },
-        )?;
+            });
+            match put {
+                Ok(_) => break,
+                // what others name may have gone
+                Err(error) if manifest.has_strangers && is_refused(&error) => {
+                    manifest = Said::default().with(&entry, key, &[]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
         self.remember(&entry)?;
         Ok(true)
+    }
+
+    /// What is there; what cannot be read is to be replaced.
+    fn find(&self, tag: &str) -> Result<Said, ShipError> {
+        match self.push.registry.manifest(tag) {
+            Ok(document) => Ok(Said::parse(&document.bytes).unwrap_or_default()),
+            // who may not look may be let write, and hears it if not
+            Err(OciError::Missing { .. } | OciError::Denied { .. }) => Ok(Said::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether more is known here of the sources than an entry says.
+    fn says_more(&self, step: &Step, entry: &Entry) -> bool {
+        entry.facts.is_none() && Sheet::is_about(step) && {
+            let believes = |voucher: &Voucher| self.desk.believes(voucher);
+            Sheet::is_known(self.push.store, step, &believes)
+        }
     }
 
     /// Brings all that an entry names in.
@@ -176,7 +209,8 @@ impl Writer<'_> {
     /// What is known here of the sources that a layer is made of, so that nobody needs them to say what
     /// it brings.
     fn put_facts(&self, step: &Step, record: &LayerRecord) -> Result<Option<Part>, ShipError> {
-        let Some(sheet) = Sheet::gather(self.push.store, step, &|_| true) else { return Ok(None) };
+        let believes = |voucher: &Voucher| self.desk.believes(voucher);
+        let Some(sheet) = Sheet::gather(self.push.store, step, &believes) else { return Ok(None) };
         let bytes = sheet.to_bytes();
         if bytes.len() as u64 > LARGEST_FACTS {
             return Ok(None);
@@ -196,6 +230,15 @@ impl Writer<'_> {
         let supply = Bytes { label: label.to_owned(), supplied, bytes: bytes.to_vec() };
         self.push.offer(&supplied, &supply).map(drop)
     }
+}
+
+/// Whether a manifest may have been refused for what it names.
+fn is_refused(error: &ShipError) -> bool {
+    let ShipError::Oci(error) = error else { return false };
+    matches!(
+        error,
+        OciError::NoRepository { .. } | OciError::Fetch(FetchError::Status { status: 400, .. })
+    )
 }
 
 /// Layers that wait to be written, each once.
