@@ -40,7 +40,7 @@ fn what_can_be_done_without_is_given_up_where_it_comes_too_slowly() {
     let late = home.want(b"late", [server.url("/late")]);
     let error = fetch(paced(), &late).unwrap_err().to_string();
     assert!(error.ends_with("is too slow: no answer within 400ms"), "{error}");
-    server.delay(0 * milli);
+    server.delay(Duration::ZERO);
     // what is needed is waited for
     server.put("/small", b"small");
     server.always("/small", Fault::Drip(1, 100 * milli));
