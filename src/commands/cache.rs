@@ -94,10 +94,12 @@ impl CacheArguments {
         let takes = !self.cache_from.is_empty() || !project.cache_from.is_empty();
         // what a key signed that is trusted is signed anew, too
         let signs = self.cache_key.is_some() && gives;
-        let option = match () {
-            () if self.trust_cache => "--trust-cache",
-            () if !self.cache_trust.is_empty() && !signs => "--cache-trust",
-            () => return Ok(()),
+        let option = if self.trust_cache {
+            "--trust-cache"
+        } else if !self.cache_trust.is_empty() && !signs {
+            "--cache-trust"
+        } else {
+            return Ok(());
         };
         if takes {
             return Ok(());
