@@ -48,6 +48,7 @@ mod push_index;
 mod push_listed;
 mod push_mounts;
 mod push_signed;
+mod push_trouble;
 mod python_lock;
 mod python_parity;
 mod python_wheels;
