@@ -19,6 +19,7 @@ mod instances;
 mod launchers;
 mod load;
 mod lock;
+mod output;
 mod pipes;
 mod provenance;
 mod pull;
