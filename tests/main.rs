@@ -15,6 +15,7 @@ mod debian;
 mod decl;
 mod documents;
 mod egress;
+mod engines;
 mod equal_file_systems;
 mod escape;
 mod expected_images;

@@ -9,6 +9,7 @@ mod completions;
 mod cp;
 mod doctor;
 mod documents;
+mod engine;
 mod exec;
 mod expected;
 mod fetch;
