@@ -196,11 +196,36 @@ fn containerds_store_gets_what_it_lacks_and_docker_runs_it() {
     let listed = engine.docker(&["images", "--format", "{{.Repository}}"]);
     assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
 
+    // another platform's comes in as well
+    let other = Project::new().file(
+        "sandboxes.kdl",
+        "project \"p\" { platforms \"linux/arm64\"; }\n\
+         layer \"l\" { file \"/a\" content=\"a\"; }\n\
+         sandbox \"s\" { layers \"l\"; reference \"tests/other:1\"; }\n",
+    );
+    let platform = ["--platform", "linux/arm64"];
+    other.sbx(&[&["build", "s"], &platform[..]].concat()).success();
+    let run = other.run(&[&["--json", "load", "s"], &platform[..]].concat());
+    let loaded = parse(&run.env("DOCKER_HOST", engine.host()).outcome().success().stdout);
+    assert_eq!(travelled(&loaded), ("registry".to_owned(), 1));
+    let format = ["image", "inspect", "--format", "{{.Architecture}}", "tests/other:1"];
+    assert_eq!(engine.docker(&format), "arm64\n");
+
     // an instance's image comes in an archive, of which this store makes a manifest of its own
     engine.docker(&["rmi", "tests/pushed:7"]);
     let instance = project.run(&["run", "--launcher", "docker", "s"]);
     let said = instance.env("DOCKER_HOST", engine.host()).outcome().success();
     assert_eq!(said.stdout, "hello from the image\n");
+
+    // where it does not reach this machine, all of an image goes
+    drop(engine);
+    let engine = Engine::start_apart(home.path());
+    let run = project.run(&["--json", "load", "s"]).env("DOCKER_HOST", engine.host());
+    let outcome = run.outcome().success().says("it gets the whole image");
+    let layers = built["layers"].as_array().unwrap().len() as u64;
+    assert_eq!(travelled(&parse(&outcome.stdout)), ("archive".to_owned(), layers));
+    let options = ["run", "--rm", "--network", "none", "tests/pushed:7"];
+    assert_eq!(engine.docker(&options), "hello from the image\n");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn both_end_well_and_what_the_tag_names_is_whole() {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(home.path()).unwrap();
     let large = noise(3 << 20);
-    let small = (0..12).map(|at| tar(&format!("file-{at}"), &large[at..at + 100]));
+    let small = (0..24).map(|at| tar(&format!("file-{at}"), &large[at..at + 100]));
     let tars: Vec<Vec<u8>> = small.chain([tar("large", &large)]).collect();
     let image = Image::of(&store, &tars);
     let registry = oci::Registry::start();

@@ -216,7 +216,7 @@ impl Docker {
         let pulled = std::thread::scope(|scope| {
             let _serving = serve(scope, listener, &counter).map_err(ShipError::Pipe)?;
             let platform = saved.platform.to_string();
-            // without a platform it takes none but its own
+            // left to itself it looks for what it runs
             let query = [("fromImage", &*lent), ("tag", tag), ("platform", &platform)];
             let url = self.url(&["images", "create"], &query);
             let letter = Letter {
