@@ -6,6 +6,7 @@ use sbx::blame::Blame;
 use sbx::build::error::BuildError;
 use sbx::build::local::LocalError;
 use sbx::decl::Faults;
+use sbx::engine::EngineError;
 use sbx::fetch::FetchError;
 use sbx::fsx::PathIo;
 use sbx::image::ImageError;
@@ -93,6 +94,7 @@ macro_rules! from_error {
 
 from_error! {
     BuildError: |error| error.help();
+    EngineError: |error| error.help();
     FetchError: |error| error.help().map(str::to_owned);
     ImageError: |_| None;
     LockError: |error| error.help().map(str::to_owned);

@@ -11,6 +11,7 @@
 // words: what everything speaks in
 pub mod blame;
 pub mod digest;
+pub mod engine;
 pub mod entry;
 pub mod fsx;
 pub mod name;

@@ -1,8 +1,10 @@
 //! What people see: the answer on stdout, the story on stderr. The only place that writes to either.
 
 use std::collections::HashMap;
+use std::fs::Metadata;
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -147,6 +149,12 @@ impl Ui {
     pub fn take_stdout(&self) -> Option<impl Write> {
         let stdout = std::io::stdout();
         (!stdout.is_terminal()).then(|| stdout.lock())
+    }
+
+    /// Whether something is stdout by another name.
+    pub fn is_stdout(&self, found: &Metadata) -> bool {
+        let own = rustix::fs::fstat(std::io::stdout());
+        own.is_ok_and(|own| (own.st_dev, own.st_ino) == (found.dev(), found.ino()))
     }
 
     /// What goes out while other things come in.

@@ -366,12 +366,17 @@ fn certificate_dirs() -> Vec<PathBuf> {
     own.chain(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from)).collect()
 }
 
+/// Where docker keeps what people have told it.
+pub fn docker_config() -> Option<PathBuf> {
+    let own = || Some(etcetera::choose_base_strategy().ok()?.home_dir().join(".docker"));
+    std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(own)
+}
+
 /// Who one is at registries: what `docker login` and `podman login` wrote.
 fn read_keychain() -> Keychain {
     let base = etcetera::choose_base_strategy().ok();
     let dir = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let docker = dir("DOCKER_CONFIG");
-    let docker = docker.or_else(|| base.as_ref().map(|base| base.home_dir().join(".docker")));
+    let docker = docker_config();
     let podman = dir("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
     let config = base.as_ref().map(|base| base.config_dir().join("containers/auth.json"));
     let paths =

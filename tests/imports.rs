@@ -18,6 +18,7 @@ const ROWS: &[&[&str]] = &[
     &[
         "blame",
         "digest",
+        "engine",
         "entry",
         "fsx",
         "name",

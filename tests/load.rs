@@ -1,20 +1,23 @@
 //! Images into engines: only what is missing travels, and it runs there.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crate::support::deb::{Member, tar_of};
+use crate::support::depot::Depot;
 use crate::support::docker::Engine;
+use crate::support::is_full;
 use crate::support::oci::Registry;
+use crate::support::podman::Podman;
 use crate::support::project::{Project, root};
 use crate::support::repo::{Deb, Repo};
-use crate::support::{is_full, tool};
 use sbx::digest::Digest;
+use sbx::engine::EngineAddress;
 use sbx::image::save::Saved;
 use sbx::image::{ImageLayer, write_image};
 use sbx::plan::ImageSpec;
 use sbx::platform::Platform;
-use sbx::ship::{Docker, Way};
+use sbx::ship::Docker;
 use sbx::store::{Key, Store};
 use serde_json::{Value, json};
 
@@ -75,13 +78,20 @@ fn docker_gets_what_it_lacks_and_runs_it() {
     assert!(said.contains("hello from the image"), "{said}");
     let unpacked = project.unpack();
     assert!(root(&unpacked).join("srv/own/a").exists());
+
+    pulls_from_loopback(&engine, home.path());
+    let load = |project: &Project, name: &str| {
+        let run = project.run(&["--json", "load", name]).env("DOCKER_HOST", engine.host());
+        let answer = parse(&run.outcome().success().stdout);
+        answer["reference"].as_str().unwrap().to_owned()
+    };
+    let id = |name: &str| engine.docker(&["image", "inspect", "--format", "{{.Id}}", name]);
+    is_loaded_by_digest(&Depot::start(), load, id);
 }
 
-#[test]
-fn docker_pulls_from_loopback_where_it_takes_no_archives_of_parts() {
-    let home = tempfile::tempdir().unwrap();
-    let engine = Engine::start(home.path());
-    let store = Store::open(&home.path().join("store")).unwrap();
+/// As engines on containerd's store do, which are not on every machine.
+fn pulls_from_loopback(engine: &Engine, home: &Path) {
+    let store = Store::open(&home.join("store")).unwrap();
     let spec = ImageSpec::of_image(Platform::Amd64, &[("cmd", vec!["/bin/sh".to_owned()])]);
     let layer = |name: &str| {
         let tar = tar_of(&[Member::file(name, name)]);
@@ -89,27 +99,49 @@ fn docker_pulls_from_loopback_where_it_takes_no_archives_of_parts() {
         let record = store.put_layer(&Key(Digest::of(name.as_bytes())), diff_id).unwrap();
         ImageLayer { record, created_by: name.to_owned(), comment: String::new() }
     };
-    let docker = Docker::find(engine.host()).unwrap().unwrap();
-    let load = |layers: &[ImageLayer]| {
-        let record = write_image(&store, &spec, layers).unwrap();
+    let address = EngineAddress::of_host(engine.host()).unwrap();
+    let docker = Docker::find(&address, &store).unwrap();
+    for layers in [vec![layer("a")], vec![layer("a"), layer("b")]] {
+        let record = write_image(&store, &spec, &layers).unwrap();
         let (store, platform) = (&store, Platform::Amd64);
         let saved = Saved { store, record: &record, platform, reference: "team/parts:1" };
-        docker.load_by(&saved, "geheim", Way::Registry).unwrap();
-        record.image.to_string()
-    };
-    for layers in [vec![layer("a")], vec![layer("a"), layer("b")]] {
-        let image = load(&layers);
-        let listed = engine.docker(&[
-            "images",
-            "--no-trunc",
-            "--format",
-            "{{.Repository}}:{{.Tag}} {{.ID}}",
-        ]);
-        assert!(listed.contains(&format!("team/parts:1 {image}")), "{listed}");
-        assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
+        docker.load_by_registry(&saved, "geheim").unwrap();
+        let format = ["--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"];
+        let listed = engine.docker(&[&["images"], &format[..]].concat());
+        assert!(listed.contains(&format!("team/parts:1 {}", record.image)), "{listed}");
+        assert!(!listed.contains("/team/parts"), "the name that it was lent under: {listed}");
     }
-    assert!(Docker::find("unix:///no/such/socket").unwrap().is_none());
-    assert!(Docker::find("ssh://somewhere").is_err());
+}
+
+/// What was pulled by its digest moves no tag of the engine's; answers the names that it gets there.
+fn is_loaded_by_digest(
+    depot: &Depot,
+    load: impl Fn(&Project, &str) -> String,
+    id: impl Fn(&str) -> String,
+) {
+    let one = Project::new().file(
+        "sandboxes.kdl",
+        "layer \"l\" { file \"/a\" content=\"a\"; }\nsandbox \"s\" { layers \"l\"; }\n",
+    );
+    let name = format!("{}/team/digests", depot.host);
+    let push = |text: &str| {
+        one.write("sandboxes.kdl", &one.read("sandboxes.kdl").replace("content=\"a\"", text));
+        one.build();
+        let said = one.sbx(&["--json", "push", "s", &name]).success().stdout;
+        parse(&said)["digest"].as_str().unwrap().to_owned()
+    };
+    let older = push("content=\"a\"");
+    push("content=\"b\"");
+    let puller = Project::new().file("sandboxes.kdl", "");
+    puller.sbx(&["pull", &name]).success();
+    load(&puller, &name);
+    let latest = id(&format!("{name}:latest"));
+    let exactly = format!("{name}@{older}");
+    puller.sbx(&["pull", &exactly]).success();
+    let named = load(&puller, &exactly);
+    assert_eq!(named, format!("{name}:{}", older.trim_start_matches("sha256:")));
+    assert_ne!(id(&named), latest);
+    assert_eq!(id(&format!("{name}:latest")), latest, "nobody's tag moves");
 }
 
 #[test]
@@ -164,11 +196,36 @@ fn containerds_store_gets_what_it_lacks_and_docker_runs_it() {
     let listed = engine.docker(&["images", "--format", "{{.Repository}}"]);
     assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
 
+    // another platform's comes in as well
+    let other = Project::new().file(
+        "sandboxes.kdl",
+        "project \"p\" { platforms \"linux/arm64\"; }\n\
+         layer \"l\" { file \"/a\" content=\"a\"; }\n\
+         sandbox \"s\" { layers \"l\"; reference \"tests/other:1\"; }\n",
+    );
+    let platform = ["--platform", "linux/arm64"];
+    other.sbx(&[&["build", "s"], &platform[..]].concat()).success();
+    let run = other.run(&[&["--json", "load", "s"], &platform[..]].concat());
+    let loaded = parse(&run.env("DOCKER_HOST", engine.host()).outcome().success().stdout);
+    assert_eq!(travelled(&loaded), ("registry".to_owned(), 1));
+    let format = ["image", "inspect", "--format", "{{.Architecture}}", "tests/other:1"];
+    assert_eq!(engine.docker(&format), "arm64\n");
+
     // an instance's image comes in an archive, of which this store makes a manifest of its own
     engine.docker(&["rmi", "tests/pushed:7"]);
     let instance = project.run(&["run", "--launcher", "docker", "s"]);
     let said = instance.env("DOCKER_HOST", engine.host()).outcome().success();
     assert_eq!(said.stdout, "hello from the image\n");
+
+    // where it does not reach this machine, all of an image goes
+    drop(engine);
+    let engine = Engine::start_apart(home.path());
+    let run = project.run(&["--json", "load", "s"]).env("DOCKER_HOST", engine.host());
+    let outcome = run.outcome().success().says("it gets the whole image");
+    let layers = built["layers"].as_array().unwrap().len() as u64;
+    assert_eq!(travelled(&parse(&outcome.stdout)), ("archive".to_owned(), layers));
+    let options = ["run", "--rm", "--network", "none", "tests/pushed:7"];
+    assert_eq!(engine.docker(&options), "hello from the image\n");
 }
 
 #[test]
@@ -176,38 +233,39 @@ fn podman_gets_what_it_lacks_and_runs_it() {
     let (_repo, project) = runnable();
     let image = project.build();
     let home = tempfile::tempdir().unwrap();
-    // storage of its own, and a runtime that takes any cgroups
-    let podman = home.path().join("podman");
-    let script = format!(
-        "#!/bin/sh\nexec /usr/bin/podman --root {0}/root --runroot {0}/run --storage-driver vfs \
-         --cgroup-manager cgroupfs --runtime runc \"$@\"\n",
-        home.path().display()
-    );
-    fs::write(&podman, script).unwrap();
-    fs::set_permissions(&podman, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", home.path().display(), std::env::var("PATH").unwrap());
-    let load = || {
-        let run = project.run(&["--json", "load", "s", "--engine", "podman"]).env("PATH", &path);
-        parse(&run.outcome().success().stdout)
+    let podman = Podman::new(home.path());
+    let loading = |project: &Project, name: &str| {
+        let run = project.run(&["--json", "load", name, "--engine", "podman"]);
+        run.env("PATH", &podman.path()).outcome()
     };
-    let podman = |arguments: &[&str]| tool(podman.to_str().unwrap(), arguments);
-    let run = |words: &[&str]| {
-        let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
-        let options = ["run", "--rm", "--network", "none"];
-        podman(&[&options[..], &limits, &["localhost/tests/pushed:7"], words].concat())
-    };
+    let load = || parse(&loading(&project, "s").success().stdout);
+    let run = |words: &[&str]| podman.run("localhost/tests/pushed:7", words);
     assert_eq!((&load()["way"], run(&[])), (&"registry".into(), "hello from the image\n".into()));
-    let id = podman(&["images", "--no-trunc", "--quiet", "localhost/tests/pushed:7"]);
+    let id = podman.podman(&["images", "--no-trunc", "--quiet", "localhost/tests/pushed:7"]);
     assert_eq!(id.trim(), image);
     project.write("own/a", "b\n");
     project.build();
     load();
     assert_eq!(run(&["/bin/cat", "/srv/own/a"]), "b\n");
-    let listed = podman(&["images", "--format", "{{.Repository}}"]);
-    assert!(!listed.contains("127.0.0.1"), "the name that it was lent under is gone: {listed}");
+    let listed = || podman.podman(&["images", "--format", "{{.Repository}}"]);
+    assert!(!listed().contains("127.0.0.1"), "the name that it was lent under: {}", listed());
 
     let registry = Registry::start();
     let reference = format!("{}/tests/pushed:8", registry.host);
     project.sbx(&["push", "s", &reference]).success();
-    podman(&["pull", "--quiet", "--tls-verify=false", &reference]);
+    podman.podman(&["pull", "--quiet", "--tls-verify=false", &reference]);
+    assert_eq!(podman.run(&reference, &["/bin/cat", "/srv/own/a"]), "b\n");
+    podman.podman(&["rmi", &reference]);
+
+    let load = |project: &Project, name: &str| {
+        let answer = parse(&loading(project, name).success().stdout);
+        answer["reference"].as_str().unwrap().to_owned()
+    };
+    let id = |name: &str| podman.podman(&["image", "inspect", "--format", "{{.Id}}", name]);
+    let depot = Depot::start();
+    is_loaded_by_digest(&depot, load, id);
+    podman.podman(&["rmi", "--all", "--force"]);
+    podman.break_command("tag");
+    loading(&project, "s").fails(3, &["the engine says"]);
+    assert_eq!(listed(), "", "what got no name is gone");
 }

@@ -6,15 +6,17 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::support::deb::{Compression, Member};
 use crate::support::docker;
-use crate::support::oci::{Image, ZSTD};
+use crate::support::oci::{GZIP, Image, ZSTD};
+use crate::support::podman::Podman;
 use crate::support::project::{Project, root};
 use crate::support::repo::{Deb, Repo};
 use crate::support::tool;
 use crate::support::user::User;
+use sbx::digest::Digest;
 
 /// A project, and the repository that it builds from, which goes with it.
 fn project() -> (Repo, Project) {
@@ -40,19 +42,14 @@ fn project() -> (Repo, Project) {
     (repo, project.file("own/empty", "").file(&long, "long\n"))
 }
 
-/// Saves sandbox `s` twice; the bytes are the same, and the same again on stdout.
+/// Saves sandbox `s`; what goes to stdout has the same bytes.
 fn save(project: &Project, format: &str) -> PathBuf {
-    let file = |name: &str| project.dir.path().join(format!("{format}-{name}"));
-    let (one, two) = (file("one"), file("two"));
-    for path in [&one, &two] {
-        project.sbx(&["save", "s", "--format", format, "-o", path.to_str().unwrap()]).success();
-    }
+    let path = project.dir.path().join(format!("saved-{format}"));
+    project.sbx(&["save", "s", "--format", format, "-o", path.to_str().unwrap()]).success();
     let output = project.command(&["save", "s", "--format", format, "-o", "-"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let bytes = fs::read(&one).unwrap();
-    assert!(bytes == fs::read(&two).unwrap(), "{format}: the second time gives other bytes");
-    assert!(bytes == output.stdout, "{format}: stdout gives other bytes");
-    one
+    assert!(fs::read(&path).unwrap() == output.stdout, "{format}: stdout gives other bytes");
+    path
 }
 
 /// A file system as one sees it: kind, owner, mode, time, size or target; names of one file together.
@@ -64,9 +61,7 @@ fn survey(root: &Path) -> BTreeMap<PathBuf, String> {
             let kind = meta.file_type();
             let body = match kind {
                 _ if kind.is_symlink() => format!("{:?}", fs::read_link(&path).unwrap()),
-                _ if kind.is_file() => {
-                    sbx::digest::Digest::of(&fs::read(&path).unwrap()).to_string()
-                }
+                _ if kind.is_file() => Digest::of(&fs::read(&path).unwrap()).to_string(),
                 _ => format!("{} {}", kind.is_fifo(), meta.rdev()),
             };
             let names = if kind.is_dir() { 0 } else { meta.nlink() };
@@ -102,7 +97,7 @@ fn other_tools_read_what_is_saved() {
     let archive = save(&project, "oci-archive");
     let archive = format!("oci-archive:{}", archive.display());
     let inspected = tool("skopeo", &["inspect", "--raw", "--config", &archive]);
-    assert_eq!(sbx::digest::Digest::of(inspected.as_bytes()).to_string(), image);
+    assert_eq!(Digest::of(inspected.as_bytes()).to_string(), image);
     let layout = home.path().join("layout");
     tool("skopeo", &["copy", "--quiet", &archive, &format!("oci:{}:s", layout.display())]);
     let bundle = home.path().join("bundle");
@@ -141,7 +136,7 @@ fn other_tools_read_what_is_saved() {
 }
 
 #[test]
-fn docker_loads_and_runs_what_is_saved() {
+fn docker_and_podman_load_and_run_what_is_saved() {
     let (_repo, project) = project();
     project.build();
     let archive = save(&project, "docker-archive");
@@ -151,6 +146,16 @@ fn docker_loads_and_runs_what_is_saved() {
     assert!(said.contains("tests/greeter:7"), "{said}");
     let said = engine.docker(&["run", "--rm", "--network", "none", "tests/greeter:7"]);
     assert_eq!(said, "hello from the image\n");
+
+    let podman = Podman::new(home.path());
+    let said = podman.podman(&["load", "--input", archive.to_str().unwrap()]);
+    assert!(said.contains("localhost/tests/greeter:7"), "{said}");
+    assert_eq!(podman.run("localhost/tests/greeter:7", &[]), "hello from the image\n");
+    podman.podman(&["rmi", "localhost/tests/greeter:7"]);
+    let archive = save(&project, "oci-archive");
+    let said = podman.podman(&["load", "--quiet", "--input", archive.to_str().unwrap()]);
+    let name = said.trim().strip_prefix("Loaded image: ").unwrap_or_else(|| panic!("{said}"));
+    assert_eq!(podman.run(name, &[]), "hello from the image\n");
 }
 
 #[test]
@@ -227,7 +232,7 @@ fn layers_that_a_bases_maker_packed_are_saved_and_stay_with_their_image() {
     assert!(gone.stdout.contains("\"removed\":{}"), "{}", gone.stdout);
     let from = format!("oci-archive:{}", save(&project, "oci-archive").display());
     let inspected = tool("skopeo", &["inspect", "--raw", "--config", &from]);
-    assert_eq!(sbx::digest::Digest::of(inspected.as_bytes()).to_string(), image);
+    assert_eq!(Digest::of(inspected.as_bytes()).to_string(), image);
     let tar = save(&project, "tar");
     let listed = tool("tar", &["-tf", tar.to_str().unwrap()]);
     assert_eq!(listed, "etc/\netc/also\netc/own\netc/tool\nold/\nold/above\n");
@@ -239,4 +244,188 @@ fn layers_that_a_bases_maker_packed_are_saved_and_stay_with_their_image() {
     fs::remove_dir_all(project.dir.path().join("images")).unwrap();
     project.sbx(&["gc", "--cap", "70KiB"]);
     assert_eq!(project.build(), image, "nothing of it went");
+}
+
+/// What this tree becomes as the only layer of an image of somebody else's, under a layer of our own.
+fn over(tree: &Path) -> Project {
+    let archived = Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "--sort=name", "-cC"])
+        .arg(tree)
+        .arg(".")
+        .output()
+        .unwrap();
+    let tar = archived.stdout;
+    let mut base = Image::new();
+    base.diff_ids.push(Digest::of(&tar));
+    base.layers.push((Compression::Gzip.apply(&tar), GZIP));
+    let project = Project::new().file(
+        "sandboxes.kdl",
+        "layer \"base\" { from \"oci:images:1\"; }\n\
+         layer \"app\" { file \"/etc/own\" content=\"own\"; }\n\
+         sandbox \"s\" { layers \"base\" \"app\"; }\n",
+    );
+    base.write(&project.dir.path().join("images"), "1");
+    project
+}
+
+#[test]
+fn what_others_say_of_files_is_kept_in_every_format() {
+    let home = tempfile::tempdir().unwrap();
+    let tree = home.path().join("tree");
+    fs::create_dir_all(tree.join("etc/dir")).unwrap();
+    fs::write(tree.join("etc/file"), "file\n").unwrap();
+    fs::write(tree.join("etc/young"), "young\n").unwrap();
+    // read and written by 1234, too: version 2 of acl(5)'s attribute
+    let entries = [
+        (1u16, 6u16, u32::MAX),
+        (2, 6, 1234),
+        (4, 4, u32::MAX),
+        (16, 6, u32::MAX),
+        (32, 4, u32::MAX),
+    ];
+    let entries = entries.iter().flat_map(|(tag, may, id)| {
+        [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat()
+    });
+    let acl: Vec<u8> = [2, 0, 0, 0].into_iter().chain(entries).collect();
+    let give = |path: &str, name: &str, value: &[u8]| {
+        rustix::fs::setxattr(tree.join(path), name, value, rustix::fs::XattrFlags::empty())
+            .unwrap();
+    };
+    give("etc/file", "user.word", b"file");
+    give("etc/file", "system.posix_acl_access", &acl);
+    give("etc/dir", "user.word", b"dir");
+    give("", "user.word", b"root");
+    tool("chown", &["5:6", tree.to_str().unwrap()]);
+    tool("chmod", &["1711", tree.to_str().unwrap()]);
+    for (path, time) in [
+        ("etc/file", "@0"),
+        ("etc/young", "@1800000000"),
+        ("etc/dir", "@1500000000"),
+        ("", "@1400000000"),
+    ] {
+        tool("touch", &["-d", time, tree.join(path).to_str().unwrap()]);
+    }
+    let project = over(&tree);
+    project.build();
+
+    let tar = save(&project, "tar");
+    let again = home.path().join("again");
+    fs::create_dir(&again).unwrap();
+    let into = again.to_str().unwrap();
+    tool("tar", &["--xattrs", "--xattrs-include=*", "-xpf", tar.to_str().unwrap(), "-C", into]);
+    let state = |root: &Path, path: &str| {
+        let path = root.join(path);
+        let meta = fs::metadata(&path).unwrap();
+        let value = |name: &str| {
+            let mut buffer = [0; 100];
+            let size = rustix::fs::getxattr(&path, name, &mut buffer).ok()?;
+            Some(buffer[..size].to_vec())
+        };
+        let attributes = (value("user.word"), value("system.posix_acl_access"));
+        (meta.mode(), meta.uid(), meta.gid(), meta.mtime(), attributes)
+    };
+    for path in ["", "etc/dir", "etc/file", "etc/young"] {
+        assert_eq!(state(&again, path), state(&tree, path), "{path}");
+    }
+
+    let ext4 = save(&project, "ext4");
+    tool("e2fsck", &["-f", "-n", ext4.to_str().unwrap()]);
+    let ask = |question: &str| tool("debugfs", &["-R", question, ext4.to_str().unwrap()]);
+    for (path, texts) in [
+        (
+            "/",
+            [
+                "Mode:  01711",
+                "User:     5   Group:     6",
+                "mtime: 0x53724e00",
+                "word (4) = \"root\"",
+            ],
+        ),
+        ("/etc/dir", ["Mode:  0755", "User:     0", "mtime: 0x59682f00", "word (3) = \"dir\""]),
+        (
+            "/etc/file",
+            ["Mode:  0664", "posix_acl_access (28)", "mtime: 0x00000000", "word (4) = \"file\""],
+        ),
+        ("/etc/young", ["Mode:  0644", "User:     0", "mtime: 0x6b49d200", ""]),
+    ] {
+        let said = ask(&format!("stat {path}")) + &ask(&format!("ea_list {path}"));
+        texts.iter().for_each(|text| assert!(said.contains(text), "{path}: `{text}` in {said}"));
+    }
+
+    let erofs = save(&project, "erofs");
+    tool("fsck.erofs", &[erofs.to_str().unwrap()]);
+    for (path, texts) in [
+        ("/", ["Uid: 5   Gid: 6", "Access: 0711", "2014-05-13"]),
+        ("/etc/dir", ["Uid: 0", "Access: 0755", "2017-07-14"]),
+        ("/etc/file", ["Uid: 0", "Access: 0664", "1970-01-01"]),
+        ("/etc/young", ["Xattr size: 0", "Access: 0644", "2027-01-15"]),
+    ] {
+        let said = tool("dump.erofs", &[&format!("--path={path}"), erofs.to_str().unwrap()]);
+        texts.iter().for_each(|text| assert!(said.contains(text), "{path}: `{text}` in {said}"));
+        assert_eq!(said.contains("Xattr size: 0"), path == "/etc/young", "{said}");
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_written_to_and_stays_what_it_is() {
+    let project = Project::new().file(
+        "sandboxes.kdl",
+        "layer \"l\" { file \"/etc/own\" content=\"own\"; }\nsandbox \"s\" { layers \"l\"; }\n",
+    );
+    project.build();
+    let dir = project.dir.path();
+    let to = |format: &str, name: &str| project.sbx(&["save", "s", "--format", format, "-o", name]);
+    to("tar", "expected").success();
+    let expected = fs::read(dir.join("expected")).unwrap();
+
+    tool("mknod", &[dir.join("null").to_str().unwrap(), "c", "1", "3"]);
+    let said = to("tar", "null").success();
+    assert_eq!(said.answer(), format!("null: {} bytes", expected.len()));
+    assert!(fs::symlink_metadata(dir.join("null")).unwrap().file_type().is_char_device());
+    tool("mknod", &[dir.join("full").to_str().unwrap(), "c", "1", "7"]);
+    to("tar", "full").fails(3, &["No space left"]);
+
+    let fifo = dir.join("fifo");
+    tool("mkfifo", &[fifo.to_str().unwrap()]);
+    for format in ["tar", "erofs"] {
+        let path = fifo.clone();
+        let reader = std::thread::spawn(move || fs::read(path).unwrap());
+        to(format, "fifo").success();
+        let read = reader.join().unwrap();
+        assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
+        let expected = fs::read(save(&project, format)).unwrap();
+        assert!(read == expected, "{format}: a FIFO gets other bytes");
+    }
+    // stdout by another name, where nothing but the image goes
+    let output = project.command(&["save", "s", "--format", "tar", "-o", "/dev/stdout"]).output();
+    assert!(output.unwrap().stdout == expected);
+
+    fs::create_dir(dir.join("away")).unwrap();
+    fs::write(dir.join("away/old"), "old").unwrap();
+    for (link, target) in [("link", "away/old"), ("loose", "away/new")] {
+        std::os::unix::fs::symlink(target, dir.join(link)).unwrap();
+        to("tar", link).success();
+        assert!(fs::symlink_metadata(dir.join(link)).unwrap().is_symlink());
+        assert!(fs::read(dir.join(target)).unwrap() == expected);
+    }
+    assert_eq!(fs::read_dir(dir.join("away")).unwrap().count(), 2, "no draft is left");
+    std::os::unix::fs::symlink("round", dir.join("round")).unwrap();
+    to("tar", "round").fails(3, &["symbolic links"]);
+    to("tar", "away").fails(1, &["`away` is a directory"]);
+}
+
+#[test]
+fn a_digest_names_no_image_that_is_saved() {
+    let project = Project::new().file("sandboxes.kdl", "");
+    let name = format!("a/b@{}", Digest::of(b""));
+    for command in [&["save", "s", "-o", "x"][..], &["load", "s"]] {
+        let outcome = project.sbx(&[command, &["--reference", &name]].concat());
+        outcome.fails(2, &["has a digest, and no image can be called so", "name a tag"]);
+    }
+    let declared = format!(
+        "layer \"l\" {{ file \"/a\" content=\"a\"; }}\nsandbox \"s\" {{ layers \"l\"; reference \"{name}\"; }}\n"
+    );
+    let project = Project::new().file("sandboxes.kdl", &declared);
+    project.build();
+    project.sbx(&["save", "s", "-o", "x"]).fails(1, &["which has a digest"]);
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::Arc;
 
 use container_registry::ContainerRegistry;
-use container_registry::auth::Permissions;
+use container_registry::auth::{Anonymous, AuthProvider, Permissions};
 
 use crate::support::http::{Fault, Server};
 use crate::support::oci::check_schema;
@@ -23,11 +23,20 @@ struct Small {
 }
 
 impl Small {
+    /// For whoever shows a name and a password.
     fn start() -> Self {
+        Self::with(Arc::new(Permissions::ReadWrite))
+    }
+
+    /// For strangers as well, who may do that much.
+    fn open(strangers: Permissions) -> Self {
+        Self::with(Arc::new(Anonymous::new(strangers, Permissions::ReadWrite)))
+    }
+
+    fn with(auth: Arc<dyn AuthProvider>) -> Self {
         let storage = tempfile::tempdir().unwrap();
         let registry = ContainerRegistry::builder().storage(storage.path());
-        // whoever shows a name and a password
-        let registry = registry.auth_provider(Arc::new(Permissions::ReadWrite)).build().unwrap();
+        let registry = registry.auth_provider(auth).build().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = { runtime }.worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -103,6 +112,23 @@ fn an_image_goes_to_a_registry_of_the_plainest_kind_and_back() {
     // what refers to an image has no tag, and what has none is not taken there, which is said
     let attested = project.sbx(&["push", "s", &reference, "--attest"]);
     attested.fails(3, &["/manifests/sha256:", "answers 400"]);
+}
+
+#[test]
+fn strangers_do_there_what_they_may() {
+    let project = project();
+    let image = project.build();
+    let open = Small::open(Permissions::ReadWrite);
+    let reference = format!("{}/team/s:1", open.host);
+    let pushed = push(&project, &reference);
+    assert_eq!(pushed["blobs"]["sent"], 3, "{pushed}");
+    let puller = Project::new().file("sandboxes.kdl", "");
+    let pulled = json(&puller.sbx(&["--json", "pull", &reference]).success().stdout);
+    assert_eq!(pulled["image"].as_str(), Some(&*image));
+    // what may be read is not written
+    let readable = Small::open(Permissions::ReadOnly);
+    let reference = format!("{}/team/s:1", readable.host);
+    project.sbx(&["push", "s", &reference]).fails(3, &["does not let"]);
 }
 
 #[test]

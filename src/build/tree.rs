@@ -209,6 +209,13 @@ impl Tree {
         finish().at("set attributes of", self.shown(path))
     }
 
+    /// Gives a directory its owner, mode, attributes and time, all as they are said.
+    pub fn finish_dir(&self, path: &LayerPath, meta: &Meta) -> Result<(), PathIo> {
+        let fd = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+        let fd = fd.at("open", self.shown(path))?;
+        self.finish_file(&File::from(fd), path, meta)
+    }
+
     /// Sets an overlay mark on a directory.
     pub fn mark_dir(&self, path: &LayerPath, name: &str) -> Result<(), PathIo> {
         let mark = || {

@@ -16,7 +16,7 @@ use super::assembly::{AssemblyError, complete};
 use super::listing::Listing;
 use super::tree::{Tree, is_through_link};
 use crate::blame::Blame;
-use crate::entry::{Claim, Entry, Kind, Meta};
+use crate::entry::{CAPABILITY, Claim, Entry, Kind, Meta};
 use crate::fsx::{IoAt, PathIo};
 use crate::path::{LayerPath, PathError};
 use crate::tarball::{Limits, Member, Reader, TarError};
@@ -103,7 +103,8 @@ pub fn unpack_tar(
     tree: &Path,
     userxattr: bool,
 ) -> Result<Listing, UnpackError> {
-    unpack_as(tar, limits, tree, userxattr, Member::to_entry)
+    let manner = Manner { userxattr, to_entry: Member::to_entry, finish_dir: finish_layer_dir };
+    unpack_as(tar, limits, tree, manner)
 }
 
 /// Unpacks a layer of somebody else's image. What it says of files' times is kept, for programs
@@ -114,35 +115,68 @@ pub fn unpack_foreign(
     tree: &Path,
     userxattr: bool,
 ) -> Result<Listing, UnpackError> {
-    unpack_as(tar, limits, tree, userxattr, |member| {
+    let to_entry = |member: &Member| {
         let mut entry = member.to_entry()?;
         match &mut entry.kind {
             Kind::Dir(claim) => *claim = Claim::Set,
             _ => entry.meta.mtime = member.mtime,
         }
         Ok(entry)
-    })
+    };
+    unpack_as(tar, limits, tree, Manner { userxattr, to_entry, finish_dir: finish_layer_dir })
+}
+
+/// Unpacks a whole file system, and keeps what its tar says: times as they are, and of files' and
+/// directories' attributes those that are the image's and no machine's.
+pub fn unpack_whole(tar: impl Read, limits: Limits, tree: &Path) -> Result<Listing, UnpackError> {
+    let to_entry = |member: &Member| {
+        let mut entry = member.to_entry()?;
+        entry.meta.mtime = member.mtime;
+        if matches!(entry.kind, Kind::Dir(_) | Kind::File(_)) {
+            let own = member.xattrs.iter().filter(|(name, _)| is_images_own(name));
+            entry.meta.xattrs = own.map(|(name, value)| (name.clone(), value.clone())).collect();
+        }
+        Ok(entry)
+    };
+    let finish_dir = |tree: &Tree, entry: &Entry| tree.finish_dir(&entry.path, &entry.meta);
+    unpack_as(tar, limits, tree, Manner { userxattr: false, to_entry, finish_dir })
+}
+
+fn is_images_own(name: &[u8]) -> bool {
+    name == CAPABILITY || name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_")
+}
+
+/// How a tar is laid.
+struct Manner {
+    /// Overlays will look for their marks elsewhere.
+    userxattr: bool,
+    to_entry: fn(&Member) -> Result<Entry, TarError>,
+    finish_dir: fn(&Tree, &Entry) -> Result<(), PathIo>,
+}
+
+/// All directories of layers have one time.
+fn finish_layer_dir(tree: &Tree, entry: &Entry) -> Result<(), PathIo> {
+    tree.finish_other(&entry.path, &entry.kind, &entry.meta)
 }
 
 fn unpack_as(
     tar: impl Read,
     limits: Limits,
     tree: &Path,
-    userxattr: bool,
-    to_entry: fn(&Member) -> Result<Entry, TarError>,
+    manner: Manner,
 ) -> Result<Listing, UnpackError> {
     let mut unpacking = Unpacking { tree: Tree::open(tree)?, entries: BTreeMap::new() };
     let mut reader = Reader::new(tar, limits);
     let mut buffer = vec![0; PIECE];
     while let Some(member) = reader.next_member()? {
-        let entry = decode_whiteout(to_entry(&member)?)?;
+        let entry = decode_whiteout((manner.to_entry)(&member)?)?;
         unpacking.lay(&entry, &mut reader, &mut buffer)?;
         unpacking.entries.insert(entry.path.clone(), entry);
     }
     reader.finish()?;
     let root = unpacking.entries.remove(&LayerPath::root());
     let listing = complete(unpacking.entries)?;
-    finish_dirs(&unpacking.tree, &listing, root, userxattr)?;
+    finish_dirs(&unpacking.tree, &listing, root, &manner)?;
     Ok(listing)
 }
 
@@ -252,14 +286,14 @@ fn finish_dirs(
     tree: &Tree,
     listing: &Listing,
     root: Option<Entry>,
-    userxattr: bool,
+    manner: &Manner,
 ) -> Result<(), UnpackError> {
-    let mark = if userxattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
+    let mark = if manner.userxattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
     let meta = root.map_or_else(|| Meta::root(0o755), |root| root.meta);
     let root = Entry { path: LayerPath::root(), meta, kind: Kind::Dir(Claim::Shipped) };
     for entry in listing.entries.iter().rev().chain([&root]) {
         match entry.kind {
-            Kind::Dir(_) => tree.finish_other(&entry.path, &entry.kind, &entry.meta)?,
+            Kind::Dir(_) => (manner.finish_dir)(tree, entry)?,
             Kind::Opaque => tree.mark_dir(&entry.path.parent().unwrap_or_default(), mark)?,
             _ => {}
         }

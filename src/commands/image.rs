@@ -1,7 +1,7 @@
 //! Images of the store by what people call them: a sandbox that is built, or a reference that was pulled.
 
 use sbx::platform::Platform;
-use sbx::reference::Reference;
+use sbx::reference::{Reference, ReferenceError};
 use sbx::store::ImageRecord;
 
 use super::Global;
@@ -31,6 +31,15 @@ pub fn open_for(global: &Global, name: &str) -> Outcome<Workspace> {
     }
 }
 
+/// What an image is to be called: digests name images that are there, and give no names.
+pub fn parse_name(text: &str) -> Result<Reference, String> {
+    let reference: Reference = text.parse().map_err(|error: ReferenceError| error.to_string())?;
+    match reference.digest() {
+        None => Ok(reference),
+        Some(_) => Err(format!("`{text}` has a digest, and no image can be called so: name a tag")),
+    }
+}
+
 /// The image, held for as long as this command runs.
 pub fn find_image(workspace: &Workspace, name: &str, platform: Option<Platform>) -> Outcome<Found> {
     if let Some(reference) = as_reference(name) {
@@ -44,6 +53,10 @@ pub fn find_image(workspace: &Workspace, name: &str, platform: Option<Platform>)
             .with_help(format!("run `sbx build {name}`"))
     })?;
     let reference = workspace.project.reference_of(target.sandbox);
+    if reference.contains('@') {
+        let message = format!("`{name}` is declared as `{reference}`, which has a digest");
+        return Err(Failure::input(message).with_help("let its `reference` have a tag"));
+    }
     Ok(Found { record, platform: target.platform, reference })
 }
 
@@ -66,7 +79,11 @@ pub fn find_pulled(
         return Err(Failure::input(message).with_help(help));
     };
     let registry = reference.registry().map(|host| format!("{host}/")).unwrap_or_default();
-    let tag = reference.tag().unwrap_or("latest");
+    // one that was asked for by its digest has that in place of a tag, and moves nobody's tag
+    let tag = match reference.digest() {
+        Some(digest) => digest.hex(),
+        None => reference.tag().unwrap_or("latest").to_owned(),
+    };
     let reference = format!("{registry}{}:{tag}", reference.repository());
     Ok(Found { record, platform: wanted, reference })
 }

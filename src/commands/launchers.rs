@@ -15,9 +15,10 @@ use sbx::platform::Platform;
 use sbx::reference::Reference;
 use sbx::store::PushedImage;
 
+use super::engine::find_engine_address;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{Workspace, search_path, variable};
+use crate::workspace::{Workspace, search_path};
 
 #[derive(Args)]
 pub struct LauncherArguments {
@@ -207,10 +208,9 @@ pub fn pushed(workspace: &Workspace, sandbox: &SandboxName, image: &Digest) -> O
     Ok(format!("{reference}@{manifest}"))
 }
 
-/// The engine that `DOCKER_HOST` names, or the usual one.
+/// The engine that `docker` would speak to.
 fn engine() -> Outcome<Engine> {
-    let host = variable("DOCKER_HOST").filter(|host| !host.is_empty());
-    Ok(Engine::new(host.as_deref())?)
+    Ok(Engine::new(&find_engine_address()?)?)
 }
 
 /// As a shell finds it.

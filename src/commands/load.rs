@@ -1,21 +1,24 @@
 //! `sbx load`: an image into docker or podman.
 
+use std::fmt;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use sbx::digest::Digest;
+use sbx::engine::NamedBy;
 use sbx::image::save::Saved;
 use sbx::platform::Platform;
 use sbx::reference::Reference;
-use sbx::ship::{Docker, Loaded, Podman};
+use sbx::ship::{Docker, Loaded, Podman, ShipError};
 
 use super::Global;
-use super::image::{find_image, open_for};
+use super::engine::find_engine_address;
+use super::image::{find_image, open_for, parse_name};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{random_hex, search_path, variable};
+use crate::workspace::{Workspace, random_hex, search_path};
 
 #[derive(Args)]
 pub struct LoadArguments {
@@ -25,7 +28,7 @@ pub struct LoadArguments {
     #[arg(long, value_enum)]
     engine: Option<Engine>,
     /// What the engine is to call the image (default: the declared reference)
-    #[arg(long, value_name = "NAME:TAG")]
+    #[arg(long, value_name = "NAME:TAG", value_parser = parse_name)]
     reference: Option<Reference>,
     /// Of this platform (default: this machine's)
     #[arg(long, value_name = "OS/ARCH")]
@@ -50,9 +53,6 @@ struct Answer {
     seconds: f64,
 }
 
-/// Where docker is when nothing else is said.
-const SOCKET: &str = "unix:///var/run/docker.sock";
-
 pub fn run(global: &Global, arguments: &LoadArguments, ui: &Ui) -> Outcome {
     let start = Instant::now();
     let workspace = open_for(global, &arguments.name)?;
@@ -68,8 +68,9 @@ pub fn run(global: &Global, arguments: &LoadArguments, ui: &Ui) -> Outcome {
         reference: &reference,
     };
     let token = random_hex(16)?;
-    let (engine, loaded) = match find_engine(arguments.engine)? {
-        Found::Docker(docker) => (Engine::Docker, docker.load(&saved, &token)?),
+    let whole = || ui.say("the engine does not reach this machine: it gets the whole image");
+    let (engine, loaded) = match find_engine(&workspace, arguments.engine)? {
+        Found::Docker(docker) => (Engine::Docker, docker.load(&saved, &token, whole)?),
         Found::Podman(podman) => (Engine::Podman, podman.load(&saved, &token)?),
     };
     let answer = Answer {
@@ -79,7 +80,7 @@ pub fn run(global: &Global, arguments: &LoadArguments, ui: &Ui) -> Outcome {
         loaded,
         seconds: start.elapsed().as_secs_f64(),
     };
-    ui.answer(&answer, || answer.reference.clone());
+    ui.answer(&answer, || format!("{} in {engine}", answer.reference));
     Ok(())
 }
 
@@ -88,25 +89,33 @@ enum Found {
     Podman(Podman),
 }
 
-fn find_engine(asked: Option<Engine>) -> Outcome<Found> {
-    let docker = || {
-        let host = variable("DOCKER_HOST").filter(|host| !host.is_empty());
-        Docker::find(host.as_deref().unwrap_or(SOCKET))
-    };
-    if !matches!(asked, Some(Engine::Podman))
-        && let Some(docker) = docker()?
-    {
-        return Ok(Found::Docker(Box::new(docker)));
+fn find_engine(workspace: &Workspace, asked: Option<Engine>) -> Outcome<Found> {
+    let podman = || Podman::find(&search_path()).map(Found::Podman);
+    if let Some(Engine::Podman) = asked {
+        return podman().ok_or_else(|| Failure::world("`podman` is not on this machine"));
     }
-    if !matches!(asked, Some(Engine::Docker))
-        && let Some(podman) = Podman::find(&search_path())
-    {
-        return Ok(Found::Podman(podman));
+    let address = find_engine_address()?;
+    match Docker::find(&address, &workspace.store) {
+        Ok(docker) => Ok(Found::Docker(Box::new(docker))),
+        // nobody said that it must be docker
+        Err(ShipError::EngineAway { .. })
+            if asked.is_none() && address.named_by == NamedBy::Nobody =>
+        {
+            podman().ok_or_else(|| {
+                let help = "start docker, or name its socket with `DOCKER_HOST`";
+                Failure::world("neither docker answers nor is `podman` on this machine")
+                    .with_help(help)
+            })
+        }
+        Err(error) => Err(error.into()),
     }
-    let what = match asked {
-        Some(Engine::Docker) => "docker does not answer",
-        Some(Engine::Podman) => "`podman` is not on this machine",
-        None => "neither docker answers nor is `podman` on this machine",
-    };
-    Err(Failure::world(what).with_help("start docker, or name its socket with `DOCKER_HOST`"))
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Engine::Docker => "docker",
+            Engine::Podman => "podman",
+        })
+    }
 }

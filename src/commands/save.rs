@@ -1,6 +1,6 @@
 //! `sbx save`: an image in a file.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,9 @@ use sbx::reference::Reference;
 
 use super::Global;
 use super::clean::enter_namespace;
-use super::image::{find_image, open_for};
-use crate::failure::{Failure, Outcome};
+use super::image::{find_image, open_for, parse_name};
+use super::output::{Output, Saving};
+use crate::failure::Outcome;
 use crate::ui::Ui;
 use crate::workspace::search_path;
 
@@ -27,11 +28,11 @@ pub struct SaveArguments {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::OciArchive)]
     format: Format,
-    /// Where to: a file, or `-` for stdout
+    /// Where to: a file, a device, a FIFO, or `-` for stdout
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// What the archive calls the image (default: the declared reference)
-    #[arg(long, value_name = "NAME:TAG")]
+    #[arg(long, value_name = "NAME:TAG", value_parser = parse_name)]
     reference: Option<Reference>,
     /// Of this platform (default: this machine's)
     #[arg(long, value_name = "OS/ARCH")]
@@ -60,6 +61,18 @@ struct Answer {
     size: u64,
 }
 
+/// An image on its way into a file.
+struct Save<'a> {
+    saved: Saved<'a>,
+    form: Form,
+    mkfs: Mkfs,
+}
+
+enum Form {
+    Archive(ArchiveKind),
+    Disk(DiskKind),
+}
+
 pub fn run(global: &Global, arguments: &SaveArguments, ui: &Ui) -> Outcome {
     let workspace = open_for(global, &arguments.name)?;
     let found = find_image(&workspace, &arguments.name, arguments.platform)?;
@@ -70,66 +83,48 @@ pub fn run(global: &Global, arguments: &SaveArguments, ui: &Ui) -> Outcome {
         platform: found.platform,
         reference: reference.as_deref().unwrap_or(&found.reference),
     };
-    let archive = match arguments.format {
-        Format::OciArchive => ArchiveKind::Oci,
-        Format::DockerArchive => ArchiveKind::Docker,
-        Format::Tar => ArchiveKind::Tar,
-        Format::Ext4 => return save_disk(&saved, DiskKind::Ext4, &arguments.output, ui),
-        Format::Erofs => return save_disk(&saved, DiskKind::Erofs, &arguments.output, ui),
+    let form = match arguments.format {
+        Format::OciArchive => Form::Archive(ArchiveKind::Oci),
+        Format::DockerArchive => Form::Archive(ArchiveKind::Docker),
+        Format::Tar => Form::Archive(ArchiveKind::Tar),
+        Format::Ext4 => Form::Disk(DiskKind::Ext4),
+        Format::Erofs => Form::Disk(DiskKind::Erofs),
     };
-    if arguments.output == Path::new("-") {
-        return write_stdout(ui, |out| saved.write(archive, out));
-    }
-    write_file(&saved, &arguments.output, ui, |draft| {
-        let file = File::create(draft).at("create", draft)?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        saved.write(archive, &mut out)
-    })
-}
-
-/// Owners of an ordinary user's image are laid in the user namespace that it is built in.
-fn save_disk(saved: &Saved<'_>, kind: DiskKind, output: &Path, ui: &Ui) -> Outcome {
-    if !rustix::process::geteuid().is_root() {
+    // owners of an ordinary user's image are laid in the user namespace that it is built in
+    if matches!(form, Form::Disk(_)) && !rustix::process::geteuid().is_root() {
         return enter_namespace();
     }
-    let mkfs = Mkfs { path: search_path() };
-    let made = |path: &Path| saved.store.within_cap(|| saved.write_disk(kind, &mkfs, path))?;
-    if output != Path::new("-") {
-        return write_file(saved, output, ui, made);
-    }
-    let scratch = saved.store.tree_draft().map_err(SaveError::from)?;
-    let image = scratch.path().join("image");
-    made(&image)?;
-    write_stdout(ui, |out| copy_out(&image, out))
-}
-
-fn write_stdout(ui: &Ui, write: impl FnOnce(&mut dyn Write) -> Result<(), SaveError>) -> Outcome {
-    let Some(out) = ui.take_stdout() else {
-        let message = "an image is nothing to show on a terminal";
-        return Err(Failure::input(message).with_help("name a file: `-o FILE`"));
-    };
-    Ok(write(&mut BufWriter::with_capacity(1 << 20, out))?)
-}
-
-/// Writes a draft beside the file and gives it its name when it is whole.
-fn write_file(
-    saved: &Saved<'_>,
-    output: &Path,
-    ui: &Ui,
-    write: impl FnOnce(&Path) -> Result<(), SaveError>,
-) -> Outcome {
-    let name = output
-        .file_name()
-        .ok_or_else(|| Failure::input(format!("`{}` is no name of a file", output.display())))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.draft", std::process::id()));
-    let draft = output.with_file_name(hidden);
-    let written = write(&draft).map_err(Failure::from);
-    let named = written.and_then(|()| Ok(fs::rename(&draft, output).at("rename", output)?));
-    named.inspect_err(|_| fs::remove_file(&draft).unwrap_or_default())?;
-    let size = fs::metadata(output).at("stat", output)?.len();
-    let answer = Answer { image: saved.record.image, file: output.to_owned(), size };
+    let save = Save { saved, form, mkfs: Mkfs { path: search_path() } };
+    let Some(size) = Output::find(&arguments.output, ui)?.write(&save, ui)? else { return Ok(()) };
+    let answer = Answer { image: found.record.image, file: arguments.output.clone(), size };
     ui.answer(&answer, || format!("{}: {} bytes", answer.file.display(), answer.size));
     Ok(())
+}
+
+impl Saving for Save<'_> {
+    fn stream(&self, out: &mut dyn Write) -> Result<(), SaveError> {
+        match self.form {
+            Form::Archive(kind) => self.saved.write(kind, out),
+            Form::Disk(_) => {
+                // the programs that make it go back and forth
+                let scratch = self.saved.store.tree_draft()?;
+                let image = scratch.path().join("image");
+                self.draft(&image)?;
+                copy_out(&image, out)
+            }
+        }
+    }
+
+    fn draft(&self, path: &Path) -> Result<(), SaveError> {
+        let saved = &self.saved;
+        match self.form {
+            Form::Archive(kind) => {
+                let file = File::create(path).at("create", path)?;
+                saved.write(kind, &mut BufWriter::with_capacity(1 << 20, file))
+            }
+            Form::Disk(kind) => {
+                saved.store.within_cap(|| saved.write_disk(kind, &self.mkfs, path))?
+            }
+        }
+    }
 }

@@ -138,9 +138,15 @@ impl Growth {
         self.changed.notify_all();
     }
 
-    /// Lets whoever makes it stop.
-    pub fn abandon(&self) {
-        self.change(|state| state.abandoned = true);
+    /// Lets whoever makes it stop. Answers whether it was still being made: one that had come to nothing
+    /// did so for a reason of its own.
+    pub fn abandon(&self) -> bool {
+        let mut was_growing = false;
+        self.change(|state| {
+            was_growing = state.end.is_none();
+            state.abandoned = true;
+        });
+        was_growing
     }
 
     fn is_abandoned(&self) -> bool {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -25,12 +26,18 @@ pub(super) struct Counter<'a> {
     authorization: String,
     /// Blobs that went out.
     given: Mutex<BTreeSet<Digest>>,
+    asked: AtomicBool,
 }
 
 impl<'a> Counter<'a> {
     pub(super) fn new(saved: &'a Saved<'a>, token: &str) -> Self {
         let pair = BASE64_STANDARD.encode(format!("{USER}:{token}"));
-        Counter { saved, authorization: format!("Basic {pair}"), given: Mutex::default() }
+        Counter {
+            saved,
+            authorization: format!("Basic {pair}"),
+            given: Mutex::default(),
+            asked: AtomicBool::new(false),
+        }
     }
 
     fn manifest(&self) -> Response {
@@ -55,6 +62,11 @@ impl<'a> Counter<'a> {
         self.saved.store.blob_path(&digest)
     }
 
+    /// Whether anybody came, the right one or not.
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// What went out so far.
     pub(super) fn loaded(&self) -> Loaded {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,6 +85,7 @@ impl<'a> Counter<'a> {
 
 impl Site for Counter<'_> {
     fn answer(&self, request: &Request) -> Response {
+        self.asked.store(true, Ordering::Relaxed);
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
         let answer = match path.as_slice() {
             _ if request.authorization.as_deref() != Some(&self.authorization) => {

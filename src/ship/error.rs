@@ -4,6 +4,7 @@ use std::io;
 
 use crate::blame::Blame;
 use crate::digest::Digest;
+use crate::engine::{EngineAddress, NamedBy};
 use crate::fetch::FetchError;
 use crate::fsx::PathIo;
 use crate::image::ImageError;
@@ -32,8 +33,8 @@ pub enum ShipError {
     DiffId { layer: Digest, expected: Digest, found: Digest },
     #[error(transparent)]
     Save(#[from] SaveError),
-    #[error("`{host}` is no address of an engine that can be spoken to")]
-    EngineAddress { host: String },
+    #[error("docker's engine does not answer at {address}{}: {reason}", named(address))]
+    EngineAway { address: EngineAddress, reason: String },
     #[error("the engine says: {said}")]
     Engine { said: String },
     #[error("between this program and the engine: {0}")]
@@ -58,7 +59,6 @@ impl ShipError {
             ShipError::Store(error) => error.blame(),
             ShipError::Fetch(error) => error.blame(),
             ShipError::Save(error) => error.blame(),
-            ShipError::EngineAddress { .. } => Blame::Input,
             _ => Blame::World,
         }
     }
@@ -69,8 +69,8 @@ impl ShipError {
             ShipError::Oci(error) => error.help(),
             ShipError::Store(error) => error.help().map(str::to_owned),
             ShipError::Fetch(error) => error.help().map(str::to_owned),
-            ShipError::EngineAddress { .. } => {
-                Some("`DOCKER_HOST` takes `unix://PATH` and `tcp://HOST:PORT`".to_owned())
+            ShipError::EngineAway { .. } => {
+                Some("start it, or say which is meant: `--engine podman`, `DOCKER_HOST`".to_owned())
             }
             ShipError::Unsigned { .. } => Some(
                 "`sbx push --key FILE` and `cosign sign --key FILE` sign what they push".to_owned(),
@@ -80,5 +80,12 @@ impl ShipError {
             }
             _ => None,
         }
+    }
+}
+
+fn named(address: &EngineAddress) -> String {
+    match &address.named_by {
+        NamedBy::Nobody => String::new(),
+        by => format!(", which {by} names"),
     }
 }

@@ -53,8 +53,10 @@ impl Podman {
                 lent.as_ref(),
             ])
         })?;
-        self.run(&["tag".as_ref(), lent.as_ref(), format!("{name}:{tag}").as_ref()])?;
-        self.run(&["untag".as_ref(), lent.as_ref(), lent.as_ref()])?;
+        let named = self.run(&["tag".as_ref(), lent.as_ref(), format!("{name}:{tag}").as_ref()]);
+        // the name that it was lent under; the image goes with it where it got no other
+        let freed = self.run(&["rmi".as_ref(), lent.as_ref()]);
+        named.and(freed)?;
         Ok(counter.loaded())
     }
 

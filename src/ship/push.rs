@@ -388,19 +388,18 @@ impl Push<'_> {
             let supplied = Supplied { digest: twin.digest, size: twin.size };
             return Ok((twin, self.offer(&supplied, &supply)?));
         }
-        let (made, sent) = std::thread::scope(|scope| {
+        let (made, sent, abandoned) = std::thread::scope(|scope| {
             let maker = scope.spawn(make);
             // what it comes to is not known yet; a third is usual
             let sent = self.send(&supply, layer.size / 3, session);
-            if sent.is_err() {
-                growth.abandon();
-            }
-            (maker.join().expect("compressing does not panic"), sent)
+            let abandoned = sent.is_err() && growth.abandon();
+            (maker.join().expect("compressing does not panic"), sent, abandoned)
         });
         match (made, sent) {
             (Ok(twin), sent) => Ok((twin, sent?)),
             // nobody waited for it any more
-            (Err(ImageError::Twin { .. }), Err(error)) => Err(error),
+            (Err(ImageError::Twin { .. }), Err(error)) if abandoned => Err(error),
+            // what was sent of it ended because of this
             (Err(error), _) => Err(error.into()),
         }
     }

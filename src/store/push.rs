@@ -5,7 +5,7 @@
 //! digest of a registry's name): blobs and the repository that got each. Both forget their oldest lines.
 //! Nothing here is believed: what a registry does not have it says when it is asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +74,8 @@ impl Store {
         lines.into_iter().collect()
     }
 
-    /// Remembers that a repository has blobs now.
+    /// Remembers that a repository has blobs now. The newest is a blob's home: what got it earlier may be
+    /// gone.
     pub fn put_homes(
         &self,
         registry: &str,
@@ -82,14 +83,15 @@ impl Store {
         blobs: &[Digest],
     ) -> Result<(), StoreError> {
         let known = self.find_homes(registry);
-        let news: Vec<Digest> =
-            blobs.iter().filter(|blob| !known.contains_key(blob)).copied().collect();
+        let is_known = |blob: &Digest| known.get(blob).is_some_and(|home| home == repository);
+        let news: BTreeSet<Digest> = blobs.iter().filter(|blob| !is_known(blob)).copied().collect();
         if news.is_empty() {
             return Ok(());
         }
         let _lock = self.lock("pushes")?;
         let path = self.homes(registry);
         let mut all: Vec<(Digest, String)> = read(&path);
+        all.retain(|(blob, _)| !news.contains(blob));
         all.extend(news.into_iter().map(|blob| (blob, repository.to_owned())));
         self.write_pushes(&path, all, BLOBS)
     }
@@ -154,5 +156,13 @@ mod tests {
         store.put_homes("r", "team/a", &[blob]).unwrap();
         assert_eq!(store.find_homes("r").get(&blob).map(String::as_str), Some("team/a"));
         assert!(store.find_homes("other").is_empty());
+        // the newest is where it is
+        let other = Digest::of(b"other");
+        store.put_homes("r", "team/b", &[blob, other]).unwrap();
+        store.put_homes("r", "team/b", &[blob]).unwrap();
+        let homes = store.find_homes("r");
+        assert_eq!(homes.values().collect::<Vec<_>>(), ["team/b", "team/b"]);
+        let lines: Vec<(Digest, String)> = read(&store.homes("r"));
+        assert_eq!(lines.len(), 2, "one of each");
     }
 }

@@ -41,7 +41,12 @@ impl<W: Write> Writer<W> {
         let (mut path, header);
         match &entry.kind {
             Kind::Dir(_) => {
-                path = entry.path.as_bytes().to_vec();
+                // a root has no name of its own
+                path = if entry.path.is_root() {
+                    b".".to_vec()
+                } else {
+                    entry.path.as_bytes().to_vec()
+                };
                 path.push(b'/');
                 header = Header { path: &path, ..plain(b'5') };
             }

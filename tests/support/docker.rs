@@ -61,9 +61,19 @@ impl Engine {
         let root = dir.join("root");
         mmdebstrap("trixie", "docker.io", false, &root);
         fs::write(root.join("daemon.json"), ON_CONTAINERD).unwrap();
+        Self::on_containerd(dir, &["--mount"])
+    }
+
+    /// Starts what was made so, and has ended, anew: with nothing in it, in a network of its own.
+    pub fn start_apart(dir: &Path) -> Self {
+        Self::on_containerd(dir, &["--mount", "--net"])
+    }
+
+    fn on_containerd(dir: &Path, namespaces: &[&str]) -> Self {
+        let root = dir.join("root");
         let host = format!("unix://{}", root.join("docker.sock").display());
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", CURRENT]).arg(&root);
+        command.args(namespaces).args(["sh", "-c", CURRENT]).arg(&root);
         Self::answering(command, dir, host, None)
     }
 

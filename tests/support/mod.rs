@@ -13,6 +13,7 @@ pub mod mcp;
 pub mod npm;
 pub mod oci;
 pub mod pnpm;
+pub mod podman;
 pub mod project;
 pub mod pypi;
 pub mod python;

@@ -154,6 +154,16 @@ impl Flat {
         tar.finish().and_then(|out| out.flush()).map_err(SaveError::Output)
     }
 
+    /// What the image says of its root, where it does.
+    pub(super) fn root(&self) -> Option<&Meta> {
+        self.nodes.get(&LayerPath::root()).map(|node| &node.meta)
+    }
+
+    /// The latest time of anything in it.
+    pub(super) fn newest(&self) -> Option<i64> {
+        self.nodes.values().map(|node| node.meta.mtime).max()
+    }
+
     pub(super) fn extent(&self) -> Extent {
         let mut places = std::collections::HashSet::new();
         let mut extent = Extent::default();
@@ -188,9 +198,7 @@ fn read_layer(layer: &Digest, path: &PathBuf) -> Result<Vec<(Entry, u64)>, SaveE
         entry.meta.xattrs = member.xattrs;
         let entry =
             decode_whiteout(entry).map_err(|source| SaveError::Member { layer: *layer, source })?;
-        if !entry.path.is_root() {
-            found.push((entry, at.get()));
-        }
+        found.push((entry, at.get()));
     }
     Ok(found)
 }

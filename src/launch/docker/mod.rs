@@ -29,10 +29,9 @@ pub use container::print;
 
 use super::error::LaunchError;
 use super::state::Record;
+use crate::engine::{EngineAddress, EnginePlace};
 use crate::jail::Ended;
 
-/// Where an engine listens that nobody moved.
-const SOCKET: &str = "/var/run/docker.sock";
 /// Seconds that one answer may take: a large image is laid out before it comes.
 const PATIENCE: u64 = 1800;
 /// How often a container is looked at that is about to have ended.
@@ -45,16 +44,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// By the value of `DOCKER_HOST`.
-    pub fn new(host: Option<&str>) -> Result<Self, LaunchError> {
-        let path = match host {
-            None => SOCKET,
-            Some(host) => {
-                let path = host.strip_prefix("unix://").filter(|path| path.starts_with('/'));
-                path.ok_or_else(|| LaunchError::EngineHost(host.to_owned()))?
-            }
-        };
-        Ok(Engine { socket: path.into() })
+    /// By where it is; it must be on this machine.
+    pub fn new(address: &EngineAddress) -> Result<Self, LaunchError> {
+        match &address.place {
+            EnginePlace::Socket(socket) => Ok(Engine { socket: socket.clone() }),
+            EnginePlace::Net { .. } => Err(LaunchError::EngineHost(address.to_string())),
+        }
     }
 
     pub fn socket(&self) -> &Path {
