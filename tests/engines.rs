@@ -43,10 +43,8 @@ fn the_engine_is_the_one_that_docker_speaks_to() {
         let run = project.run(&["load", "s"]);
         more.iter().fold(run, |run, (name, value)| run.env(name, value)).outcome()
     };
-    assert_eq!(
-        load(&[("DOCKER_HOST", engine.host())]).success().answer(),
-        "tests/engines:1 in docker"
-    );
+    let loaded = load(&[("DOCKER_HOST", engine.host())]).success().says("loaded into docker");
+    assert_eq!(loaded.answer(), "tests/engines:1", "for `docker run`");
     let names = ["image", "inspect", "--format", "{{.Id}}", "tests/engines:1"];
     engine.docker(&names);
     let gone = || drop(engine.docker(&["rmi", "tests/engines:1"]));

@@ -80,7 +80,8 @@ pub fn run(global: &Global, arguments: &LoadArguments, ui: &Ui) -> Outcome {
         loaded,
         seconds: start.elapsed().as_secs_f64(),
     };
-    ui.answer(&answer, || format!("{} in {engine}", answer.reference));
+    ui.say(&format!("loaded into {engine}"));
+    ui.answer(&answer, || answer.reference.clone());
     Ok(())
 }
 
