@@ -13,6 +13,7 @@ use url::Url;
 
 use super::fault::Fault;
 use super::node::Node;
+use crate::digest::Digest;
 use crate::reference::Reference;
 
 /// When a mirror is asked.
@@ -67,9 +68,9 @@ impl FromStr for MirrorPlace {
     type Err = MirrorPlaceError;
 
     fn from_str(text: &str) -> Result<Self, MirrorPlaceError> {
-        // what stands before an `@` may be a password
+        // what stands before an `@` may be a password, unless it is the only one and a digest follows
         let shown = match text.rsplit_once('@') {
-            Some((_, rest)) if !text.starts_with(REGISTRY) => rest,
+            Some((before, rest)) if before.contains('@') || rest.parse::<Digest>().is_err() => rest,
             _ => text,
         };
         let fail = || MirrorPlaceError(shown.to_owned());
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(shown("https://m.example.org:8443/v"), "https://m.example.org:8443/v/");
         assert_eq!(
             shown("ftp://me:secret@m.example.org"),
-            "`m.example.org` is neither a directory nor an http or https address of one, nor `oci://HOST/REPOSITORY`"
+            "`m.example.org` is neither a directory nor an http or https address of one, nor `oci://HOST/REPOSITORY[:TAG]`"
         );
         assert!(shown("https://m.example.org/?x").contains("neither"));
         assert!(shown("").contains("neither"));
@@ -162,14 +163,17 @@ mod tests {
     fn a_registry_is_one_by_its_name() {
         assert_eq!(shown("oci://r.example.org:5000/a/b"), "oci://r.example.org:5000/a/b:latest");
         assert_eq!(shown("oci://localhost/a:v1"), "oci://localhost/a:v1");
-        let digest = crate::digest::Digest::of(b"");
+        let digest = Digest::of(b"");
         for bad in
             ["oci://", "oci://team/a", "oci://r.example.org", "oci://u:secret@r.example.org/a"]
         {
             let text = shown(bad);
             assert!(text.contains("neither") && !text.contains("secret"), "{text}");
         }
-        assert!(shown(&format!("oci://r.example.org/a@{digest}")).contains("neither"));
+        let pinned = format!("oci://r.example.org/a@{digest}");
+        assert!(shown(&pinned).starts_with(&format!("`{pinned}` is neither")));
+        let both = format!("oci://u:secret@r.example.org/a@{digest}");
+        assert!(!shown(&both).contains("secret"));
     }
 
     #[test]
