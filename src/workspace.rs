@@ -135,6 +135,7 @@ impl Workspace {
             offline: global.offline,
             parallel: settings.downloads.unwrap_or(usual.parallel),
             certificates: settings.certificates,
+            plain_http: settings.plain_http,
             proxies: settings.proxies,
             credentials: settings.credentials,
             host_certificates: certificate_dirs(),

@@ -40,6 +40,7 @@ mod npm_git;
 mod npm_locks;
 mod npm_parity;
 mod npm_private;
+mod plain_http;
 mod pnpm;
 mod pnpm_parity;
 mod push;

@@ -40,6 +40,8 @@ pub struct ClientConfig {
     pub pace: Option<Pace>,
     /// Files of certificates (PEM) to trust beside the platform's.
     pub certificates: Vec<PathBuf>,
+    /// Registries (`HOST[:PORT]`) that are spoken to over plain http.
+    pub plain_http: Vec<String>,
     pub proxies: ProxyConfig,
     /// How one is known at addresses, where a request says nothing of it.
     pub credentials: Credentials,
@@ -65,6 +67,7 @@ impl Default for ClientConfig {
             stall_timeout: Duration::from_secs(30),
             pace: None,
             certificates: Vec::new(),
+            plain_http: Vec::new(),
             proxies: ProxyConfig::default(),
             credentials: Credentials::default(),
             host_certificates: Vec::new(),
@@ -178,6 +181,11 @@ impl Client {
     /// Whether this machine has certificates for a host (`HOST[:PORT]`): then it speaks TLS.
     pub fn has_certificates(&self, host: &str) -> bool {
         Trust::find(&self.config, host).is_some()
+    }
+
+    /// Whether somebody said that a registry is spoken to over plain http.
+    pub fn is_plain(&self, host: &str) -> bool {
+        self.config.plain_http.iter().any(|plain| plain == host)
     }
 
     /// Makes ready what the first request would wait for, certificates above all. What is wrong with it,

@@ -5,6 +5,7 @@
 //! mirror "files.example.com" "https://mirror.example.org/files"
 //! proxy "http://proxy.example.org:3128" except="localhost,.example.org"
 //! certificates "/etc/ssl/company.pem"
+//! plain-http "registry.lan:5000"
 //! downloads 4
 //! jobs 2
 //! store-cap "40GiB"        // or "30%" of the disk
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use kdl::{KdlDocument, KdlEntry, KdlNode, KdlValue};
 use miette::SourceSpan;
+use url::Url;
 
 use super::mirror::MirrorMap;
 use super::npmrc::Credentials;
@@ -26,7 +28,8 @@ use super::proxy::ProxyConfig;
 use crate::decl::{Fault, Faults, Location, SourceFile, parse_size};
 use crate::store::Cap;
 
-const NODES: &[&str] = &["certificates", "downloads", "jobs", "mirror", "proxy", "store-cap"];
+const NODES: &[&str] =
+    &["certificates", "downloads", "jobs", "mirror", "plain-http", "proxy", "store-cap"];
 
 /// More than this many of anything at a time is a slip of the hand.
 const MOST: i128 = 1024;
@@ -38,6 +41,8 @@ pub struct Settings {
     pub proxies: ProxyConfig,
     /// Files of certificates (PEM) to trust; relative ones stand beside the settings.
     pub certificates: Vec<PathBuf>,
+    /// Registries (`HOST[:PORT]`) that are spoken to over plain http.
+    pub plain_http: Vec<String>,
     /// How one is known at addresses; never of this file.
     pub credentials: Credentials,
     /// Transfers at a time.
@@ -90,6 +95,7 @@ impl Reading {
             "mirror" => self.read_mirror(node),
             "proxy" => self.read_proxy(node),
             "certificates" => self.read_certificates(node),
+            "plain-http" => self.read_plain_http(node),
             "downloads" => self.settings.downloads = self.read_count(node),
             "jobs" => self.settings.jobs = self.read_count(node),
             "store-cap" => self.read_cap(node),
@@ -149,6 +155,25 @@ impl Reading {
         }
         let beside = self.file.path.parent().unwrap_or(Path::new("")).to_owned();
         self.settings.certificates.extend(texts.iter().map(|path| beside.join(path)));
+    }
+
+    fn read_plain_http(&mut self, node: &KdlNode) {
+        self.check_shape(node, usize::MAX, &[]);
+        let texts = self.texts(node);
+        if node.entries().is_empty() {
+            self.push(node.name().span(), "`plain-http` needs the name of a registry");
+        }
+        for text in &texts {
+            let is_name = Url::parse(&format!("http://{text}"))
+                .is_ok_and(|url| url.path() == "/" && !text.contains(['/', '@', '?', '#']));
+            if !is_name {
+                self.push(
+                    node.name().span(),
+                    format!("`{text}` is no registry: `HOST` or `HOST:PORT`"),
+                );
+            }
+        }
+        self.settings.plain_http.extend(texts);
     }
 
     fn read_cap(&mut self, node: &KdlNode) {
@@ -248,8 +273,6 @@ impl Reading {
 
 #[cfg(test)]
 mod tests {
-    use url::Url;
-
     use super::*;
 
     fn faults(text: &str) -> String {

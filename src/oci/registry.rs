@@ -72,10 +72,11 @@ impl<'a> Registry<'a> {
         let named = reference.registry().filter(|host| !docker(host));
         let (host, public) = match named {
             None => (defaults::DOCKER_NAMES[0], defaults::DOCKER.to_owned()),
-            Some(host) if is_loopback(host) && !client.has_certificates(host) => {
-                (host, format!("http://{host}/"))
+            Some(host) => {
+                let is_own = is_loopback(host) && !client.has_certificates(host);
+                let scheme = if is_own || client.is_plain(host) { "http" } else { "https" };
+                (host, format!("{scheme}://{host}/"))
             }
-            Some(host) => (host, format!("https://{host}/")),
         };
         let failed = || OciError::Address { image: image.clone(), registry: host.to_owned() };
         let public = Url::parse(&public).map_err(|_| failed())?;
