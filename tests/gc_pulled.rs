@@ -3,6 +3,9 @@
 
 use std::fs;
 
+use sbx::platform::Platform;
+use sbx::store::{Held, Store};
+
 use crate::gc::{check_whole, collected, disk, noise, put};
 use crate::support::depot::Depot;
 use crate::support::launch::Bench;
@@ -82,6 +85,27 @@ fn under_a_cap_the_longest_unused_of_pulled_images_go() {
     assert_eq!(done["forgotten"], dry["forgotten"]);
     assert_eq!(pulled(&machine), [gone], "the last that was used");
     assert_eq!(check_whole(&machine.cache()), 1);
+}
+
+#[test]
+fn a_pulled_image_in_use_keeps_its_name_though_it_is_the_oldest() {
+    let depot = Depot::start();
+    publish(&depot, 0..3);
+    let machine = Project::new().file("sandboxes.kdl", "");
+    let names = [0, 1, 2].map(|tag| reference(&depot, tag));
+    for name in &names {
+        machine.sbx(&["pull", name]).success();
+        age(&machine, 1);
+    }
+    let store = Store::open(&machine.cache()).unwrap();
+    let lease = store.lease().unwrap();
+    let key = Store::pulled_key(&names[0], Platform::host());
+    lease.hold([Held::Image(&key)]).unwrap();
+    let cap = (5 * MEBIBYTE).to_string();
+    let done = collected(&machine, &["--cap", &cap]);
+    assert_eq!(done["forgotten"], serde_json::json!([names[1]]));
+    assert_eq!(pulled(&machine), [&*names[0], &*names[2]]);
+    assert_eq!(check_whole(&machine.cache()), 2);
 }
 
 #[test]

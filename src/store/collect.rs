@@ -9,7 +9,7 @@
 //! after it is open again. A collector that is killed leaves a corner for the next sweep, and nothing
 //! that still had a name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -178,7 +178,7 @@ fn judge(
     let mut verdict = Verdict::new(inventory.fixed + sizes, claims);
     // what is claimed counts as if it were there
     let mut demand = inventory.fixed + sizes + claims.reserved;
-    let mut begun = 0;
+    let (mut begun, mut turns) = (0, BTreeSet::new());
     for (mark, item) in items {
         let over = goal.cap.is_some_and(|cap| demand > cap);
         let goes = match mark.standing {
@@ -190,13 +190,14 @@ fn judge(
         };
         if goes {
             begun = mark.turn;
+            turns.insert(begun);
             demand -= item.size;
             verdict.take(&mark, item);
         } else {
             verdict.keep(&mark, &item);
         }
     }
-    verdict.collected.forgotten = marks.turned(begun);
+    verdict.collected.forgotten = marks.turned(&turns);
     let Collected { held, images, .. } = verdict.collected;
     verdict.crowd = goal.cap.filter(|cap| demand > *cap).map(|cap| Crowd {
         excess: demand - cap,

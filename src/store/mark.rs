@@ -152,10 +152,17 @@ impl Marks {
             let used = one.blobs.iter().map(|blob| self.blob(blob).used).max();
             (used, one.name.clone())
         });
+        let is_held = |name: &String| self.holdings.images.contains(name);
+        let held = self.manifests.iter().filter(|(name, _)| is_held(name));
+        let held: BTreeSet<String> = held.map(|(_, manifest)| manifest.clone()).collect();
         for (turn, one) in (1..).zip(listed.iter_mut().filter(|one| one.pulled)) {
             one.turn = turn;
             for blob in &one.blobs {
                 self.blobs.entry(blob.clone()).or_default().turn = turn;
+            }
+            // who runs one needs its name as well
+            if !one.blobs.is_disjoint(&held) {
+                one.blobs.iter().for_each(|blob| self.raise(blob, Class::Image, Standing::Held, 0));
             }
         }
         self.listed = listed;
@@ -195,10 +202,10 @@ impl Marks {
         }
     }
 
-    /// Names of the pulled images whose turn has come, if `last` was the last.
-    pub(super) fn turned(&self, last: usize) -> Vec<String> {
+    /// Names of the pulled images of which something went in these turns.
+    pub(super) fn turned(&self, turns: &BTreeSet<usize>) -> Vec<String> {
         let pulled = self.listed.iter().filter(|listed| listed.pulled);
-        let mut gone: Vec<_> = pulled.filter(|listed| (1..=last).contains(&listed.turn)).collect();
+        let mut gone: Vec<_> = pulled.filter(|listed| turns.contains(&listed.turn)).collect();
         gone.sort_by_key(|listed| listed.turn);
         gone.into_iter().map(|listed| listed.name.clone()).collect()
     }
