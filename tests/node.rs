@@ -238,7 +238,9 @@ fn install_scripts_find_what_compiles_add_ons_below_their_own_node() {
             .file("p/package.json", &manifest.to_string())
             .file("p/package-lock.json", &lock.to_string());
     patiently(|| project.sbx(&["build", "s"])).success();
-    let said = fs::read_to_string(root(&project.unpack()).join("srv/node_modules/addon/said"));
+    let said = fs::read_to_string(
+        root(&project.unpack_below(&["srv"])).join("srv/node_modules/addon/said"),
+    );
     let script = "/opt/node/lib/node_modules/npm/node_modules/node-gyp/bin/node-gyp.js rebuild\n";
     assert_eq!(said.unwrap(), script);
 }

@@ -80,7 +80,7 @@ impl Set {
         );
         self.project.write("sandboxes.kdl", &text);
         patiently(|| self.project.sbx(&["build", "s"])).success();
-        let unpacked = self.project.unpack();
+        let unpacked = self.project.unpack_below(&["app"]);
         compared(&root(&unpacked).join("app"))
     }
 

@@ -58,7 +58,7 @@ fn both_forms_of_an_index_give_the_same_environment() {
     // an HTML page says no sizes
     assert_eq!(wheels(&html), wheels(&json));
     assert!(!lock.contains("127.0.0.1"), "{lock}");
-    let dir = json.unpack();
+    let dir = json.unpack_below(&["opt/venv"]);
     let packages = root(&dir).join("opt/venv/lib/python3.13/site-packages");
     assert!(fs::read_to_string(packages.join("under_neath/__init__.py")).unwrap().contains("2.5"));
     assert!(root(&dir).join("opt/venv/bin/top").exists());
@@ -77,7 +77,7 @@ fn what_is_left_out_is_neither_there_nor_recorded() {
     project.write("sandboxes.kdl", &less);
     assert_ne!(project.build(), whole);
     assert_eq!(project.read("sbx.lock"), lock, "what is left out is no question of the lock's");
-    let dir = project.unpack();
+    let dir = project.unpack_below(&["opt/venv"]);
     let venv = root(&dir).join("opt/venv");
     let packages = venv.join("lib/python3.13/site-packages");
     assert!(!venv.join("bin/top").exists() && !packages.join("top").exists());
@@ -301,8 +301,8 @@ fn a_project_of_the_layer_is_installed_where_it_lies() {
     locked(&project).success();
     patiently(|| project.sbx(&["build", "s"])).success();
     assert_eq!(wheels(&project), ["a 1", "b 2"]);
-    let dir = project.unpack();
-    let said = || fs::read_to_string(root(&project.unpack()).join("said")).unwrap();
+    let dir = project.unpack_below(&["v"]);
+    let said = || fs::read_to_string(root(&project.unpack_below(&["said"])).join("said")).unwrap();
     assert_eq!(said(), "first 1 2\n1.0\n");
     let packages = root(&dir).join("v/lib/python3.13/site-packages");
     let path = fs::read_to_string(packages.join("__editable__.my_app-1.0.pth")).unwrap();

@@ -47,10 +47,7 @@ fn base() -> PathBuf {
 
 /// Likewise, with Debian in the store already, which is built once for all tests.
 fn declared(declarations: &str) -> Project {
-    let base = base();
-    let project = fresh(declarations);
-    tool("cp", &["-a", base.to_str().unwrap(), project.cache().to_str().unwrap()]);
-    project
+    fresh(declarations).stocked(&base())
 }
 
 /// Sandbox `s` of a layer `l` with these recipes.
@@ -64,7 +61,7 @@ fn build(recipes: &str) -> Outcome {
     project(recipes).sbx(&["build", "s"])
 }
 
-/// The image's tree, unpacked by somebody else.
+/// The image's tree.
 fn built(project: &Project) -> (tempfile::TempDir, PathBuf) {
     project.build();
     let dir = project.unpack();
@@ -460,7 +457,7 @@ fn an_installer_finds_what_its_layer_is_locked_to_and_nothing_else() {
     };
     let project = fresh();
     let image = build_patiently(|| project.sbx(&["build", "s"])).answer().to_owned();
-    let dir = project.unpack();
+    let dir = project.unpack_below(&["srv"]);
     assert_eq!(fs::read_to_string(root(&dir).join("srv/said")).unwrap(), "six\n");
     // the same as somebody who resolves and builds in a user namespace
     let user = User::new();

@@ -53,7 +53,6 @@ pub fn over_python(nodes: &str) -> Project {
 /// Whatever is declared, over that Debian.
 pub fn declared(text: &str) -> Project {
     let (store, lock) = base();
-    let project = Project::new().file("sbx.lock", lock);
-    super::tool("cp", &["-a", store.to_str().unwrap(), project.cache().to_str().unwrap()]);
+    let project = Project::new().file("sbx.lock", lock).stocked(store);
     project.file("sandboxes.kdl", &format!("{DEBIAN}{text}"))
 }
