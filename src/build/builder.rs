@@ -195,12 +195,12 @@ impl Builder<'_> {
     /// The trees of an image, which is held, bottom first; unpacked within the cap where they are not there.
     pub fn image_trees(&self, image: &ImageRecord) -> Result<Vec<PathBuf>, BuildError> {
         let path = |layer: &LayerRecord| self.tree_path(&layer.diff_id);
-        let missing = image.layers.iter().filter(|layer| !path(layer).is_dir());
-        // a tree takes about what its tar does
-        let size: u64 = missing.map(|layer| layer.size).sum();
-        if size == 0 {
+        let missing: Vec<_> = image.layers.iter().filter(|layer| !path(layer).is_dir()).collect();
+        if missing.is_empty() {
             return Ok(once(image.layers.iter().map(path).collect()));
         }
+        // a tree takes about what its tar does
+        let size = missing.iter().map(|layer| layer.size).sum();
         let unpack = || -> Result<Vec<PathBuf>, BuildError> {
             image.layers.iter().map(|layer| self.tree(layer)).collect()
         };

@@ -149,18 +149,22 @@ impl Wheel {
         let Some(at) = self.members.iter().position(|member| member.name == path) else {
             return Ok(None);
         };
+        match self.read_text(at)? {
+            Some(text) => Ok(Some(text)),
+            None => Err(WheelError::Layout(format!("a `{file}` that is not UTF-8"))),
+        }
+    }
+
+    /// A member that is text, through the check of its digest.
+    fn read_text(&mut self, at: usize) -> Result<Option<String>, WheelError> {
         let mut text = None;
-        // through the check of its digest
         self.read_body(&Body::Member(at), |body| {
             let mut bytes = Vec::new();
             let read = body.read_to_end(&mut bytes);
             text = String::from_utf8(bytes).ok().filter(|_| read.is_ok());
             Ok::<_, WheelError>(())
         })?;
-        match text {
-            Some(text) => Ok(Some(text)),
-            None => Err(WheelError::Layout(format!("a `{file}` that is not UTF-8"))),
-        }
+        Ok(text)
     }
 
     /// Its core metadata, as it is.
@@ -289,13 +293,7 @@ impl Wheel {
         if !begins {
             return Ok(None);
         }
-        let mut text = None;
-        self.read_body(&Body::Member(at), |body| {
-            let mut bytes = Vec::new();
-            let read = body.read_to_end(&mut bytes);
-            text = String::from_utf8(bytes).ok().filter(|_| read.is_ok());
-            Ok::<_, WheelError>(())
-        })?;
+        let text = self.read_text(at)?;
         let rewrite = |text: String| {
             let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
             // what Python says of its own stays (`#!python -u`)

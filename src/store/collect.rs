@@ -96,8 +96,9 @@ impl Store {
             let claims = Claims::read(self, claim)?;
             let inventory = Inventory::take(&self.root)?;
             let rights = Rights { trees: may_remove, pulled: true };
-            let shares = shares(&Marks::read(&self.root)?, &inventory);
-            let mut verdict = judge(&self.root, inventory, goal, &claims, rights)?;
+            let marks = Marks::read(&self.root)?;
+            let shares = shares(&marks, &inventory);
+            let mut verdict = judge(&marks, inventory, goal, &claims, rights);
             verdict.collected.shares = shares;
             verdict.abandon(&abandoned(&self.root)?);
             return Ok((verdict.collected, verdict.crowd));
@@ -115,7 +116,7 @@ impl Store {
         // who has the index may be waiting for the gate, or for room: so it is not waited for
         let index = self.try_lock("index")?;
         let rights = Rights { trees: may_remove, pulled: index.is_some() };
-        let verdict = judge(&self.root, inventory, goal, &claims, rights)?;
+        let verdict = judge(&Marks::read(&self.root)?, inventory, goal, &claims, rights);
         if !verdict.collected.forgotten.is_empty() {
             let gone = |name: &str| verdict.collected.forgotten.iter().any(|gone| gone == name);
             self.withdraw_pulled(gone)?;
@@ -162,17 +163,16 @@ fn throw(victims: &[Item], trash: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Decides what is to go. The gate must be closed, unless nothing is to be taken away.
+/// Decides what is to go. The marks were read behind the closed gate, unless nothing is to be taken away.
 fn judge(
-    root: &Path,
+    marks: &Marks,
     inventory: Inventory,
     goal: &Goal,
     claims: &Claims,
     rights: Rights,
-) -> Result<Verdict, StoreError> {
-    let marks = Marks::read(root)?;
+) -> Verdict {
     let mut items: Vec<(Mark, Item)> =
-        inventory.items.into_iter().map(|item| (item.mark(&marks), item)).collect();
+        inventory.items.into_iter().map(|item| (item.mark(marks), item)).collect();
     items.sort_by_key(|(mark, item)| (order(mark), item.paths.first().cloned()));
     let sizes: u64 = items.iter().map(|(_, item)| item.size).sum();
     let mut verdict = Verdict::new(inventory.fixed + sizes, claims);
@@ -204,7 +204,7 @@ fn judge(
         held: held + claims.reserved - claims.written,
         images,
     });
-    Ok(verdict)
+    verdict
 }
 
 /// What a collector may take away, apart from what it may take anyway.
