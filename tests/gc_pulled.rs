@@ -3,6 +3,9 @@
 
 use std::fs;
 
+use serde_json::json;
+
+use sbx::digest::Digest;
 use sbx::platform::Platform;
 use sbx::store::{Held, Store};
 
@@ -28,6 +31,26 @@ fn publish(depot: &Depot, tags: std::ops::Range<u64>) {
 
 fn reference(depot: &Depot, tag: u64) -> String {
     format!("{}/s:{tag}", depot.host)
+}
+
+/// Has an image of two layers of so many bytes each, if one believes it.
+fn lie(depot: &Depot, tag: &str, size: u64) {
+    let digests = [1, 2].map(|layer| Digest::of(&[layer]).to_string());
+    let (os, architecture) = Platform::host().as_str().split_once('/').unwrap();
+    let config = json!({
+        "architecture": architecture, "os": os, "config": {},
+        "rootfs": {"type": "layers", "diff_ids": digests},
+    });
+    let config = serde_json::to_vec(&config).unwrap();
+    let digest = Digest::of(&config).to_string();
+    depot.put_blob("s", &digest, &config);
+    let described = |kind: &str, digest: &str, size: u64| json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest, "size": size});
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": described("config.v1+json", &digest, config.len() as u64),
+        "layers": digests.each_ref().map(|digest| described("layer.v1.tar", digest, size)),
+    });
+    depot.put("s", tag, serde_json::to_vec(&manifest).unwrap());
 }
 
 /// What is listed as pulled.
@@ -103,9 +126,26 @@ fn a_pulled_image_in_use_keeps_its_name_though_it_is_the_oldest() {
     lease.hold([Held::Image(&key)]).unwrap();
     let cap = (5 * MEBIBYTE).to_string();
     let done = collected(&machine, &["--cap", &cap]);
-    assert_eq!(done["forgotten"], serde_json::json!([names[1]]));
+    assert_eq!(done["forgotten"], json!([names[1]]));
     assert_eq!(pulled(&machine), [&*names[0], &*names[2]]);
     assert_eq!(check_whole(&machine.cache()), 2);
+}
+
+#[test]
+fn an_image_that_can_never_fit_is_refused_and_drives_no_other_out() {
+    let depot = Depot::start();
+    publish(&depot, 0..1);
+    let (good, bad) = (reference(&depot, 0), reference(&depot, 1));
+    let machine = Project::new().file("sandboxes.kdl", "");
+    machine.sbx(&["pull", &good]).success();
+    let cap = (9 * MEBIBYTE).to_string();
+    // of two layers, whose sizes together come to nothing in 64 bits
+    for size in [1u64 << 62, 1 << 63] {
+        lie(&depot, "1", size);
+        machine.sbx(&["pull", &bad, "--cap", &cap]).fails(3, &["cap"]);
+        assert_eq!(pulled(&machine), [&*good], "{size}");
+    }
+    machine.sbx(&["save", &good, "-o", "image.tar"]).success();
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl Pull<'_> {
             Some(error) => Err(ShipError::Fetch(error)),
             None => Ok(Haul {
                 layers: missing.len(),
-                bytes: missing.iter().map(|layer| layer.size).sum(),
+                bytes: missing.iter().fold(0, |all, layer| all.saturating_add(layer.size)),
             }),
         }
     }

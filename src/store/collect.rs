@@ -117,6 +117,10 @@ impl Store {
         let index = self.try_lock("index")?;
         let rights = Rights { trees: may_remove, pulled: index.is_some() };
         let verdict = judge(&Marks::read(&self.root)?, inventory, goal, &claims, rights);
+        // what cannot fit even so is refused, and costs nobody anything
+        if claim.is_some() && verdict.crowd.is_some() {
+            return Ok((Collected::default(), verdict.crowd));
+        }
         if !verdict.collected.forgotten.is_empty() {
             let gone = |name: &str| verdict.collected.forgotten.iter().any(|gone| gone == name);
             self.withdraw_pulled(gone)?;
@@ -177,7 +181,7 @@ fn judge(
     let sizes: u64 = items.iter().map(|(_, item)| item.size).sum();
     let mut verdict = Verdict::new(inventory.fixed + sizes, claims);
     // what is claimed counts as if it were there
-    let mut demand = inventory.fixed + sizes + claims.reserved;
+    let mut demand = claims.reserved.saturating_add(inventory.fixed + sizes);
     let (mut begun, mut turns) = (0, BTreeSet::new());
     for (mark, item) in items {
         let over = goal.cap.is_some_and(|cap| demand > cap);
@@ -201,7 +205,7 @@ fn judge(
     let Collected { held, images, .. } = verdict.collected;
     verdict.crowd = goal.cap.filter(|cap| demand > *cap).map(|cap| Crowd {
         excess: demand - cap,
-        held: held + claims.reserved - claims.written,
+        held: (held - claims.written).saturating_add(claims.reserved),
         images,
     });
     verdict
@@ -309,9 +313,11 @@ impl Claims {
             let hex = name.rsplit('/').next().unwrap_or_default();
             let part = store.root.join("parts").join(hex);
             let begun = fs::metadata(part).map_or(0, |meta| meta.len());
-            Some(size.next_multiple_of(4096).saturating_sub(begun))
+            // whoever announces it may announce anything
+            Some(size.checked_next_multiple_of(4096).unwrap_or(size).saturating_sub(begun))
         };
-        claims.reserved += holdings.blobs.iter().filter_map(missing).sum::<u64>();
+        let missing = holdings.blobs.iter().filter_map(missing);
+        claims.reserved = missing.fold(claims.reserved, u64::saturating_add);
         Ok(claims)
     }
 }
