@@ -191,3 +191,22 @@ fn damaged_packages_are_found_and_fetched_again() {
     assert_eq!(fresh.build(), outcome.answer());
     check_store(&project.cache());
 }
+
+#[test]
+fn what_the_store_has_of_other_layers_with_the_same_bytes_does_not_show() {
+    // the same tar, in which one means its directory and the other only stands in it
+    let text = "layer \"in\" { files \"z\" into=\"/etc/app\"; }\n\
+                layer \"means\" { dir \"/etc/app\"; files \"z\" into=\"/etc/app\"; }\n\
+                layer \"own\" { dir \"/etc/app\" mode=0o700; }\n\
+                sandbox \"in\" { layers \"in\"; }\nsandbox \"means\" { layers \"means\"; }\n\
+                sandbox \"closed\" { layers \"own\" \"in\"; }\nsandbox \"open\" { layers \"own\" \"means\"; }\n";
+    let built = |names: &[&str]| {
+        let project = Project::new().file("sandboxes.kdl", text).file("z/file", "z\n");
+        let build = |name: &&str| project.sbx(&["build", name]).success().answer().to_owned();
+        names.iter().map(build).collect::<Vec<_>>()
+    };
+    let [closed, open] = ["closed", "open"].map(|name| built(&[name]).remove(0));
+    assert_ne!(closed, open);
+    assert_eq!(built(&["in", "means", "closed", "open"])[2..], [closed.clone(), open.clone()]);
+    assert_eq!(built(&["means", "in", "open", "closed"])[2..], [open, closed]);
+}

@@ -69,12 +69,12 @@ impl Builder<'_> {
             let tree = self.store.tree_draft()?;
             let failed = |source| BuildError::Base { layer: step.layer.to_string(), source };
             let (listing, size) = self.unpack_stored(&stored, tree.path()).map_err(failed)?;
-            listing.write(&self.store.listing_path(&pin.diff_id))?;
+            let listing = self.store.put_listing(&pin.diff_id, &listing.encode())?;
             let inner = tree.path().to_owned();
             tree.commit(&inner, &self.tree_path(&pin.diff_id))?;
             let media_type = pin.packing.media_type().to_owned();
             let packed = Packed { digest: pin.digest, size: pin.size, media_type };
-            let record = self.store.put_packed(&step.key, pin.diff_id, size, packed)?;
+            let record = self.store.put_packed(&step.key, pin.diff_id, size, listing, packed)?;
             self.events.step_finished(&step.key);
             Ok(record)
         })

@@ -93,7 +93,7 @@ impl Builder<'_> {
             ));
         };
         let found = self.store.find_layer(&step.key, &mut damaged)?;
-        Ok(found.filter(|record| self.store.listing_path(&record.diff_id).exists()))
+        Ok(found.filter(|record| self.store.has_listing(record)))
     }
 
     /// Takes the Key's lock and makes the layer, unless somebody else has in the meantime.
@@ -171,9 +171,10 @@ impl Builder<'_> {
         listing: &Listing,
     ) -> Result<LayerRecord, BuildError> {
         let (diff_id, _) = draft.commit()?;
-        listing.write(&self.store.listing_path(&diff_id))?;
+        let listing = self.store.put_listing(&diff_id, &listing.encode())?;
         tree.commit(inner, &self.tree_path(&diff_id))?;
-        let record = self.store.put_vouched(&made.key, diff_id, self.vouchers(made.below)?)?;
+        let vouchers = self.vouchers(made.below)?;
+        let record = self.store.put_vouched(&made.key, diff_id, Some(listing), vouchers)?;
         self.events.step_finished(&made.key);
         Ok(record)
     }
@@ -229,7 +230,7 @@ impl Builder<'_> {
     }
 
     pub(super) fn listing(&self, record: &LayerRecord) -> Result<Listing, BuildError> {
-        Ok(Listing::read(&self.store.listing_path(&record.diff_id))?)
+        Ok(Listing::read(&self.store.listing_path(record)?)?)
     }
 
     /// Trees of what a step sees, bottom first.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::entry::{Claim, Entry, Kind, Meta};
-use crate::fsx::{self, IoAt, PathIo};
+use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
 
 const MAGIC: &[u8; 8] = b"sbxlst1\n";
@@ -26,12 +26,13 @@ pub struct Listing {
 }
 
 impl Listing {
-    pub fn write(&self, path: &Path) -> Result<(), ListingError> {
+    /// What a listing's file holds.
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         for entry in &self.entries {
             encode(entry, &mut bytes);
         }
-        Ok(fsx::write_atomic(path, &bytes)?)
+        bytes
     }
 
     pub fn read(path: &Path) -> Result<Self, ListingError> {
@@ -176,7 +177,7 @@ mod tests {
         let listing = Listing { entries };
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("l");
-        listing.write(&file).unwrap();
+        std::fs::write(&file, listing.encode()).unwrap();
         assert_eq!(Listing::read(&file).unwrap(), listing);
         let bytes = std::fs::read(&file).unwrap();
         std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();

@@ -152,7 +152,7 @@ mod tests {
     fn record() -> LayerRecord {
         let stamp = Stamp { size: 0, mtime: 0, ctime: 0, inode: 0 };
         let (diff_id, vouchers) = (Digest::of(b""), BTreeSet::new());
-        LayerRecord { diff_id, packed: None, size: 0, stamp, vouchers }
+        LayerRecord { diff_id, packed: None, size: 0, listing: None, stamp, vouchers }
     }
 
     #[test]

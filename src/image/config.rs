@@ -218,6 +218,7 @@ mod tests {
             diff_id: Digest::of(b"tar"),
             packed: None,
             size: 3,
+            listing: None,
             stamp,
             vouchers: Default::default(),
         };

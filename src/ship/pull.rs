@@ -128,7 +128,7 @@ impl Pull<'_> {
         let media_type = layer.packing.media_type().to_owned();
         let packed = Some(Packed { digest: layer.digest, size: layer.size, media_type });
         let (diff_id, vouchers) = (layer.diff_id, Default::default());
-        Ok(LayerRecord { diff_id, packed, size, stamp, vouchers })
+        Ok(LayerRecord { diff_id, packed, size, listing: None, stamp, vouchers })
     }
 
     /// Of layers that are not what they should be, drops those whose bytes are not what their name says.

@@ -1,5 +1,6 @@
 //! All that is in a store, and what it takes of the disk.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirEntry, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ enum Name {
         layer: String,
         whole: bool,
     },
-    /// Of a layer whose blob is called otherwise.
+    /// `HEX-HEX`, of a layer whose blob is called otherwise.
     Listing(String),
     Part(String),
     Record(&'static str, String),
@@ -106,8 +107,16 @@ impl Inventory {
         Ok(inventory)
     }
 
+    /// Blobs with their listings, and listings of layers whose blobs are called otherwise.
     fn list_blobs(&mut self, root: &Path) -> Result<(), StoreError> {
-        let listings = root.join("listings");
+        let mut listed = Inventory::default();
+        listed.list(root, "listings", Name::Listing)?;
+        let mut listings: BTreeMap<String, Vec<Item>> = BTreeMap::new();
+        for item in listed.items {
+            let Name::Listing(name) = &item.name else { continue };
+            let layer = name.split('-').next().unwrap_or_default().to_owned();
+            listings.entry(layer).or_default().push(item);
+        }
         for algorithm in entries(&root.join("blobs"))? {
             let name = name_of(&algorithm);
             if !DIRS.contains(&&*format!("blobs/{name}")) {
@@ -117,21 +126,15 @@ impl Inventory {
                 let mut paths = vec![entry.path()];
                 let hex = name_of(&entry);
                 let mut size = entry.metadata().map_or(0, |meta| disk(&meta));
-                let listing = listings.join(&hex);
-                if let Some(meta) = fs::symlink_metadata(&listing).ok().filter(|_| name == "sha256")
-                {
-                    size += disk(&meta);
-                    paths.push(listing);
+                let own = listings.remove(&hex).filter(|_| name == "sha256");
+                for listing in own.into_iter().flatten() {
+                    size += listing.size;
+                    paths.extend(listing.paths);
                 }
                 self.push(paths, size, Name::Blob(format!("{name}/{hex}")), &entry);
             }
         }
-        self.list(root, "listings", Name::Listing)?;
-        let blobs = root.join("blobs/sha256");
-        self.items.retain(|item| match &item.name {
-            Name::Listing(hex) => !blobs.join(hex).exists(),
-            _ => true,
-        });
+        self.items.extend(listings.into_values().flatten());
         Ok(())
     }
 

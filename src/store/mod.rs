@@ -5,7 +5,7 @@
 //! blobs/sha256/HEX           bytes named by digest: sources, layers, configs, manifests
 //! blobs/sha512/HEX           sources whose ecosystem names them so (npm; sha1 for its oldest)
 //! keys/HEX                   Key → layer (digest, size, listing)
-//! listings/HEX               a layer's entries, by its digest
+//! listings/HEX-HEX           a layer's entries, by the layer's digest and their own
 //! trees/IDMAP/HEX32          a layer unpacked, for overlay mounts, by id map and digest
 //! sizes/IDMAP-HEX32          what such a tree takes of the disk, measured once
 //! images/HEX                 image Key → ImageId and layout manifest; its time is that of the last use
@@ -93,6 +93,8 @@ pub enum StoreError {
     ReadOnly { path: PathBuf, source: io::Error },
     #[error("blob {expected} of the store has other bytes: found {found}")]
     Corrupt { expected: Digest, found: Digest },
+    #[error("the store does not know what layer {0} holds")]
+    Unlisted(Digest),
     #[error("{} is damaged: {reason}", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error("{} is a layout of version `{found}`, expected `1.0.0`", path.display())]
@@ -210,8 +212,25 @@ impl Store {
         self.root.join("parts").join(digest.hex())
     }
 
-    pub fn listing_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("listings").join(digest.hex())
+    /// Keeps what a layer's listing says, and answers its digest.
+    pub fn put_listing(&self, diff_id: &Digest, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        fsx::write_atomic(&self.listing_at(diff_id, &digest), bytes)?;
+        Ok(digest)
+    }
+
+    /// Where a layer's listing is.
+    pub fn listing_path(&self, record: &LayerRecord) -> Result<PathBuf, StoreError> {
+        let listing = record.listing.ok_or(StoreError::Unlisted(record.diff_id))?;
+        Ok(self.listing_at(&record.diff_id, &listing))
+    }
+
+    pub fn has_listing(&self, record: &LayerRecord) -> bool {
+        self.listing_path(record).is_ok_and(|path| path.exists())
+    }
+
+    fn listing_at(&self, diff_id: &Digest, listing: &Digest) -> PathBuf {
+        self.root.join("listings").join(format!("{}-{}", diff_id.hex(), listing.hex()))
     }
 
     /// Where a layer's tree is, or will be, for owners mapped by `id_map`. The name is short (128

@@ -40,6 +40,9 @@ pub struct LayerRecord {
     pub packed: Option<Packed>,
     /// Size of the uncompressed tar in bytes.
     pub size: u64,
+    /// Digest of its listing, if it has one: layers of the same bytes may claim directories differently.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listing: Option<Digest>,
     /// How the blob looked when its bytes were last known to be right.
     pub stamp: Stamp,
     /// Who answers for it, where it was not made here, and for all that it was made over.
@@ -120,7 +123,7 @@ impl Store {
 
     /// Remembers what `key` gave, here.
     pub fn put_layer(&self, key: &Key, diff_id: Digest) -> Result<LayerRecord, StoreError> {
-        self.put_vouched(key, diff_id, BTreeSet::new())
+        self.put_vouched(key, diff_id, None, BTreeSet::new())
     }
 
     /// Likewise, where somebody else answers for it.
@@ -128,12 +131,14 @@ impl Store {
         &self,
         key: &Key,
         diff_id: Digest,
+        listing: Option<Digest>,
         vouchers: BTreeSet<Voucher>,
     ) -> Result<LayerRecord, StoreError> {
         let path = self.blob_path(&diff_id);
         let meta = fs::symlink_metadata(&path).at("stat", &path)?;
         let stamp = Stamp::new(&meta);
-        let record = LayerRecord { diff_id, packed: None, size: stamp.size, stamp, vouchers };
+        let size = stamp.size;
+        let record = LayerRecord { diff_id, packed: None, size, listing, stamp, vouchers };
         self.write_record("keys", key, &record)?;
         Ok(record)
     }
@@ -144,12 +149,14 @@ impl Store {
         key: &Key,
         diff_id: Digest,
         size: u64,
+        listing: Digest,
         packed: Packed,
     ) -> Result<LayerRecord, StoreError> {
         let path = self.blob_path(&packed.digest);
         let meta = fs::symlink_metadata(&path).at("stat", &path)?;
         let (packed, stamp) = (Some(packed), Stamp::new(&meta));
-        let record = LayerRecord { diff_id, packed, size, stamp, vouchers: BTreeSet::new() };
+        let (listing, vouchers) = (Some(listing), BTreeSet::new());
+        let record = LayerRecord { diff_id, packed, size, listing, stamp, vouchers };
         self.write_record("keys", key, &record)?;
         Ok(record)
     }

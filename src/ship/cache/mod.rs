@@ -186,7 +186,7 @@ impl Exchange<'_> {
         for step in plan.aside.iter().chain(&plan.steps) {
             // what is wrong with it, the next build will find and say
             let found = store.find_layer(&step.key, &mut |_| {}).ok().flatten();
-            if let Some(record) = found.filter(|one| store.listing_path(&one.diff_id).exists()) {
+            if let Some(record) = found.filter(|one| store.has_listing(one)) {
                 self.give(&step.key, &record);
             }
         }

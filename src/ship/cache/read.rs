@@ -111,9 +111,9 @@ impl<'a> Shelf<'a> {
             sheet.remember(store, &vouched.voucher)?;
         }
         let (diff_id, _) = draft.commit()?;
-        listing.write(&store.listing_path(&diff_id)).map_err(|_| EntryError::Listing)?;
+        let listing = store.put_listing(&diff_id, &listing.encode())?;
         let vouchers = BTreeSet::from([vouched.voucher.clone()]);
-        let record = store.put_vouched(&entry.key, diff_id, vouchers)?;
+        let record = store.put_vouched(&entry.key, diff_id, Some(listing), vouchers)?;
         self.remember(vouched, store)?;
         Ok(record)
     }

@@ -199,7 +199,7 @@ impl Writer<'_> {
     }
 
     fn put_listing(&self, record: &LayerRecord) -> Result<Part, ShipError> {
-        let path = self.push.store.listing_path(&record.diff_id);
+        let path = self.push.store.listing_path(record)?;
         let bytes = std::fs::read(&path).at("read", &path)?;
         let packed = zstd::encode_all(&*bytes, LEVEL).at("compress", &path)?;
         let label = format!("listing of layer {}", record.diff_id.short());
