@@ -83,6 +83,12 @@ impl Lock {
         self.answers.get(request).map(Vec::as_slice)
     }
 
+    /// Answers a recipe's question. Keys see pins in the order in which they are read again.
+    pub fn set_answer(&mut self, request: RequestId, mut pins: Vec<Pin>) {
+        pins.sort();
+        self.answers.insert(request, pins);
+    }
+
     /// What recipes of that kind of a layer were answered.
     pub fn previous(&self, layer: &Layer, platform: Platform, kind: &str) -> Vec<&Pin> {
         let uses = self.recipes.get(&(layer.name.clone(), platform)).into_iter().flatten();

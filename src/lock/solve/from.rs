@@ -134,7 +134,7 @@ impl Solver<'_> {
                 let parts = self.read_packages(&layer.name, &from.source, &base, *platform)?;
                 pins.extend(parts.into_iter().map(Pin::BasePart));
             }
-            next.answers.insert(request, pins);
+            next.set_answer(request, pins);
         }
         Ok(())
     }

@@ -131,7 +131,7 @@ impl Solver<'_> {
                 let ask =
                     Ask { layer, at, recipe, platform, lock: next, previous, update, standing };
                 let pins = self.solve_recipe(&ask)?;
-                next.answers.insert(request.clone(), pins);
+                next.set_answer(request.clone(), pins);
             }
             uses.insert(request, recipe.kind().to_owned());
         }
