@@ -19,7 +19,7 @@ use sbx::fetch::Progress;
 use sbx::jail::Terminal;
 use sbx::store::Key;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Outcome};
 
 /// Talks to one terminal, or to a file.
 pub struct Ui {
@@ -31,10 +31,16 @@ pub struct Ui {
     /// What goes out beside it.
     outgoing: Mutex<Fetching>,
     steps: Mutex<HashMap<Key, ProgressBar>>,
+    /// Why an answer was not written, if one was not.
+    unwritten: Mutex<Option<std::io::Error>>,
 }
 
 /// Bytes of a program's output at a time.
 const CARRIED: usize = 64 << 10;
+
+/// Columns of what is shown of a fault: so many, and on a narrow terminal no fewer than so many.
+const WIDTH: usize = 110;
+const NARROW: usize = 40;
 
 /// Where a program's output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,7 @@ impl Ui {
             fetch: Mutex::default(),
             outgoing: Mutex::new(Fetching { sends: true, ..Fetching::default() }),
             steps: Mutex::default(),
+            unwritten: Mutex::default(),
         }
     }
 
@@ -99,15 +106,32 @@ impl Ui {
         }
     }
 
-    /// A reader that went away, as `head` does, is no failure.
     fn print(&self, text: &str) {
         let mut stdout = std::io::stdout().lock();
-        writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()).unwrap_or_default();
+        self.heed(writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()));
     }
 
     /// Writes bytes to stdout as they are.
     pub fn raw(&self, bytes: &[u8]) {
-        std::io::stdout().lock().write_all(bytes).unwrap_or_default();
+        let mut stdout = std::io::stdout().lock();
+        self.heed(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+    }
+
+    /// Remembers why an answer was not written.
+    fn heed(&self, written: std::io::Result<()>) {
+        if let Err(error) = written {
+            lock(&self.unwritten).get_or_insert(error);
+        }
+    }
+
+    /// Whether all answers were written. A reader that went away, as `head` does, is no failure.
+    pub fn written(&self) -> Outcome {
+        match lock(&self.unwritten).take() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Failure::world(format!("the answer cannot be written: {error}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Carries a program's output to stdout or stderr, as it is, until its end. Both may be one file,
@@ -195,11 +219,11 @@ impl Ui {
     }
 
     fn show_faults(&self, faults: &Faults) {
-        let theme = match self.terminal {
+        let theme = match self.terminal && has_colors() {
             true => miette::GraphicalTheme::unicode(),
             false => miette::GraphicalTheme::unicode_nocolor(),
         };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(110);
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(width());
         for fault in faults.iter() {
             let mut text = String::new();
             let shown = handler.render_report(&mut text, fault);
@@ -208,6 +232,19 @@ impl Ui {
         let count = faults.len();
         self.write_line(&format!("error: {count} {}", if count == 1 { "fault" } else { "faults" }));
     }
+}
+
+/// Whether whoever sits there wants and has colours (no-color.org).
+fn has_colors() -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Columns of a line, on a terminal at most what it has.
+fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    let columns = size.map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { WIDTH } else { columns.clamp(NARROW, WIDTH) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -159,6 +159,23 @@ fn mistakes_in_recipes_are_pointed_at() {
 }
 
 #[test]
+fn no_address_carries_a_password_into_an_image_or_its_bill() {
+    let text = r#"layer "l" {
+    debian "trixie" {
+        mirror "https://me:secret@debian.example.org/debian"
+        repository "tools" { url "http://me@deb.example.org"; suite "stable"; key "k.asc"; }
+    }
+    archive "https://me:secret@example.org/x.tar.gz" into="/x" digest="sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+}
+"#;
+    let faults = faults(text);
+    let lines: Vec<_> = faults.lines().filter(|line| line.contains("password")).collect();
+    let at = lines.iter().map(|line| line.split_once(':').unwrap().0).collect::<Vec<_>>();
+    assert_eq!(at, ["3", "4", "6"], "{faults}");
+    assert!(!faults.contains("secret@") && faults.contains("settings.kdl"), "{faults}");
+}
+
+#[test]
 fn a_file_of_kdl_version_1_gets_a_hint() {
     let text =
         faults("layer \"l\" {\n    debian \"trixie\" {\n        recommends true\n    }\n}\n");

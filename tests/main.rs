@@ -1,6 +1,7 @@
 //! All tests of the program and of its library from outside, as one program: what several of them stand
 //! on is compiled and built once.
 
+mod answers;
 mod apt_inside;
 mod apt_parity;
 mod archive;

@@ -119,10 +119,11 @@ pub fn scan(
     }
     Faults::check(faults)?;
     if scan.hashed {
+        // JSON has no word for other paths: their files are hashed every time
+        scan.new.retain(|path, _| path.to_str().is_some());
         let memory = Memory { written: now, files: scan.new };
         let dir = store.root().join("stats");
-        let bytes =
-            serde_json::to_vec(&memory).expect("paths of this system are written as they are read");
+        let bytes = serde_json::to_vec(&memory).expect("paths are texts");
         // a memory that cannot be written costs time, not truth
         fs::create_dir_all(&dir).unwrap_or_default();
         fsx::write_atomic(&path, &bytes).unwrap_or_default();

@@ -49,8 +49,12 @@ pub fn find_image(workspace: &Workspace, name: &str, platform: Option<Platform>)
     let plan = plan_target(workspace, target, &workspace.read_lock()?)?;
     let name = &target.sandbox.name;
     let record = workspace.store.use_image(&plan.key)?.ok_or_else(|| {
-        Failure::input(format!("`{name}` is not built as it is declared now"))
-            .with_help(format!("run `sbx build {name}`"))
+        Failure::input(format!("`{name}` is not built as it is declared now")).with_help(
+            match platform {
+                Some(platform) => format!("run `sbx build {name} --platform {platform}`"),
+                None => format!("run `sbx build {name}`"),
+            },
+        )
     })?;
     let reference = workspace.project.reference_of(target.sandbox);
     if reference.contains('@') {

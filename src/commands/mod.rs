@@ -39,8 +39,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use sbx::fsx;
-
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 pub use crate::workspace::Global;
@@ -151,7 +149,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Verb::Clean(arguments) => clean::run(&global, &arguments, &ui),
         Verb::Completions(arguments) => completions::run(&arguments, &ui),
     };
-    match result {
+    match result.and_then(|()| ui.written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             ui.fail(&failure);
@@ -163,7 +161,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 /// An answer that is a document: into a file, or to stdout as it is.
 fn write_answer(path: Option<&Path>, document: &[u8], ui: &Ui) -> Outcome {
     match path {
-        Some(path) => Ok(fsx::write_atomic(path, document)?),
+        Some(path) => output::put(path, document, ui),
         None => {
             ui.raw(document);
             Ok(())

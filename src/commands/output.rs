@@ -1,4 +1,4 @@
-//! Where an image is written to: stdout, a file, or what is no file.
+//! Where an image or a document is written to: stdout, a file, or what is no file.
 //!
 //! A file gets its name when it is whole, and a link is followed to the file that it names: that one is
 //! replaced. What is no regular file (a device, a FIFO) is somebody else's, and is written to as it is.
@@ -71,6 +71,27 @@ impl Output {
             Output::File(path) => write_file(path, saving).map(Some),
             Output::Special(path) => write_through(path, saving).map(Some),
         }
+    }
+}
+
+/// Writes a document to where it was asked for.
+pub fn put(path: &Path, document: &[u8], ui: &Ui) -> Outcome {
+    match Output::find(path, ui)? {
+        Output::Stdout => ui.raw(document),
+        output => drop(output.write(&Document(document), ui)?),
+    }
+    Ok(())
+}
+
+struct Document<'a>(&'a [u8]);
+
+impl Saving for Document<'_> {
+    fn stream(&self, out: &mut dyn Write) -> Result<(), SaveError> {
+        out.write_all(self.0).map_err(SaveError::Output)
+    }
+
+    fn draft(&self, path: &Path) -> Result<(), SaveError> {
+        Ok(fs::write(path, self.0).at("write", path)?)
     }
 }
 

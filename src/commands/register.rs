@@ -7,11 +7,11 @@ use clap::Args;
 use serde::Serialize;
 
 use sbx::digest::Digest;
-use sbx::fsx;
 use sbx::registry::{Entry, Registry, agentscope};
 
 use super::Global;
 use super::build::plan_target;
+use super::output;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Target, Workspace, find_root, now_seconds, registry_path, variable};
@@ -76,7 +76,7 @@ pub fn run(global: &Global, arguments: &RegisterArguments, ui: &Ui) -> Outcome {
     if let Some(path) = &arguments.agentscope {
         let module = agentscope::module(&answer.registered)?;
         answer.missing = missing(&answer.registered, ui)?;
-        fsx::write_atomic(path, module.as_bytes())?;
+        output::put(path, module.as_bytes(), ui)?;
         answer.agentscope = Some(path.clone());
     }
     registry.put(&answer.registered)?;

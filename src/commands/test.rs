@@ -12,11 +12,11 @@ use sbx::contract::{
     junit,
 };
 use sbx::decl::{Egress, Ready, Recipe, Server};
-use sbx::fsx;
 use sbx::launch::{State, Status, VariableOption};
 
 use super::Global;
 use super::instances::show_log;
+use super::output;
 use super::register::at_home;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
@@ -102,7 +102,7 @@ pub fn run(global: &Global, arguments: &TestArguments, ui: &Ui) -> Outcome {
     }
     let sandbox = target.sandbox.name.as_str();
     if let Some(path) = &arguments.junit {
-        fsx::write_atomic(path, junit(&trial, sandbox).as_bytes())?;
+        output::put(path, junit(&trial, sandbox).as_bytes(), ui)?;
     }
     let count = |verdict| trial.count(verdict);
     let answer = Answer {

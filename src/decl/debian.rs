@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::fault::{Fault, Location};
+use super::mirror::refuse_password;
 use super::node::Node;
 
 /// Which packages stand below everything that is asked for.
@@ -163,7 +164,7 @@ impl Debian {
             "repository" => return self.repositories.extend(Repository::read(child)),
             "debconf" => self.debconf.extend(Debconf::read(child)),
             "key" => self.key = child.text("a key file"),
-            "mirror" => self.mirror = child.text("a URL"),
+            "mirror" => self.mirror = address(child),
             _ => return child.unknown("`debian`", CHILDREN),
         }
         child.finish_leaf();
@@ -269,6 +270,10 @@ impl Debconf {
     }
 }
 
+fn address(node: &Node<'_>) -> Option<String> {
+    node.text("a URL").inspect(|text| refuse_password(node, text))
+}
+
 impl Repository {
     fn read(node: &Node<'_>) -> Option<Self> {
         const CHILDREN: &[&str] = &["components", "key", "suite", "url"];
@@ -278,7 +283,7 @@ impl Repository {
         let mut components = vec!["main".to_owned()];
         for child in node.children() {
             match child.name() {
-                "url" => url = child.text("a URL"),
+                "url" => url = address(&child),
                 "suite" => suite = child.text("the name of a suite"),
                 "key" => key = child.text("a key file"),
                 "components" => {

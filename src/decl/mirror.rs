@@ -109,6 +109,21 @@ impl fmt::Display for MirrorPlace {
     }
 }
 
+const PASSWORD: &str = "a declaration is no place for a password";
+
+fn has_password(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+/// Refuses an address that would carry a password into images, bills of materials and locks.
+pub(super) fn refuse_password(node: &Node<'_>, address: &str) {
+    if Url::parse(address).is_ok_and(|url| has_password(&url)) {
+        let fault = Fault::new(&node.at(), PASSWORD);
+        let help = "leave it out here, and name the address with it as this one's mirror: `mirror` in `settings.kdl`, or `SBX_MIRROR_` and the name or host";
+        node.sink.push(fault.help(help));
+    }
+}
+
 /// A place of sources under their digests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceMirror {
@@ -124,9 +139,9 @@ impl SourceMirror {
         let mut mirrors = Vec::new();
         for (place, at) in places {
             if let MirrorPlace::Url(url) = &place
-                && (!url.username().is_empty() || url.password().is_some())
+                && has_password(url)
             {
-                let fault = Fault::new(&at, "a declaration is no place for a password");
+                let fault = Fault::new(&at, PASSWORD);
                 node.sink.push(fault.help("name this mirror with `--mirror` or `SBX_MIRROR`"));
             }
             mirrors.push(SourceMirror { place, ask });

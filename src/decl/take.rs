@@ -3,6 +3,7 @@
 
 use super::fault::{Fault, Location};
 use super::layer::{Owner, checked, mode, owner};
+use super::mirror::refuse_password;
 use super::node::Node;
 use crate::digest::Digest;
 use crate::path::LayerPath;
@@ -109,6 +110,7 @@ impl Archive {
         let subdirectory = node.find_text_property("subdirectory");
         let take = Take::read(node, subdirectory);
         let archive = Archive { source: source?, digest: digest?, take: take?, at: node.at() };
+        refuse_password(node, &archive.source);
         match url::Url::parse(&archive.source) {
             Ok(url) if !["http", "https"].contains(&url.scheme()) => {
                 node.fault(format!("`{}` is no address that can be fetched", archive.source));

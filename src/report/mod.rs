@@ -45,7 +45,7 @@ const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    #[error("sandbox `{sandbox}` is not built for {platform}")]
+    #[error("sandbox `{sandbox}` is not built for {platform} as it is declared now")]
     NotBuilt { sandbox: SandboxName, platform: Platform },
     #[error("{label} is not in the store")]
     Missing { label: String },
