@@ -135,6 +135,22 @@ fn the_image_of_another_tool_goes_as_it_came() {
 }
 
 #[test]
+fn a_platform_that_is_left_out_is_told_of() {
+    let registry = Registry::start();
+    let reference = format!("{}/team/left:1", registry.host);
+    let machine = machine(&[AMD, ARM]);
+    let whole = machine.sbx(&["push", "s", &reference]).success();
+    assert!(!whole.stderr.contains("without"), "{}", whole.stderr);
+    machine.write("app/run", "#!/bin/sh\necho other\n");
+    machine.sbx(&["build", "s", "--platform", AMD]).success();
+    let half = machine.sbx(&["push", "s", &reference]).success();
+    half.says("without linux/arm64, for which `s` is not built")
+        .says("sbx build s --platform linux/arm64");
+    let named = machine.sbx(&["push", "s", &reference, "--platform", AMD]).success();
+    assert!(!named.stderr.contains("without"), "{}", named.stderr);
+}
+
+#[test]
 fn a_platform_has_one_image_and_what_is_not_there_is_told() {
     let depot = Depot::start();
     let place = |name: &str| format!("{}/{name}:1", depot.host);

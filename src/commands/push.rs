@@ -115,7 +115,7 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
     let ready = std::thread::scope(|scope| {
         // reading certificates takes about as long as planning
         scope.spawn(|| client.prepare());
-        wanted.find()
+        wanted.find(ui)
     })?;
     let sources = Sources { workspace: &workspace, lock: &lock, targets: &targets, ready: &ready };
     let papers = arguments.attest.prepare(&sources, ui)?;

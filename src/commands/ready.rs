@@ -12,6 +12,7 @@ use sbx::store::ImageRecord;
 
 use super::build::plan_target;
 use crate::failure::{Failure, Outcome};
+use crate::ui::Ui;
 use crate::workspace::{Target, Workspace};
 
 /// `[OS/ARCH=]REF`: what was pulled by a reference, for one platform or for all that it was pulled for.
@@ -83,7 +84,7 @@ pub struct Wanted<'a> {
 impl Wanted<'_> {
     /// The images, by their platforms. Of the sandbox's, one that nobody asked for may be missing, but not
     /// all, unless what was pulled stands for them.
-    pub fn find(&self) -> Outcome<Vec<Ready>> {
+    pub fn find(&self, ui: &Ui) -> Outcome<Vec<Ready>> {
         let (mut ready, mut lacking) = (Vec::new(), Vec::new());
         for target in self.targets {
             match self.find_built(*target) {
@@ -103,6 +104,8 @@ impl Wanted<'_> {
         }
         if self.all || ready.is_empty() {
             self.refuse(lacking)?;
+        } else {
+            self.note(&lacking, ui);
         }
         ready.extend(pulled);
         ready.sort_by_key(|one| one.platform);
@@ -115,6 +118,17 @@ impl Wanted<'_> {
         let record = self.workspace.store.use_image(&plan.key)?;
         let (platform, whence) = (target.platform, Whence::Built(Box::new(plan)));
         Ok(record.map(|record| Ready { platform, whence, record }))
+    }
+
+    /// Says which platforms are left out though they might not be: they vanish from a tag that had them.
+    fn note(&self, lacking: &[(Platform, Option<Failure>)], ui: &Ui) {
+        let name = &self.targets[0].sandbox.name;
+        for (platform, _) in lacking.iter().filter(|(_, failure)| failure.is_none()) {
+            ui.say(&format!(
+                "note: without {platform}, for which `{name}` is not built as it is declared now: \
+                 `sbx build {name} --platform {platform}`"
+            ));
+        }
     }
 
     /// Says what is not built, or why nothing can be.
