@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sbx::blame::Blame;
 use sbx::digest::Digest;
-use sbx::fetch::{Client, ClientConfig, FetchError, NoProgress, Progress, Want};
+use sbx::fetch::{Client, ClientConfig, FetchError, Headers, Login, NoProgress, Progress, Want};
 use tempfile::TempDir;
 use url::Url;
 
@@ -53,6 +53,7 @@ impl Home {
             size: Some(bytes.len() as u64),
             digest: digest.into(),
             is_pinned: true,
+            login: Login::Nobody,
             part: self.0.path().join("parts").join(digest.hex()),
             into: self.0.path().join("blobs").join(digest.hex()),
         }
@@ -329,7 +330,8 @@ fn small_documents_are_read_in_order_and_within_their_limit() {
     server.script("/a", [Fault::Status(502)]);
     let client = Client::new(quick());
     let ask = |path: &str| (format!("release {path}"), vec![server.url("/none"), server.url(path)]);
-    let answers = client.get_all(&[ask("/b"), ask("/a"), ask("/c")], 1000);
+    let asks = [ask("/b"), ask("/a"), ask("/c")];
+    let answers = client.get_all(&asks, &Headers::default(), 1000);
     let [Err(announced), Ok(read), Err(unannounced)] = answers.as_slice() else {
         panic!("{answers:?}")
     };

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use sbx::build::wheels::{WheelFile, lay};
-use sbx::fetch::{Client, ClientConfig, NoProgress, Want};
+use sbx::fetch::{Client, ClientConfig, Login, NoProgress, Want};
 use sbx::lock::WheelPin;
 use sbx::path::LayerPath;
 use sbx::plan::WheelsWork;
@@ -148,6 +148,7 @@ impl Set {
             size: one.size,
             digest: one.digest.into(),
             is_pinned: true,
+            login: Login::Nobody,
             part: dir.join(format!("{}.part", one.file_name)),
             into: dir.join(&one.file_name),
         };

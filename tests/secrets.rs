@@ -1,9 +1,10 @@
 //! Whom a password, a token or a form with one is shown to: the registry that it is for, and whoever that
-//! names to give tokens. No host that it sends to is one of them, whatever that demands.
+//! names to give tokens. No host that it sends to is one of them, whatever that demands, and nobody else is
+//! whose address npm was told a credential for.
 
-use crate::push_faults::client;
+use crate::push_faults::{client, tar};
 use crate::support::depot::Depot;
-use crate::support::http::{Authority, Fault, Server};
+use crate::support::http::{Authority, Fault, Request, Server};
 use crate::support::project::{Outcome, Project};
 use sbx::digest::Digest;
 use sbx::fetch::MirrorMap;
@@ -121,6 +122,44 @@ fn what_goes_up_over_tls_goes_nowhere_without() {
         ["is reached over https, and sends what is uploaded to http://", "X-Forwarded-Proto"];
     project.sbx(&["push", "s", &reference]).fails(3, &said);
     assert_eq!(plain.total_hits(), 0);
+}
+
+/// A line of `.npmrc` for a host, and what nobody but npm's registry is to see of it.
+fn npm_token(host: &str) -> String {
+    format!("//{host}/:_authToken=geheim\n")
+}
+
+#[test]
+fn npms_token_is_for_what_is_npms() {
+    let (server, reference) = serve(&image());
+    let tar = tar("x", b"x");
+    let digest = Digest::of(&tar);
+    server.put("/x.tar", tar);
+    let from = server.url("/x.tar");
+    let archive = format!("archive \"{from}\" digest=\"{digest}\" into=\"/srv/x\";");
+    let host = server.address().to_string();
+    let project = project(&reference, &archive).file(".npmrc", &npm_token(&host));
+    ask(&server, &project).success();
+    project.build();
+    assert!(server.hits("/x.tar") > 0 && server.hits("/token") > 0);
+    let seen = server.requests();
+    let leak = |one: &&Request| one.header("authorization").is_some_and(|it| it.contains("geheim"));
+    assert!(!seen.iter().any(|one| leak(&one)), "{seen:?}");
+}
+
+#[test]
+fn a_registry_leads_npms_token_nowhere() {
+    let project = small();
+    let (depot, npm) = (Depot::start(), Depot::start());
+    npm.guard("fremd");
+    depot.lead_uploads_to(&format!("http://{}", npm.host));
+    project.write(".npmrc", &[&depot.host, &npm.host].map(|host| npm_token(host)).concat());
+    let reference = format!("{}/a:1", depot.host);
+    project.sbx(&["push", "s", &reference]).fails(3, &["which answers 401"]);
+    for asked in [depot.asked(), npm.asked()] {
+        assert!(!asked.is_empty());
+        assert!(asked.iter().all(|one| one.authorization.is_none()), "{asked:?}");
+    }
 }
 
 /// Asks for the tag's manifest anew, which the registry gives to whoever has a token of it.

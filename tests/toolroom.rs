@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sbx::build::toolroom::Toolbench;
-use sbx::fetch::{Client, ClientConfig};
+use sbx::fetch::{Client, ClientConfig, Login};
 use sbx::jail::Jail;
 use sbx::lock::toolroom::{ToolError, ToolJob, ToolResult};
 use sbx::platform::Platform;
@@ -71,7 +71,7 @@ fn output(job: &ToolJob) -> String {
 }
 
 fn upstream(server: &Server, path: &str) -> Upstream {
-    Upstream { url: server.url(path), authorization: Some("Bearer s3cret".into()) }
+    Upstream { url: server.url(path), login: Login::Header("Bearer s3cret".into()) }
 }
 
 fn npm(server: &Server) -> Option<Registry> {

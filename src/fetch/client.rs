@@ -13,6 +13,7 @@ use url::Url;
 use super::by_digest::{self, SourceRegistry, add_urls};
 use super::connect::{Line, Lines, Trust};
 use super::error::FetchError;
+use super::login::Login;
 use super::npmrc::Credentials;
 use super::pace::Pace;
 use super::progress::Progress;
@@ -43,7 +44,7 @@ pub struct ClientConfig {
     /// Registries (`HOST[:PORT]`) that are spoken to over plain http.
     pub plain_http: Vec<String>,
     pub proxies: ProxyConfig,
-    /// How one is known at addresses, where a request says nothing of it.
+    /// How one is known at addresses of npm's.
     pub credentials: Credentials,
     /// Directories of certificates by host, as docker has them (`HOST[:PORT]/ca.crt`, `client.cert`,
     /// `client.key`).
@@ -90,6 +91,8 @@ pub struct Want {
     pub digest: Integrity,
     /// Whether a lock pins it, so that mirrors by digest may have it.
     pub is_pinned: bool,
+    /// Who one is at its addresses.
+    pub login: Login,
     /// Where it gathers; may hold the beginning already.
     pub part: PathBuf,
     /// Its name once it is whole and right.
@@ -101,19 +104,18 @@ pub struct Want {
 pub struct Headers {
     /// The forms that are understood.
     pub accept: Option<String>,
-    /// A credential; a redirect to another host goes without it.
-    pub authorization: Option<String>,
+    /// Who one is at the address.
+    pub login: Login,
     /// Fields of a form, encoded: then the document is asked for by POST, and no redirect is followed.
     pub form: Option<String>,
 }
 
 impl std::fmt::Debug for Headers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let authorization = self.authorization.as_ref().map(|_| "…");
         f.debug_struct("Headers")
             .field("accept", &self.accept)
-            .field("authorization", &authorization)
-            .finish()
+            .field("login", &self.login)
+            .finish_non_exhaustive()
     }
 }
 
@@ -216,7 +218,7 @@ impl Client {
         damaged.extend(self.take_registered(Ask::First, &mut wants, progress));
         let mut all = wants.clone();
         all.values_mut().for_each(|want| add_urls(mirrors, want));
-        let mut failures = self.transfer_all(all, &Headers::default(), progress)?;
+        let mut failures = self.transfer_all(all, progress)?;
         wants.retain(|digest, _| failures.contains_key(digest));
         let after = mirrors.iter().filter(|mirror| !before(mirror));
         damaged.extend(by_digest::take(after, &mut wants, progress));
@@ -226,14 +228,13 @@ impl Client {
         Ok(failures)
     }
 
-    /// Likewise with a credential, from the addresses alone: no mirror is shown it.
-    pub fn fetch_all_with(
+    /// Likewise, from the addresses alone: no mirror is asked, or shown a credential.
+    pub fn fetch_directly(
         &self,
         wants: Vec<Want>,
-        headers: &Headers,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
-        self.transfer_all(missing(wants), headers, progress)
+        self.transfer_all(missing(wants), progress)
     }
 
     /// Looks for files in mirrors by digest alone, in those that are asked then: for sources that no
@@ -259,7 +260,7 @@ impl Client {
         }
         let (nowhere, wants): (BTreeMap<_, _>, BTreeMap<_, _>) =
             wants.into_iter().partition(|(_, want)| want.urls.is_empty());
-        let mut failures = self.transfer_all(wants, &Headers::default(), progress)?;
+        let mut failures = self.transfer_all(wants, progress)?;
         let none = |want: Want| FetchError::NoUrl { label: want.label };
         failures.extend(nowhere.into_iter().map(|(digest, want)| (digest, none(want))));
         blame(&mut failures, damaged);
@@ -282,7 +283,6 @@ impl Client {
     fn transfer_all(
         &self,
         wants: BTreeMap<Integrity, Want>,
-        headers: &Headers,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<Integrity, FetchError>, FetchError> {
         if wants.is_empty() {
@@ -294,7 +294,7 @@ impl Client {
         }
         let engine = self.engine()?;
         let one = |want: Want| async move {
-            let result = transfer::fetch(engine, &self.config, &want, headers, progress).await;
+            let result = transfer::fetch(engine, &self.config, &want, progress).await;
             result.err().map(|error| (want.digest, error))
         };
         let all = futures::future::join_all(wants.into_values().map(one));
@@ -325,6 +325,7 @@ impl Client {
     pub fn get_all(
         &self,
         asks: &[(String, Vec<Url>)],
+        headers: &Headers,
         limit: u64,
     ) -> Vec<Result<Document, FetchError>> {
         let engine = match self.config.offline {
@@ -341,8 +342,7 @@ impl Client {
                 return asks.iter().map(|_| Err(FetchError::Setup(reason.clone()))).collect();
             }
         };
-        let headers = Headers::default();
-        let one = |(label, urls)| transfer::get(engine, &self.config, label, urls, &headers, limit);
+        let one = |(label, urls)| transfer::get(engine, &self.config, label, urls, headers, limit);
         let asks = asks.iter().map(|(label, urls)| (label.as_str(), urls.as_slice()));
         engine.block_on(futures::future::join_all(asks.map(one)))
     }

@@ -17,6 +17,7 @@ mod connect;
 pub mod defaults;
 mod error;
 mod indexes;
+mod login;
 mod mirror;
 mod npmrc;
 mod pace;
@@ -34,6 +35,7 @@ pub use by_digest::{SourceRegistry, blob_below, take_file};
 pub use client::{Client, ClientConfig, Document, Headers, Want};
 pub use error::{FetchError, Tries};
 pub use indexes::{Index, IndexError, IndexSettings, Indexes};
+pub use login::Login;
 pub use mirror::{MirrorError, MirrorMap};
 pub use npmrc::{
     Credentials, NpmRegistries, NpmSettings, NpmSettingsError, has_credential, public_settings,

@@ -1,8 +1,8 @@
 //! Registries of npm's packages: where they are and how one is known there, as npm and pnpm are told.
 //!
 //! The environment goes before a project's `.npmrc`, and that before the user's. A credential is for
-//! the addresses below the one that it is named for: whatever asks for one of them gets it from the
-//! client, so that no address, lock or program of a sandbox ever has it.
+//! the addresses below the one that it is named for: what of npm's is asked for there gets it from the
+//! client (`Login::Npm`), so that no address, lock or program of a sandbox ever has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

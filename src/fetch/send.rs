@@ -15,20 +15,17 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 pub use reqwest::Method;
-use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap,
-    LOCATION,
-};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::{Body, RequestBuilder, Response};
 use tokio::sync::mpsc;
 use url::Url;
 
 use super::client::{Client, ClientConfig, Engine};
 use super::error::FetchError;
+use super::login::{dress, sensitive};
 use super::mirror::redact;
 use super::progress::{NoProgress, Progress};
 use super::retry::{Verdict, judge_network, judge_status, pause, try_each};
-use super::transfer::sensitive;
 
 /// Bytes that go out at a time.
 const PIECE: usize = 256 << 10;
@@ -45,6 +42,7 @@ pub struct Letter<'a> {
     pub method: Method,
     pub url: &'a Url,
     pub accept: Option<&'a str>,
+    /// A credential; nothing else says who one is.
     pub authorization: Option<String>,
     /// Of the body.
     pub media_type: Option<&'a str>,
@@ -76,15 +74,8 @@ impl<'a> Letter<'a> {
         [Method::GET, Method::HEAD].contains(&self.method)
     }
 
-    fn dress(&self, config: &ClientConfig, request: RequestBuilder) -> RequestBuilder {
-        let mut request = request.header(ACCEPT_ENCODING, "identity");
-        if let Some(value) = self.accept {
-            request = request.header(ACCEPT, value);
-        }
-        let known = self.authorization.as_deref();
-        if let Some(value) = known.or_else(|| config.credentials.find(self.url)) {
-            request = request.header(AUTHORIZATION, sensitive(value));
-        }
+    fn dress(&self, request: RequestBuilder) -> RequestBuilder {
+        let mut request = dress(request, self.accept, self.authorization.as_deref());
         if let Some(value) = self.media_type {
             request = request.header(CONTENT_TYPE, value);
         }
@@ -195,8 +186,7 @@ impl Client {
         let config = self.config();
         let http = engine.sender(config, letter.url).map_err(Refusal::Final)?;
         let (pieces, flow, pulse) = channel();
-        let mut request =
-            letter.dress(config, http.request(letter.method.clone(), letter.url.clone()));
+        let mut request = letter.dress(http.request(letter.method.clone(), letter.url.clone()));
         if let Some(size) = size {
             request = request.header(CONTENT_LENGTH, size);
         }
@@ -246,7 +236,7 @@ async fn send(
         false => engine.sender(config, letter.url)?,
     };
     let once = async |url: &Url| {
-        let request = letter.dress(config, http.request(letter.method.clone(), url.clone()));
+        let request = letter.dress(http.request(letter.method.clone(), url.clone()));
         let request = match letter.asks() {
             true => request,
             false => request.body(body.to_vec()),

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE,
-};
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use reqwest::{Response, StatusCode};
 use url::Url;
 
 use super::client::{ClientConfig, Document, Engine, Headers, Want};
 use super::error::FetchError;
+use super::login::dress;
 use super::mirror::redact;
 use super::pace::Paced;
 use super::part::{Found, Part};
@@ -32,14 +31,13 @@ pub(super) async fn fetch(
     engine: &Engine,
     config: &ClientConfig,
     want: &Want,
-    headers: &Headers,
     progress: &dyn Progress,
 ) -> Result<(), FetchError> {
     loop {
         let slot = engine.slot().await?;
         match Part::find(want).await? {
             Found::Part(part) => {
-                let gathering = Gathering { engine, config, want, headers };
+                let gathering = Gathering { engine, config, want };
                 return gathering.fetch(*part, progress).await;
             }
             Found::Busy => {
@@ -61,15 +59,14 @@ struct Gathering<'a> {
     engine: &'a Engine,
     config: &'a ClientConfig,
     want: &'a Want,
-    headers: &'a Headers,
 }
 
 impl Gathering<'_> {
     async fn fetch(&self, mut part: Part, progress: &dyn Progress) -> Result<(), FetchError> {
-        let Gathering { engine, config, want, headers } = *self;
+        let Gathering { engine, config, want } = *self;
         let mut meter = Meter::start(progress, &want.label, want.size);
         let tried = try_each(engine, config, &want.label, &want.urls, progress, async |url| {
-            Transfer { engine, config, want, headers, url }.run(&mut part, &mut meter).await
+            Transfer { engine, config, want, url }.run(&mut part, &mut meter).await
         });
         match tried.await {
             Ok(()) => Ok(part.finish(want)?),
@@ -86,7 +83,6 @@ struct Transfer<'a> {
     engine: &'a Engine,
     config: &'a ClientConfig,
     want: &'a Want,
-    headers: &'a Headers,
     url: &'a Url,
 }
 
@@ -141,11 +137,8 @@ impl Transfer<'_> {
     /// Asks for what the part lacks.
     async fn ask(&self, part: &mut Part) -> Result<Paced<'_>, Verdict> {
         let http = self.engine.http(self.config, self.url).map_err(Verdict::Stop)?;
-        let mut request = http.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
-        let said = self.headers.authorization.as_deref();
-        if let Some(value) = said.or_else(|| self.config.credentials.find(self.url)) {
-            request = request.header(AUTHORIZATION, sensitive(value));
-        }
+        let shown = self.want.login.find(&self.config.credentials, self.url);
+        let mut request = dress(http.get(self.url.clone()), None, shown);
         if part.len() > 0 {
             request = request.header(RANGE, format!("bytes={}-", part.len()));
         }
@@ -202,13 +195,6 @@ fn again(verdict: Verdict) -> Verdict {
     }
 }
 
-/// A value that no message shows; what no header may have is sent as nothing.
-pub(super) fn sensitive(value: &str) -> HeaderValue {
-    let mut value = HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static(""));
-    value.set_sensitive(true);
-    value
-}
-
 fn range_start(response: &Response) -> Option<u64> {
     let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
@@ -245,13 +231,8 @@ async fn try_get(
             http.post(url.clone()).header(CONTENT_TYPE, kind).body(form.clone())
         }
     };
-    let mut request = asked.header(ACCEPT_ENCODING, "identity");
-    if let Some(value) = &headers.accept {
-        request = request.header(ACCEPT, value);
-    }
-    if let Some(value) = headers.authorization.as_deref().or_else(|| config.credentials.find(url)) {
-        request = request.header(AUTHORIZATION, sensitive(value));
-    }
+    let shown = headers.login.find(&config.credentials, url);
+    let request = dress(asked, headers.accept.as_deref(), shown);
     let mut paced = Paced::ask(config, label, url, request).await?;
     if headers.form.is_some() && paced.response.status().is_redirection() {
         return Err(Verdict::Next(FetchError::not_followed(label, url)));

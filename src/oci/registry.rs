@@ -137,7 +137,7 @@ impl<'a> Registry<'a> {
         let url = self.url("manifests", version);
         let accept = Some(accepted());
         self.ask(|authorization| {
-            let headers = Headers { accept: accept.clone(), authorization, form: None };
+            let headers = Headers { accept: accept.clone(), login: authorization.into(), form: None };
             let label = format!("manifest of `{}`", self.image);
             self.client.get_with(&label, std::slice::from_ref(&url), &headers, LARGEST_MANIFEST)
         })
@@ -147,7 +147,7 @@ impl<'a> Registry<'a> {
     pub fn blob(&self, label: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>, OciError> {
         let url = self.blob_url(digest);
         let document = self.ask(|authorization| {
-            let headers = Headers { authorization, ..Headers::default() };
+            let headers = Headers { login: authorization.into(), ..Headers::default() };
             self.client.get_with(label, std::slice::from_ref(&url), &headers, limit)
         })?;
         Ok(document.bytes)

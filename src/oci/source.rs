@@ -11,7 +11,7 @@ use super::packing::Packing;
 use super::registry::Registry;
 use crate::decl::ImageSource;
 use crate::digest::{Digest, Integrity};
-use crate::fetch::{Client, FetchError, Headers, MirrorMap, Progress, Want};
+use crate::fetch::{Client, FetchError, Login, MirrorMap, Progress, Want};
 use crate::fsx::IoAt;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -257,14 +257,13 @@ pub(super) fn fetch_blobs(
     wants: Vec<(Digest, Want)>,
     progress: &dyn Progress,
 ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
-    let wants = wants.into_iter().map(|(digest, want)| {
-        let urls = vec![registry.blob_url(&digest)];
-        Want { urls, ..want }
-    });
-    let wants: Vec<Want> = wants.collect();
     registry.ask(|authorization| {
-        let headers = Headers { authorization, ..Headers::default() };
-        let mut failures = client.fetch_all_with(wants.clone(), &headers, progress)?;
+        let login = Login::from(authorization);
+        let want = |(digest, want): &(Digest, Want)| {
+            let (urls, login) = (vec![registry.blob_url(digest)], login.clone());
+            Want { urls, login, ..want.clone() }
+        };
+        let mut failures = client.fetch_directly(wants.iter().map(want).collect(), progress)?;
         // one that was refused speaks for all: with a token, those that are there are passed over
         let refused = failures
             .iter()

@@ -109,7 +109,7 @@ impl Registry<'_> {
                 let fields = [("service", service)].into_iter().chain(fields);
                 let given = fields.filter(|(_, value)| !value.is_empty());
                 realm.query_pairs_mut().extend_pairs(given);
-                headers.authorization = known.and_then(Credential::basic);
+                headers.login = known.and_then(Credential::basic).into();
             }
         }
         let label = format!("token for `{}`", self.image);

@@ -15,7 +15,7 @@ use super::npm::{self, Ask};
 use super::server::Site;
 use super::{address, simple};
 use crate::digest::Digest;
-use crate::fetch::{Client, Document, FetchError, Headers};
+use crate::fetch::{Client, Document, FetchError, Headers, Login};
 
 /// Largest document of a registry; the whole history of the largest packages takes a quarter of it.
 const DOCUMENT: u64 = 256 << 20;
@@ -26,8 +26,7 @@ const FILE: u64 = 1 << 30;
 #[derive(Clone)]
 pub struct Upstream {
     pub url: Url,
-    /// The value of an `Authorization` header.
-    pub authorization: Option<String>,
+    pub login: Login,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -74,7 +73,7 @@ struct Named {
     /// Its address at the relay.
     shown: String,
     url: Url,
-    authorization: Option<String>,
+    login: Login,
 }
 
 impl<'a> Relay<'a> {
@@ -128,7 +127,7 @@ impl<'a> Relay<'a> {
                     &[below(&upstream.url, &segments)?],
                     &Headers {
                         accept: request.accept.clone(),
-                        authorization: upstream.authorization.clone(),
+                        login: upstream.login.clone(),
                         form: None,
                     },
                     DOCUMENT,
@@ -168,9 +167,13 @@ impl<'a> Relay<'a> {
         let same = url.origin() == upstream.url.origin();
         // requests are compared by what they mean
         let key = decode(&path).unwrap_or_else(|| path.clone());
-        let authorization = upstream.authorization.clone().filter(|_| same);
+        let login = match &upstream.login {
+            // npm's settings say it of each address
+            login if same || *login == Login::Npm => login.clone(),
+            _ => Login::Nobody,
+        };
         let shown = format!("{}/{path}", address());
-        self.state().named.insert(key, Named { shown: shown.clone(), url, authorization });
+        self.state().named.insert(key, Named { shown: shown.clone(), url, login });
         shown
     }
 
@@ -186,13 +189,13 @@ impl<'a> Relay<'a> {
             return Err(Refusal::Strange);
         }
         let label = format!("file `{path}`");
-        let headers = |authorization| Headers { authorization, ..Headers::default() };
+        let headers = |login| Headers { login, ..Headers::default() };
         let mut result = Err(Refusal::Strange);
         if !home.is_empty() {
-            result = self.get(&label, &home, &headers(upstream.authorization.clone()), FILE);
+            result = self.get(&label, &home, &headers(upstream.login.clone()), FILE);
         }
         if let (Err(_), Some(named)) = (&result, named) {
-            result = self.get(&label, &[named.url], &headers(named.authorization), FILE);
+            result = self.get(&label, &[named.url], &headers(named.login), FILE);
         }
         Ok(Response::ok("application/octet-stream", Body::Bytes(result?.bytes)))
     }
@@ -216,11 +219,8 @@ impl<'a> Relay<'a> {
         request: &Request,
     ) -> Result<Response, Refusal> {
         let url = below(&index.url, &[project, ""])?;
-        let headers = Headers {
-            accept: request.accept.clone(),
-            authorization: index.authorization.clone(),
-            form: None,
-        };
+        let headers =
+            Headers { accept: request.accept.clone(), login: index.login.clone(), form: None };
         let page = self.get(&format!("project `{project}`"), &[url], &headers, DOCUMENT)?;
         let base = Url::parse(&page.url).map_err(|_| Refusal::Damaged)?;
         let text = String::from_utf8(page.bytes).map_err(|_| Refusal::Damaged)?;
@@ -260,7 +260,7 @@ impl<'a> Relay<'a> {
             }
         }
         let named = named.ok_or(Refusal::Strange)?;
-        let headers = Headers { authorization: named.authorization, ..Headers::default() };
+        let headers = Headers { login: named.login, ..Headers::default() };
         let document = self.get(&format!("file `{name}`"), &[named.url], &headers, FILE)?;
         Ok(Response::ok("application/octet-stream", Body::Bytes(document.bytes)))
     }

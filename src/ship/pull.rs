@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::ShipError;
 use crate::digest::{Digest, Integrity};
-use crate::fetch::{Progress, Want};
+use crate::fetch::{Login, Progress, Want};
 use crate::fsx::IoAt;
 use crate::oci::peek::limits;
 use crate::oci::{ImageLayer, Origin, Whole};
@@ -91,6 +91,7 @@ impl Pull<'_> {
                 size: Some(layer.size),
                 digest: layer.digest.into(),
                 is_pinned: false,
+                login: Login::Nobody,
                 part: self.store.part_path(&layer.digest),
                 into: self.store.blob_path(&layer.digest),
             };

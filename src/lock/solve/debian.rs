@@ -19,7 +19,7 @@ use crate::debian::universe::{Member, PinRule, Universe};
 use crate::debian::version::Relation;
 use crate::decl::{Base, Debian, Layer};
 use crate::digest::Digest;
-use crate::fetch::{Want, defaults};
+use crate::fetch::{Headers, Login, Want, defaults};
 use crate::fsx::IoAt;
 use crate::lock::base::LockedBase;
 use crate::lock::question::{debian_of, request_of, suites_of};
@@ -145,7 +145,7 @@ impl Solver<'_> {
                 )
             })
             .collect();
-        let documents = self.client.get_all(&asks, LARGEST_RELEASE);
+        let documents = self.client.get_all(&asks, &Headers::default(), LARGEST_RELEASE);
         let mut indexes = Vec::new();
         let mut seen = Vec::new();
         for (suite, document) in suites.iter().zip(documents) {
@@ -197,6 +197,7 @@ impl Solver<'_> {
                 size: Some(file.size),
                 digest: file.digest.into(),
                 is_pinned: false,
+                login: Login::Nobody,
                 part: self.store.part_path(&file.digest),
                 into: self.store.blob_path(&file.digest),
             }

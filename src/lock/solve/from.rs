@@ -10,7 +10,7 @@ use super::{SolveError, Solver, Update, touches};
 use crate::debian::database::{find_field, stanzas};
 use crate::decl::{BaseImage, ImageSource, Layer, Project, Recipe};
 use crate::digest::Digest;
-use crate::fetch::{Client, MirrorMap, Want};
+use crate::fetch::{Client, Login, MirrorMap, Want};
 use crate::lock::base::{LockedBase, base_layer, base_request, from_of};
 use crate::lock::{BaseLayerPin, BasePart, BasePin, Lock, Pin, RequestId};
 use crate::name::LayerName;
@@ -71,6 +71,7 @@ pub(super) fn layer_want(store: &Store, pin: &BaseLayerPin) -> (Digest, Want) {
         size: Some(pin.size),
         digest: pin.digest.into(),
         is_pinned: false,
+        login: Login::Nobody,
         part: store.part_path(&pin.digest),
         into: store.blob_path(&pin.digest),
     };

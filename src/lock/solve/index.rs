@@ -47,7 +47,7 @@ pub(super) fn read_page(
     let url = index.url.join(&format!("{project}/")).unwrap_or_else(|_| index.url.clone());
     let headers = Headers {
         accept: Some(ACCEPT.to_owned()),
-        authorization: index.authorization(),
+        login: index.authorization().into(),
         form: None,
     };
     let label = format!("project `{project}`");

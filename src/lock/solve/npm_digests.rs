@@ -5,7 +5,7 @@ use super::places::below;
 use super::registry::{MissingError, Release};
 use super::{Ask, SolveError, Solver};
 use crate::digest::Integrity;
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, Headers, Login};
 use crate::npm::{Origin, Placed};
 
 /// Largest document of one version.
@@ -35,7 +35,8 @@ impl Solver<'_> {
             let registry = self.mirrors.npm_place(dir, one.name.as_str());
             (label, below(registry, &path).into_iter().collect())
         });
-        let answers = self.client.get_all(&asks.collect::<Vec<_>>(), DOCUMENT);
+        let headers = Headers { login: Login::Npm, ..Headers::default() };
+        let answers = self.client.get_all(&asks.collect::<Vec<_>>(), &headers, DOCUMENT);
         for (one, answer) in packages.iter_mut().zip(answers) {
             let release = match answer {
                 Ok(document) => serde_json::from_slice(&document.bytes).ok(),

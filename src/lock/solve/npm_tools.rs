@@ -10,6 +10,7 @@ use super::registry::MissingError;
 use super::{Ask, SolveError, Solver};
 use crate::blame::Blame;
 use crate::decl::{NpmTools, parse_spec};
+use crate::fetch::Login;
 use crate::lock::toolroom::{ToolError, ToolJob, ToolResult};
 use crate::lock::{NpmPart, NpmPin, Pin};
 use crate::npm::{LockFault, Omit, Origin, PackageLock, Placed, Tree};
@@ -159,7 +160,7 @@ impl Solver<'_> {
         // a day is seen to its end
         command.extend(day.map(|day| format!("--before={day}T23:59:59.999Z")));
         // a credential is the client's to add
-        let upstream = |(scope, url)| (scope, Upstream { url, authorization: None });
+        let upstream = |(scope, url)| (scope, Upstream { url, login: Login::Npm });
         let upstreams = self.mirrors.npm_registries(dir).into_iter().map(upstream).collect();
         Ok(ToolJob {
             tool: "npm".to_owned(),

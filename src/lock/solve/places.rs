@@ -10,7 +10,9 @@ use super::index::{IndexFile, read_page, releases};
 use super::registry::{Moved, find_tarball, tarball_urls, there};
 use crate::decl::{Archive, Ask, ImageSource, Project, Recipe};
 use crate::digest::Integrity;
-use crate::fetch::{Client, FetchError, Index, MirrorMap, Progress, Want, defaults, take_file};
+use crate::fetch::{
+    Client, FetchError, Index, Login, MirrorMap, Progress, Want, defaults, take_file,
+};
 use crate::lock::base::from_of;
 use crate::lock::question::debian_of;
 use crate::lock::{ArchivePin, BaseLayerPin, DebPin, Source, WheelPin};
@@ -49,6 +51,7 @@ impl Places<'_> {
             size: source.size(),
             digest,
             is_pinned: true,
+            login: if matches!(source, Source::Npm(_)) { Login::Npm } else { Login::Nobody },
             part: self.store.source_part_path(&digest),
             into: self.store.source_path(&digest),
         }
@@ -302,6 +305,7 @@ pub(super) fn archive_wants(store: &Store, archive: &Archive) -> Want {
         size: None,
         digest,
         is_pinned: true,
+        login: Login::Nobody,
         part: store.source_part_path(&digest),
         into: store.source_path(&digest),
     }

@@ -298,7 +298,7 @@ impl Solver<'_> {
     /// The indexes of this machine; those that a requirements file names come before them.
     fn indexes(&self, inputs: &Inputs<'_>) -> Vec<Upstream> {
         let upstream = |index: crate::fetch::Index| Upstream {
-            authorization: index.authorization(),
+            login: index.authorization().into(),
             url: index.url,
         };
         let machine: Vec<_> = self.mirrors.python_indexes();

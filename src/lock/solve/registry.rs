@@ -9,7 +9,7 @@ use url::Url;
 use super::places::below;
 use super::{SolveError, Solver};
 use crate::digest::Integrity;
-use crate::fetch::{Client, FetchError, Headers, MirrorMap};
+use crate::fetch::{Client, FetchError, Headers, Login, MirrorMap};
 use crate::lock::NpmPin;
 use crate::npm::PackageName;
 
@@ -125,7 +125,7 @@ impl Solver<'_> {
     ) -> Result<Option<Document>, SolveError> {
         let registry = self.mirrors.npm_place(dir, name);
         let url = registry.join(&name.replace('/', "%2f")).unwrap_or(registry);
-        let headers = Headers { accept: Some("application/json".to_owned()), ..Headers::default() };
+        let headers = asking("application/json");
         let label = format!("npm package `{name}`");
         match self.client.get_with(&label, &[url], &headers, DOCUMENT) {
             Err(error) if error.is_gone() => Ok(None),
@@ -152,6 +152,10 @@ pub(super) enum Moved {
     Unknown,
 }
 
+fn asking(accept: &str) -> Headers {
+    Headers { accept: Some(accept.to_owned()), login: Login::Npm, form: None }
+}
+
 /// Where the registry says that a tarball is: that of its version, unless its digest is another.
 pub(super) fn find_tarball(
     client: &Client,
@@ -163,7 +167,7 @@ pub(super) fn find_tarball(
     }
     let registries = mirrors.npm_places(&pin.name).into_iter();
     let urls: Vec<Url> = registries.filter_map(|registry| below(registry, &pin.name)).collect();
-    let headers = Headers { accept: Some(ABBREVIATED.to_owned()), ..Headers::default() };
+    let headers = asking(ABBREVIATED);
     let label = format!("npm package `{}`", pin.name);
     let document = match client.get_with(&label, &urls, &headers, DOCUMENT) {
         Err(error) if error.is_gone() => {

@@ -16,7 +16,7 @@ use super::manifest::Said;
 use crate::build::listing::Listing;
 use crate::build::unpack::survey;
 use crate::digest::Digest;
-use crate::fetch::{Progress, Want};
+use crate::fetch::{Login, Progress, Want};
 use crate::fsx::IoAt;
 use crate::image::{Form, Twin, remember_twin};
 use crate::oci::{OciError, Origin, Packing, Registry};
@@ -165,6 +165,7 @@ impl<'a> Shelf<'a> {
             size: Some(entry.layer.size),
             digest: digest.into(),
             is_pinned: false,
+            login: Login::Nobody,
             part: store.part_path(&digest),
             into: blob.to_owned(),
         };
