@@ -192,6 +192,21 @@ fn who_logged_in_to_a_namespace_is_known_there_alone() {
 }
 
 #[test]
+fn a_mirrors_refusal_is_told_as_the_mirrors() {
+    let server = Server::start();
+    let at = server.address();
+    let demand = Fault::Challenge("Basic realm=\"inside\"".to_owned());
+    server.always("/v2/library/debian/manifests/13", demand);
+    let project = small().var("SBX_MIRROR_DOCKER", server.url("/").as_str());
+    let told = project.sbx(&["pull", "debian:13"]);
+    let said = [
+        format!("image `debian:13`: {at} does not let strangers have it"),
+        format!("docker login {at}`"),
+    ];
+    told.fails(3, &[&said[0], &said[1]]);
+}
+
+#[test]
 fn an_odd_file_of_logins_holds_up_nobody_and_a_damaged_one_whoever_asks() {
     let (server, reference) = serve(&image());
     let project = project(&reference, "");

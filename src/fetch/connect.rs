@@ -35,7 +35,7 @@ pub(super) enum Line {
 #[derive(Default)]
 pub(super) struct Lines {
     clients: Mutex<BTreeMap<(Option<PathBuf>, Line), reqwest::Client>>,
-    /// Hosts that were looked for a directory of.
+    /// Origins that were looked for a directory of.
     hosts: Mutex<BTreeMap<String, Option<Trust>>>,
 }
 
@@ -47,10 +47,9 @@ impl Lines {
         url: &Url,
         line: Line,
     ) -> Result<reqwest::Client, FetchError> {
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let host = format!("{}{port}", url.host_str().unwrap_or_default());
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let trust = hosts.entry(host).or_insert_with_key(|host| Trust::find(config, host)).clone();
+        let origin = url.origin().ascii_serialization();
+        let trust = hosts.entry(origin).or_insert_with(|| Trust::at(config, url)).clone();
         drop(hosts);
         self.find(config, names, trust, line)
     }
@@ -83,6 +82,12 @@ impl Lines {
     }
 }
 
+/// `HOST[:PORT]` of an address, without the port that its scheme has.
+pub fn authority(url: &Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}{port}", url.host_str().unwrap_or_default())
+}
+
 /// A directory of certificates for one host.
 #[derive(Clone)]
 pub(super) struct Trust {
@@ -93,6 +98,13 @@ impl Trust {
     pub(super) fn find(config: &ClientConfig, host: &str) -> Option<Self> {
         let mut dirs = config.host_certificates.iter().map(|dir| dir.join(host));
         dirs.find(|dir| dir.is_dir()).map(|dir| Trust { dir })
+    }
+
+    /// For an address, whether or not the port that its scheme has is written.
+    fn at(config: &ClientConfig, url: &Url) -> Option<Self> {
+        let port = url.port_or_known_default().unwrap_or_default();
+        let whole = format!("{}:{port}", url.host_str().unwrap_or_default());
+        Trust::find(config, &authority(url)).or_else(|| Trust::find(config, &whole))
     }
 
     /// Authorities, and who one is oneself.
@@ -213,4 +225,24 @@ fn read_certificates(path: &Path) -> Result<Vec<Certificate>, FetchError> {
         return Err(fail("it holds no certificate in PEM form".to_owned()));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_found_with_and_without_the_usual_port() {
+        let home = tempfile::tempdir().unwrap();
+        for name in ["a:443", "b", "c:80"] {
+            std::fs::create_dir(home.path().join(name)).unwrap();
+        }
+        let dirs = vec![home.path().to_owned()];
+        let config = ClientConfig { host_certificates: dirs, ..ClientConfig::default() };
+        let found = |url: &str| Trust::at(&config, &Url::parse(url).unwrap()).is_some();
+        assert!(found("https://a:443/v2/") && found("https://a/v2/"));
+        assert!(found("https://b:443/v2/") && found("https://b/v2/"));
+        assert!(!found("https://a:8443/v2/") && !found("https://b:8443/v2/"));
+        assert!(!found("https://c/v2/") && !found("https://c:443/v2/"));
+    }
 }

@@ -14,9 +14,11 @@ use url::Url;
 use super::credentials::{Credential, Keychain};
 use super::document::accepted;
 use super::error::{Deed, OciError, Who};
-use super::token::credential_of;
+use super::token::{credential_of, names};
 use crate::digest::Digest;
-use crate::fetch::{self, Client, Document, FetchError, Headers, MirrorMap, Said, defaults};
+use crate::fetch::{
+    self, Client, Document, FetchError, Headers, MirrorMap, Said, authority, defaults,
+};
 use crate::reference::Reference;
 
 /// Largest manifest or index that is read; registries take no larger ones.
@@ -48,6 +50,10 @@ pub struct Registry<'a> {
     pub(super) keychain: &'a Keychain,
     /// As people call it.
     pub(super) host: String,
+    /// Likewise what answers in its place: it, or a mirror.
+    pub(super) place: String,
+    /// What either is called where people log in.
+    pub(super) names: Vec<String>,
     /// `https://HOST/v2/REPOSITORY/`.
     pub(super) base: Url,
     pub(super) repository: String,
@@ -81,6 +87,9 @@ impl<'a> Registry<'a> {
         let failed = || OciError::Address { image: image.clone(), registry: host.to_owned() };
         let public = Url::parse(&public).map_err(|_| failed())?;
         let mut url = mirrors.base(named.unwrap_or("docker"), &public);
+        let is_mirror = url != public;
+        let place = if is_mirror { authority(&url) } else { host.to_owned() };
+        let names = names(host, &url, is_mirror);
         let official = named.is_none() && !reference.repository().contains('/');
         let library = if official { "library/" } else { "" };
         // a mirror's path is a part of its repositories' names
@@ -95,6 +104,8 @@ impl<'a> Registry<'a> {
             client,
             keychain,
             host,
+            place,
+            names,
             base: url,
             repository,
             access: Access::Read,
@@ -213,7 +224,7 @@ impl<'a> Registry<'a> {
 
     /// Likewise, where who one is was shown in this very request or not.
     pub(super) fn judge_for(&self, error: FetchError, is_user: bool) -> OciError {
-        let (image, registry) = (self.image.clone(), self.host.clone());
+        let (image, registry) = (self.image.clone(), self.place.clone());
         match error {
             FetchError::Unauthorized { said, .. }
             | FetchError::Status { status: 401 | 403, said, .. } => self.denied(said, is_user),
@@ -223,7 +234,7 @@ impl<'a> Registry<'a> {
     }
 
     pub(super) fn denied(&self, said: Said, is_user: bool) -> OciError {
-        let (image, registry) = (self.image.clone(), self.host.clone());
+        let (image, registry) = (self.image.clone(), self.place.clone());
         let who = if is_user { Who::User } else { Who::Strangers };
         let deed = match self.access {
             Access::Read => Deed::Read,

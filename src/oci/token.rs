@@ -12,7 +12,7 @@ use url::Url;
 use super::credentials::Credential;
 use super::error::OciError;
 use super::registry::{Access, Pass, Registry};
-use crate::fetch::{Headers, Said, defaults};
+use crate::fetch::{Headers, Said, authority, defaults};
 
 /// Largest answer of whoever gives tokens.
 const LARGEST_TOKEN: u64 = 1 << 20;
@@ -22,14 +22,7 @@ impl Registry<'_> {
         if self.credential.is_some() {
             return Ok(self.credential.clone());
         }
-        let docker = [defaults::DOCKER_LOGIN, defaults::DOCKER_NAMES[1], defaults::DOCKER_NAMES[0]];
-        // who is reached through a mirror is known by the mirror's name
-        let port = self.base.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let reached = format!("{}{port}", self.base.host_str().unwrap_or_default());
-        let names: Vec<&str> = match self.host == defaults::DOCKER_NAMES[0] {
-            true if defaults::DOCKER.contains(&reached) => docker.to_vec(),
-            _ => vec![&reached],
-        };
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         Ok(self.keychain.find(&names, &self.repository)?)
     }
 
@@ -37,7 +30,7 @@ impl Registry<'_> {
     pub(super) fn authorize(&self, challenge: &str) -> Result<Pass, OciError> {
         let odd = || OciError::Challenge {
             image: self.image.clone(),
-            registry: self.host.clone(),
+            registry: self.place.clone(),
             challenge: challenge.chars().take(80).collect(),
         };
         let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
@@ -133,6 +126,25 @@ impl Registry<'_> {
     }
 }
 
+/// What a registry is called where people log in, by its name and its address: by its name as it is written,
+/// or, where it is reached through a mirror, by that one's. Docker's own has names of its own.
+pub(super) fn names(host: &str, url: &Url, is_mirror: bool) -> Vec<String> {
+    let reached = url.host_str().unwrap_or_default();
+    let docker = Url::parse(defaults::DOCKER).ok();
+    let is_docker = defaults::DOCKER_NAMES.contains(&reached)
+        || docker.is_some_and(|docker| docker.host_str() == Some(reached));
+    if host == defaults::DOCKER_NAMES[0] && is_docker {
+        let names = [defaults::DOCKER_LOGIN, defaults::DOCKER_NAMES[1], defaults::DOCKER_NAMES[0]];
+        return names.map(str::to_owned).to_vec();
+    }
+    let mut names = match (is_mirror, url.port_or_known_default()) {
+        (true, Some(port)) => vec![authority(url), format!("{reached}:{port}")],
+        _ => vec![host.to_owned(), host.to_ascii_lowercase()],
+    };
+    names.dedup();
+    names
+}
+
 pub(super) fn credential_of(url: &Url) -> Option<Credential> {
     let decoded = |text: &str| {
         let pair = format!("x={}", text.replace('+', "%2B"));
@@ -190,6 +202,45 @@ mod tests {
         assert!(!asked(false, "http://r.example.org/token"));
         assert!(asked(true, "http://auth.example.net/token"));
         assert!(!asked(true, "ftp://r.example.org/token"));
+    }
+
+    #[test]
+    fn a_login_is_for_what_answers_by_its_own_name() {
+        let client = Client::new(ClientConfig { offline: true, ..ClientConfig::default() });
+        let entry = |name: &str| format!(r#""{name}":{{"username":"{name}","password":"p"}}"#);
+        let names = [defaults::DOCKER_LOGIN, "h.example.org:443", "h.example.org:80", "m:80"];
+        let full = format!("{}/library/debian", defaults::DOCKER_NAMES[0]);
+        let like = format!("https://{}.example.org/", defaults::DOCKER_NAMES[0]);
+        let auths = names.map(entry).join(",");
+        let text = format!(r#"{{"auths":{{{auths}}}}}"#);
+        let keychain = Keychain::parse(&[("config.json".to_owned(), text)]);
+        let known = |reference: &str, mirror: &str| {
+            let mirror = [("SBX_MIRROR_DOCKER".to_owned(), mirror.to_owned())];
+            let mirrors = MirrorMap::from_variables(mirror.into_iter()).unwrap();
+            let reference = reference.parse().unwrap();
+            let registry = Registry::new(&client, &keychain, &mirrors, &reference).unwrap();
+            match registry.find_credential().unwrap() {
+                Some(Credential::Password { user, .. }) => user,
+                other => format!("{other:?}"),
+            }
+        };
+        for (reference, mirror, user) in [
+            ("debian", "", names[0]),
+            (&*full, "", names[0]),
+            ("debian", defaults::DOCKER, names[0]),
+            // a part of a name is another name
+            ("debian", "http://registry/", "None"),
+            ("debian", &*like, "None"),
+            ("debian", "https://i/", "None"),
+            ("debian", "http://m/", "m:80"),
+            ("debian", "http://m:80/", "m:80"),
+            ("debian", "https://m/", "None"),
+            ("h.example.org:443/a", "", "h.example.org:443"),
+            ("h.example.org:80/a", "", "h.example.org:80"),
+            ("h.example.org/a", "", "None"),
+        ] {
+            assert_eq!(known(reference, mirror), user, "{reference} {mirror}");
+        }
     }
 
     #[test]
