@@ -69,6 +69,7 @@ mod shards;
 mod shared_cache;
 mod support;
 mod terminal;
+mod tokens;
 mod toolroom;
 mod trust;
 mod vendor;

@@ -112,12 +112,14 @@ impl FetchError {
         nowhere || self.is_gone()
     }
 
+    /// Whether a server wants to see who asks, or somebody else than it was shown.
+    pub fn demands(&self) -> bool {
+        matches!(self, FetchError::Unauthorized { .. } | FetchError::Status { status: 401, .. })
+    }
+
     /// Whether somebody does not let us in.
     pub fn is_barred(&self) -> bool {
-        matches!(
-            self,
-            FetchError::Unauthorized { .. } | FetchError::Status { status: 401 | 403, .. }
-        )
+        self.demands() || matches!(self, FetchError::Status { status: 403, .. })
     }
 
     /// Something was sent, and is not sent to another place because the first one says so.

@@ -2,12 +2,13 @@
 //! `upload` and `sending` write, `token` says who one is.
 //!
 //! Nothing is asked ahead: the first request goes without a token, and what the registry then demands
-//! is answered once for all further ones. Only the registry's own demands are answered; a token goes to the
-//! registry it was made for and to no host that it redirects to. Plain http is spoken with loopback (but for
-//! hosts that this machine has certificates for), where a mirror is named so, and where one is told to.
+//! is answered for all further ones, until that ends. Only the registry's own demands are answered; a token
+//! goes to the registry it was made for and to no host that it redirects to. Plain http is spoken with
+//! loopback (but for hosts that this machine has certificates for), where a mirror is named so, and where
+//! one is told to.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use url::Url;
 
@@ -61,6 +62,10 @@ pub struct Registry<'a> {
     /// Out of a mirror's address.
     pub(super) credential: Option<Credential>,
     pass: Mutex<Option<Pass>>,
+    /// Held by whoever asks for another one.
+    renewing: Mutex<()>,
+    /// Who one is there, once that was asked for.
+    pub(super) login: OnceLock<Option<Credential>>,
     /// Whether it takes a small blob in the request that ends a session, as far as is known.
     pub(super) takes_whole: AtomicBool,
     pub(super) image: String,
@@ -111,6 +116,8 @@ impl<'a> Registry<'a> {
             access: Access::Read,
             credential,
             pass: Mutex::default(),
+            renewing: Mutex::default(),
+            login: OnceLock::new(),
             takes_whole: AtomicBool::new(true),
             image,
         })
@@ -148,7 +155,8 @@ impl<'a> Registry<'a> {
         let url = self.url("manifests", version);
         let accept = Some(accepted());
         self.ask(|authorization| {
-            let headers = Headers { accept: accept.clone(), login: authorization.into(), form: None };
+            let headers =
+                Headers { accept: accept.clone(), login: authorization.into(), form: None };
             let label = format!("manifest of `{}`", self.image);
             self.client.get_with(&label, std::slice::from_ref(&url), &headers, LARGEST_MANIFEST)
         })
@@ -179,16 +187,38 @@ impl<'a> Registry<'a> {
         &self,
         request: impl Fn(Option<String>) -> Result<T, FetchError>,
     ) -> Result<T, OciError> {
-        let challenge = match request(self.known()) {
-            Err(FetchError::Unauthorized { challenge, .. }) => challenge,
-            // some say only at their root what they want to see
-            Err(error @ FetchError::Status { status: 401, .. }) => {
-                self.find_challenge().ok_or_else(|| self.judge(error))?
+        self.ask_on(request, || 0)
+    }
+
+    /// Likewise for what may take longer than a token lives: each demand is answered that comes after more
+    /// came in than before the last one.
+    pub(super) fn ask_on<T>(
+        &self,
+        request: impl Fn(Option<String>) -> Result<T, FetchError>,
+        came: impl Fn() -> u64,
+    ) -> Result<T, OciError> {
+        let mut had = None;
+        loop {
+            let shown = self.known();
+            let error = match request(shown.clone()) {
+                Err(error) if error.demands() => error,
+                result => return result.map_err(|error| self.judge(error)),
+            };
+            // what another thread was given meanwhile has not been refused
+            if self.known() == shown {
+                let has = came();
+                if had.is_some_and(|had| has <= had) {
+                    return Err(self.judge(error));
+                }
+                had = Some(has);
             }
-            result => return result.map_err(|error| self.judge(error)),
-        };
-        let pass = self.renew(&challenge)?;
-        request(Some(pass.authorization)).map_err(|error| self.judge(error))
+            let challenge = match error {
+                FetchError::Unauthorized { challenge, .. } => challenge,
+                // some say only at their root what they want to see
+                error => self.find_challenge().ok_or_else(|| self.judge(error))?,
+            };
+            self.renew(&challenge, shown.as_deref())?;
+        }
     }
 
     /// What the registry's root demands.
@@ -202,8 +232,13 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Answers a challenge, for this request and those to come.
-    pub(super) fn renew(&self, challenge: &str) -> Result<Pass, OciError> {
+    /// Answers a challenge to what was shown, for this request and those to come. One thread does so for
+    /// all: whoever comes when it was done has the answer.
+    pub(super) fn renew(&self, challenge: &str, shown: Option<&str>) -> Result<Pass, OciError> {
+        let _alone = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pass) = self.pass().filter(|pass| Some(&*pass.authorization) != shown) {
+            return Ok(pass);
+        }
         let pass = self.authorize(challenge)?;
         *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(pass.clone());
         Ok(pass)

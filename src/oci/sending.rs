@@ -61,7 +61,10 @@ impl Registry<'_> {
             tried = if upload.sent > best { 1 } else { tried + 1 };
             best = best.max(upload.sent);
             let label = supply.label();
-            progress.retried(label, without_label(label, &error.to_string()));
+            // a token that ended is no refusal: there is another one
+            if !matches!(error, OciError::Denied { .. }) {
+                progress.retried(label, without_label(label, &error.to_string()));
+            }
             if !self.client.wait(tried, wait) {
                 return Err(error);
             }
@@ -196,7 +199,7 @@ impl Upload<'_> {
         };
         let streamed = self.registry.client.stream(&letter, &mut body, None);
         let count = body.count;
-        let answer = streamed.map_err(|refusal| self.judge(refusal, place))?;
+        let answer = streamed.map_err(|refusal| self.judge(refusal, &letter))?;
         self.sent += count;
         let next = self.registry.next_place(&answer)?.unwrap_or_else(|| place.clone());
         self.place = Some(next.clone());
@@ -225,7 +228,7 @@ impl Upload<'_> {
         {
             self.whole_refused = true;
         }
-        match self.judge(refusal, place) {
+        match self.judge(refusal, &letter) {
             Trouble::Final(error @ OciError::Fetch(FetchError::Status { .. }))
                 if self.whole_refused =>
             {
@@ -304,11 +307,11 @@ impl Upload<'_> {
         }
     }
 
-    fn judge(&mut self, refusal: Refusal, place: &Url) -> Trouble {
+    fn judge(&mut self, refusal: Refusal, letter: &Letter<'_>) -> Trouble {
         let registry = self.registry;
         match refusal {
             // what another host demands is not answered
-            Refusal::Final(error) if !registry.is_own(place) && error.is_barred() => {
+            Refusal::Final(error) if !registry.is_own(letter.url) && error.is_barred() => {
                 Trouble::Final(registry.judge(error.from_elsewhere(&registry.base)))
             }
             Refusal::Again(error, wait) => {
@@ -319,7 +322,7 @@ impl Upload<'_> {
             Refusal::Source(error) => Trouble::Final(self.unreadable(&error)),
             Refusal::Final(FetchError::Unauthorized { challenge, said, .. }) => {
                 self.doubtful = true;
-                match registry.renew(&challenge) {
+                match registry.renew(&challenge, letter.authorization.as_deref()) {
                     Ok(pass) => {
                         Trouble::Again(registry.denied(said, pass.is_user), Some(Duration::ZERO))
                     }

@@ -257,7 +257,7 @@ pub(super) fn fetch_blobs(
     wants: Vec<(Digest, Want)>,
     progress: &dyn Progress,
 ) -> Result<BTreeMap<Integrity, FetchError>, OciError> {
-    registry.ask(|authorization| {
+    let request = |authorization| {
         let login = Login::from(authorization);
         let want = |(digest, want): &(Digest, Want)| {
             let (urls, login) = (vec![registry.blob_url(digest)], login.clone());
@@ -265,18 +265,14 @@ pub(super) fn fetch_blobs(
         };
         let mut failures = client.fetch_directly(wants.iter().map(want).collect(), progress)?;
         // one that was refused speaks for all: with a token, those that are there are passed over
-        let refused = failures
-            .iter()
-            .find(|(_, error)| {
-                matches!(
-                    error,
-                    FetchError::Unauthorized { .. } | FetchError::Status { status: 401, .. }
-                )
-            })
-            .map(|(digest, _)| *digest);
+        let refused = failures.iter().find(|(_, error)| error.demands());
+        let refused = refused.map(|(digest, _)| *digest);
         match refused.and_then(|digest| failures.remove(&digest)) {
             Some(error) => Err(error),
             None => Ok(failures),
         }
-    })
+    };
+    let size = |path: &Path| std::fs::metadata(path).map(|found| found.len());
+    let has = |want: &Want| size(&want.into).or_else(|_| size(&want.part)).unwrap_or_default();
+    registry.ask_on(request, || wants.iter().map(|(_, want)| has(want)).sum())
 }

@@ -18,12 +18,17 @@ use crate::fetch::{Headers, Said, authority, defaults};
 const LARGEST_TOKEN: u64 = 1 << 20;
 
 impl Registry<'_> {
+    /// Who one is there. A helper is asked once.
     pub(super) fn find_credential(&self) -> Result<Option<Credential>, OciError> {
         if self.credential.is_some() {
             return Ok(self.credential.clone());
         }
+        if let Some(known) = self.login.get() {
+            return Ok(known.clone());
+        }
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        Ok(self.keychain.find(&names, &self.repository)?)
+        let found = self.keychain.find(&names, &self.repository)?;
+        Ok(self.login.get_or_init(|| found).clone())
     }
 
     /// What a challenge of the registry's own asks for.
@@ -119,10 +124,10 @@ impl Registry<'_> {
             access_token: Option<String>,
         }
         let answer: Option<Answer> = serde_json::from_slice(&answer.bytes).ok();
-        let token = answer.and_then(|answer| answer.token.or(answer.access_token));
+        let given = answer.map(|answer| [answer.token, answer.access_token]);
         let plain =
             |token: &String| !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic());
-        Ok(token.filter(plain))
+        Ok(given.into_iter().flatten().flatten().find(plain))
     }
 }
 

@@ -83,6 +83,8 @@ struct State {
     /// Where sessions are, if not here.
     uploads: String,
     token: Option<String>,
+    /// How many requests a token is good for, and how many are left of the last.
+    life: Option<(usize, usize)>,
     serial: usize,
     streams: Vec<TcpStream>,
     closed: bool,
@@ -160,6 +162,12 @@ impl Depot {
     /// Lets in who shows this token, which it gives to whoever asks.
     pub fn guard(&self, token: &str) {
         self.state.lock().unwrap().token = Some(token.to_owned());
+    }
+
+    /// Likewise, a token for so many requests.
+    pub fn guard_for(&self, requests: usize) {
+        self.guard("0");
+        self.state.lock().unwrap().life = Some((requests, 0));
     }
 
     pub fn asked(&self) -> Vec<Asked> {

@@ -42,14 +42,23 @@ impl Answer {
 pub(super) fn answer(state: &mut State, request: &Request, host: &str) -> Answer {
     let asked = &request.asked;
     if asked.path == "/token" {
+        if let Some((whole, left)) = &mut state.life {
+            *left = *whole;
+            state.serial += 1;
+            state.token = Some(state.serial.to_string());
+        }
         let body = json!({"token": state.token}).to_string().into_bytes();
         return Answer { body, ..Answer::new(200) };
     }
+    let is_spent = state.life.is_some_and(|(_, left)| left == 0);
     if let Some(token) = &state.token
-        && asked.authorization.as_deref() != Some(&format!("Bearer {token}"))
+        && (is_spent || asked.authorization.as_deref() != Some(&format!("Bearer {token}")))
     {
         let realm = format!("Bearer realm=\"http://{host}/token\",service=\"depot\"");
         return Answer::new(401).with("WWW-Authenticate", realm);
+    }
+    if let Some((_, left)) = &mut state.life {
+        *left -= 1;
     }
     let Some(rest) = asked.path.strip_prefix("/v2/") else { return Answer::new(404) };
     for kind in ["/blobs/uploads/", "/blobs/", "/manifests/", "/referrers/"] {
