@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::blame::Blame;
 use crate::digest::Digest;
@@ -162,7 +163,7 @@ impl EngineSettings {
         }
         let chosen = match (&self.context, &self.config) {
             (Some(name), _) => Some(name.clone()),
-            (None, Some(dir)) => read::<ConfigFile>(&dir.join("config.json"))?
+            (None, Some(dir)) => read(&dir.join("config.json"), parse_config::<ConfigFile>)?
                 .and_then(|file| file.current_context.filter(|name| !name.is_empty())),
             (None, None) => None,
         };
@@ -183,7 +184,8 @@ impl EngineSettings {
         let contexts = self.config.clone().unwrap_or_default().join("contexts");
         let id = Digest::of(name.as_bytes()).hex();
         let by = NamedBy::Context(name);
-        let meta = read::<Meta>(&contexts.join("meta").join(&id).join("meta.json"))?;
+        let path = contexts.join("meta").join(&id).join("meta.json");
+        let meta = read(&path, |bytes| serde_json::from_slice::<Meta>(bytes))?;
         let endpoint = meta.and_then(|meta| meta.endpoints.docker);
         let Some(endpoint) = endpoint.filter(|one| !one.host.is_empty()) else {
             return Err(EngineError::NoContext { by, dir: contexts });
@@ -247,14 +249,25 @@ fn net(text: &str, tls: Option<Tls>) -> Option<EnginePlace> {
     is_sound.then(|| EnginePlace::Net { host: host.to_owned(), port, tls })
 }
 
+/// Docker's `config.json`, as its own decoder takes it: the first value of the text, whatever follows. `null`
+/// and nothing at all say nothing.
+pub fn parse_config<T: DeserializeOwned + Default>(text: &[u8]) -> serde_json::Result<T> {
+    let first = serde_json::Deserializer::from_slice(text).into_iter::<Option<T>>().next();
+    Ok(first.transpose()?.flatten().unwrap_or_default())
+}
+
 /// A document, where it is there.
-fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, EngineError> {
+fn read<T>(
+    path: &Path,
+    parse: impl Fn(&[u8]) -> serde_json::Result<T>,
+) -> Result<Option<T>, EngineError> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes.at("read", path)?,
     };
-    let parsed = serde_json::from_slice(&bytes);
-    parsed.map(Some).map_err(|source| EngineError::Document { path: path.to_owned(), source })
+    parse(&bytes)
+        .map(Some)
+        .map_err(|source| EngineError::Document { path: path.to_owned(), source })
 }
 
 impl fmt::Display for EngineAddress {
@@ -317,6 +330,19 @@ mod tests {
         fs::write(home.path().join("config.json"), "{").unwrap();
         let broken = EngineSettings { config: settings.config, ..EngineSettings::default() };
         assert!(shown(&broken).contains("config.json`: EOF"), "{}", shown(&broken));
+    }
+
+    #[test]
+    fn an_odd_file_chooses_no_context() {
+        let home = tempfile::tempdir().unwrap();
+        let config = Some(home.path().to_owned());
+        let settings = EngineSettings { config, ..EngineSettings::default() };
+        for odd in
+            ["", "\n", "null", "{}", r#"{"currentContext":null}"#, r#"{"currentContext":""} more"#]
+        {
+            fs::write(home.path().join("config.json"), odd).unwrap();
+            assert_eq!(settings.find().unwrap().named_by, NamedBy::Nobody, "{odd}");
+        }
     }
 
     #[test]

@@ -373,15 +373,19 @@ pub fn docker_config() -> Option<PathBuf> {
     std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(own)
 }
 
-/// Who one is at registries: what `docker login` and `podman login` wrote.
+/// Who one is at registries: what `podman login` and `docker login` wrote, where podman and skopeo look for
+/// it and in their order (containers-auth.json(5)).
 fn read_keychain() -> Keychain {
     let base = etcetera::choose_base_strategy().ok();
-    let dir = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let docker = docker_config();
-    let podman = dir("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
+    let dir =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let docker = docker_config().map(|dir| dir.join("config.json"));
+    let runtime = dir("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
+    // where a session has no directory of its own, as with `sudo` and in containers
+    let user = rustix::process::getuid().as_raw();
+    let runtime = runtime.unwrap_or_else(|| format!("/run/containers/{user}/auth.json").into());
     let config = base.as_ref().map(|base| base.config_dir().join("containers/auth.json"));
-    let paths =
-        [dir("REGISTRY_AUTH_FILE"), docker.map(|dir| dir.join("config.json")), podman, config];
+    let paths = [dir("REGISTRY_AUTH_FILE"), Some(runtime), config, docker];
     // a file that cannot be read says nothing
     let read =
         |path: PathBuf| Some((path.display().to_string(), std::fs::read_to_string(&path).ok()?));

@@ -192,6 +192,33 @@ fn who_logged_in_to_a_namespace_is_known_there_alone() {
 }
 
 #[test]
+fn podmans_login_is_found_without_a_runtime_directory() {
+    let (server, reference) = serve(&image());
+    let host = server.address();
+    let login = |auth: &str| format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"{auth}\"}}}}}}");
+    let project = project(&reference, "")
+        .file("auth.json", &login("bWU6Z2VoZWlt"))
+        .file("other.json", &login("eDp5"))
+        .file(".docker/config.json", &login("eDp5"));
+    server.put("/token", br#"{"token":"eigen"}"#.to_vec());
+    let shown = |runtime: &str| {
+        server.forget_requests();
+        let realm = format!("Bearer realm=\"{}\"", server.url("/token"));
+        server.script("/v2/a/manifests/1", [Fault::Challenge(realm)]);
+        let run =
+            project.run(&["lock", "--update", "base"]).env("XDG_RUNTIME_DIR", runtime).mounts(
+                "mount -t tmpfs tmpfs /run; mkdir -p /run/containers/0 /run/user/containers; \
+             cp auth.json /run/containers/0; cp other.json /run/user/containers/auth.json",
+            );
+        run.outcome().success();
+        let asked = server.requests().into_iter().find(|one| one.path() == "/token").unwrap();
+        asked.header("authorization").map(str::to_owned)
+    };
+    assert_eq!(shown("").as_deref(), Some("Basic bWU6Z2VoZWlt"));
+    assert_eq!(shown("/run/user").as_deref(), Some("Basic eDp5"), "one place or the other");
+}
+
+#[test]
 fn a_mirrors_refusal_is_told_as_the_mirrors() {
     let server = Server::start();
     let at = server.address();

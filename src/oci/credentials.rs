@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::helper::ask;
 use crate::blame::Blame;
+use crate::engine::parse_config;
 
 /// The name under which helpers keep a token in a password's place.
 const TOKEN: &str = "<token>";
@@ -109,7 +110,7 @@ impl Keychain {
     /// asked.
     pub fn parse(files: &[(String, String)]) -> Self {
         let parse = |(path, text): &(String, String)| {
-            ConfigFile::parse(text).map_err(|error| CredentialError::File {
+            parse_config::<ConfigFile>(text.as_bytes()).map_err(|error| CredentialError::File {
                 path: path.clone(),
                 // the error's own words may show what stands there
                 reason: format!("line {}, column {}", error.line(), error.column()),
@@ -153,12 +154,6 @@ fn at_host<'m, T>(entries: &'m BTreeMap<String, Option<T>>, name: &str) -> Optio
 }
 
 impl ConfigFile {
-    /// The first value of a text, as Go's decoder reads it.
-    fn parse(text: &str) -> serde_json::Result<Self> {
-        let first = serde_json::Deserializer::from_str(text).into_iter::<Option<Self>>().next();
-        Ok(first.transpose()?.flatten().unwrap_or_default())
-    }
-
     fn find(
         &self,
         names: &[&str],

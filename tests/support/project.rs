@@ -150,6 +150,8 @@ impl Project {
         }
         command
             .env("HOME", self.dir.path())
+            // whoever runs the tests may have logged in somewhere (`/run/containers/0/auth.json`)
+            .env("XDG_RUNTIME_DIR", self.dir.path().join("runtime"))
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -251,6 +253,9 @@ impl<'a> Run<'a> {
         let mut command = Command::new(words.next().expect("there is the program at least"));
         command.args(words).args(&self.arguments).current_dir(self.project.dir.path()).env_clear();
         let inherited = plain.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        // podman wants an ordinary user's to be there
+        let inherited =
+            inherited.filter(|(name, _)| self.user.is_none() || *name != "XDG_RUNTIME_DIR");
         command.envs(inherited).envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
