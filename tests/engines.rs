@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Bytes, to_bytes};
@@ -97,6 +99,27 @@ fn an_engine_behind_tls_shows_who_it_is() {
     project.write("certificates/ca.pem", &authority.pem);
     let said = load().outcome().success().stdout;
     assert!(said.contains("\"way\":\"there\""), "{said}");
+    // as docker has it, an authority that is named is the only one
+    project.write("machine.pem", &authority.pem);
+    let trusted = project.dir.path().join("machine.pem");
+    let by_machine = || load().env("SSL_CERT_FILE", trusted.to_str().unwrap()).outcome();
+    project.write("certificates/ca.pem", &Authority::new().pem);
+    by_machine().fails(3, &["certificate"]);
+    fs::remove_file(project.dir.path().join("certificates/ca.pem")).unwrap();
+    by_machine().success();
+}
+
+#[test]
+fn an_engine_that_hangs_is_not_waited_for() {
+    let project = project();
+    let socket = project.dir.path().join("docker.sock");
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let host = format!("unix://{}", socket.display());
+    let began = Instant::now();
+    let load = project.run(&["load", "s"]).env("DOCKER_HOST", &host).outcome();
+    let said = format!("does not answer at {host}, which `DOCKER_HOST` names: no byte for 10s");
+    load.fails(3, &[&said]);
+    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 /// Docker on containerd's store that does not reach this machine's loopback.

@@ -1,13 +1,14 @@
 //! `sbx load`: an image into docker or podman.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use sbx::digest::Digest;
-use sbx::engine::NamedBy;
+use sbx::engine::{EnginePlace, NamedBy};
 use sbx::image::save::Saved;
 use sbx::platform::Platform;
 use sbx::reference::Reference;
@@ -69,7 +70,7 @@ pub fn run(global: &Global, arguments: &LoadArguments, ui: &Ui) -> Outcome {
     };
     let token = random_hex(16)?;
     let whole = || ui.say("the engine does not reach this machine: it gets the whole image");
-    let (engine, loaded) = match find_engine(&workspace, arguments.engine)? {
+    let (engine, loaded) = match find_engine(&workspace, arguments.engine, ui)? {
         Found::Docker(docker) => (Engine::Docker, docker.load(&saved, &token, whole)?),
         Found::Podman(podman) => (Engine::Podman, podman.load(&saved, &token)?),
     };
@@ -90,7 +91,7 @@ enum Found {
     Podman(Podman),
 }
 
-fn find_engine(workspace: &Workspace, asked: Option<Engine>) -> Outcome<Found> {
+fn find_engine(workspace: &Workspace, asked: Option<Engine>, ui: &Ui) -> Outcome<Found> {
     let podman = || Podman::find(&search_path()).map(Found::Podman);
     if let Some(Engine::Podman) = asked {
         return podman().ok_or_else(|| Failure::world("`podman` is not on this machine"));
@@ -99,9 +100,13 @@ fn find_engine(workspace: &Workspace, asked: Option<Engine>) -> Outcome<Found> {
     match Docker::find(&address, &workspace.store) {
         Ok(docker) => Ok(Found::Docker(Box::new(docker))),
         // nobody said that it must be docker
-        Err(ShipError::EngineAway { .. })
+        Err(error @ ShipError::EngineAway { .. })
             if asked.is_none() && address.named_by == NamedBy::Nobody =>
         {
+            let nobody = |path: &Path| !path.exists();
+            if !matches!(&address.place, EnginePlace::Socket(path) if nobody(path)) {
+                ui.say(&format!("note: {error}"));
+            }
             podman().ok_or_else(|| {
                 let help = "start docker, or name its socket with `DOCKER_HOST`";
                 Failure::world("neither docker answers nor is `podman` on this machine")

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use super::by_digest::{self, SourceRegistry, add_urls};
-use super::connect::{Line, Lines, Trust};
+use super::connect::{Authorities, Line, Lines, Trust};
 use super::error::FetchError;
 use super::login::Login;
 use super::npmrc::Credentials;
@@ -49,6 +49,7 @@ pub struct ClientConfig {
     /// Directories of certificates by host, as docker has them (`HOST[:PORT]/ca.crt`, `client.cert`,
     /// `client.key`).
     pub host_certificates: Vec<PathBuf>,
+    pub authorities: Authorities,
     /// A local server that is spoken to in place of every host.
     pub socket: Option<PathBuf>,
     /// Where sources may lie under their digests. Directories are absolute.
@@ -72,6 +73,7 @@ impl Default for ClientConfig {
             proxies: ProxyConfig::default(),
             credentials: Credentials::default(),
             host_certificates: Vec::new(),
+            authorities: Authorities::default(),
             socket: None,
             mirrors: Vec::new(),
             registries: Vec::new(),

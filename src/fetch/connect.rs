@@ -31,6 +31,16 @@ pub(super) enum Line {
     SendingPlain,
 }
 
+/// Whose word is taken for a host that there are authorities for in its directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Authorities {
+    /// Theirs, and the platform's: as with registries.
+    #[default]
+    All,
+    /// Theirs alone: as docker does it with engines.
+    Own,
+}
+
 /// The clients of an engine, by who is trusted. Most hosts share one.
 #[derive(Default)]
 pub(super) struct Lines {
@@ -149,14 +159,13 @@ fn connect(
     // somebody may have chosen a provider before; then that one serves
     rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
     let is_plain = line == Line::SendingPlain || config.socket.is_some();
-    let (mut roots, mut identity) = (Vec::new(), None);
+    let (mut roots, mut identity, mut is_alone) = (Vec::new(), None, false);
     if !is_plain {
-        for path in &config.certificates {
+        (roots, identity) = trust.map(Trust::read).transpose()?.unwrap_or_default();
+        is_alone = config.authorities == Authorities::Own && !roots.is_empty();
+        for path in config.certificates.iter().filter(|_| !is_alone) {
             roots.extend(read_certificates(path)?);
         }
-        let (own_roots, own) = trust.map(Trust::read).transpose()?.unwrap_or_default();
-        roots.extend(own_roots);
-        identity = own;
     }
     let builder = || {
         let mut builder = reqwest::Client::builder()
@@ -183,8 +192,8 @@ fn connect(
         }
     };
     let setup = |error: reqwest::Error| FetchError::Setup(super::retry::innermost(&error));
-    if is_plain {
-        return builder().tls_certs_only([]).build().map_err(setup);
+    if is_plain || is_alone {
+        return builder().tls_certs_only(roots).build().map_err(setup);
     }
     let platform = builder().tls_certs_merge(roots.clone()).build();
     match platform {

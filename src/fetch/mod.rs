@@ -33,7 +33,7 @@ mod words;
 
 pub use by_digest::{SourceRegistry, blob_below, take_file};
 pub use client::{Client, ClientConfig, Document, Headers, Want};
-pub use connect::authority;
+pub use connect::{Authorities, authority};
 pub use error::{FetchError, Tries};
 pub use indexes::{Index, IndexError, IndexSettings, Indexes};
 pub use login::Login;

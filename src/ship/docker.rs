@@ -23,7 +23,10 @@ use super::counter::{Counter, USER};
 use super::load::{Loaded, Way};
 use crate::digest::Digest;
 use crate::engine::{EngineAddress, EnginePlace, Tls};
-use crate::fetch::{Answer, Client, ClientConfig, FetchError, Letter, Method, NoProgress, Refusal};
+use crate::fetch::{
+    Answer, Authorities, Client, ClientConfig, FetchError, Letter, Method, NoProgress, Refusal,
+    authority,
+};
 use crate::fsx::IoAt;
 use crate::image::save::{ArchiveKind, SaveError, Saved};
 use crate::reference::Reference;
@@ -34,6 +37,8 @@ use crate::store::{LayerRecord, Store, TreeDraft};
 const LARGEST: u64 = 64 << 20;
 /// How long docker may say nothing: it unpacks what it gets.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// Likewise where it only says what it is.
+const ANSWER: Duration = Duration::from_secs(10);
 /// So many images are looked into for the layers that they have.
 const LOOKED_INTO: usize = 256;
 
@@ -70,11 +75,12 @@ impl Docker {
             EnginePlace::Socket(path) => ClientConfig { socket: Some(path.clone()), ..usual },
             EnginePlace::Net { .. } => {
                 let dirs = certificates.iter().map(|dir| dir.path().to_owned()).collect();
-                ClientConfig { host_certificates: dirs, ..usual }
+                ClientConfig { host_certificates: dirs, authorities: Authorities::Own, ..usual }
             }
         };
         let mut docker = Docker {
-            client: Client::new(config),
+            // one that hangs is not waited for
+            client: Client::new(ClientConfig { stall_timeout: ANSWER, ..config.clone() }),
             base,
             has_graph_driver: false,
             is_elsewhere: address.is_elsewhere(),
@@ -84,8 +90,10 @@ impl Docker {
             Err(ShipError::Fetch(error @ FetchError::Unreachable { .. })) => {
                 return Err(away(error.to_string()));
             }
+            Err(ShipError::Fetch(FetchError::Broken { reason, .. })) => return Err(away(reason)),
             info => info?,
         };
+        docker.client = Client::new(config);
         docker.has_graph_driver = !info["DriverStatus"].to_string().contains("io.containerd");
         Ok(docker)
     }
@@ -296,8 +304,7 @@ fn full_name(name: &str) -> String {
 /// A context's certificates by the names that the client knows. They stay where they are.
 fn lay_certificates(store: &Store, tls: &Tls, base: &Url) -> Result<TreeDraft, ShipError> {
     let draft = store.tree_draft()?;
-    let port = base.port().map(|port| format!(":{port}")).unwrap_or_default();
-    let dir = draft.path().join(format!("{}{port}", base.host_str().unwrap_or_default()));
+    let dir = draft.path().join(authority(base));
     fs::create_dir(&dir).at("create", &dir)?;
     let identity =
         tls.identity.iter().flat_map(|(own, key)| [(own, "client.cert"), (key, "client.key")]);
