@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::support::project::Project;
 use kdl::KdlDocument;
 use sbx::decl::read_project;
+use sbx::fetch::Settings;
 
 fn document(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -104,5 +105,21 @@ fn every_declaration_beside_a_line_of_the_dockerfile_is_kdl() {
             span.parse::<KdlDocument>()
                 .unwrap_or_else(|error| panic!("{row}\n`{span}`: {error:?}"));
         }
+    }
+}
+
+#[test]
+fn every_setting_is_shown_and_taken() {
+    let text = document("docs/settings.md");
+    let [block] = blocks(&text)[..] else { panic!("one example has them all") };
+    let path = Path::new("settings.kdl");
+    Settings::parse(path, block).unwrap();
+    let faults = Settings::parse(path, "zzz").unwrap_err();
+    let help = faults.iter().next().and_then(|fault| fault.help.clone()).unwrap();
+    let nodes: Vec<&str> = help.strip_prefix("known are ").unwrap().split(", ").collect();
+    assert!(nodes.len() > 5, "{help}");
+    for node in nodes {
+        assert!(block.contains(&format!("{node} ")), "`{node}` is not in the example");
+        assert!(text.contains(&format!("| `{node} ")), "`{node}` is not in the table");
     }
 }

@@ -1,6 +1,6 @@
 //! Images of others: their names, their documents, and where their bytes are.
 //!
-//! Own code over `fetch`, some hundred lines: `oci-client` brings an HTTP client of its own, which
+//! Own code over `fetch`, some three thousand lines: `oci-client` brings an HTTP client of its own, which
 //! knows nothing of this program's certificates, mirrors, proxies, retries and `--offline`, and
 //! `docker_credential` waits for helpers without an end. What reads and what writes stand on the same
 //! references, credentials and tokens; what an image is, the modules above know.
