@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use sbx::decl::{ImageSource, Recipe};
 use sbx::digest::Digest;
-use sbx::fetch::MirrorMap;
 use sbx::image::{Compression, Form};
 use sbx::oci::{Access, Registry};
 use sbx::platform::Platform;
@@ -119,7 +118,7 @@ pub fn run(global: &Global, arguments: &PushArguments, ui: &Ui) -> Outcome {
     })?;
     let sources = Sources { workspace: &workspace, lock: &lock, targets: &targets, ready: &ready };
     let papers = arguments.attest.prepare(&sources, ui)?;
-    let registry = registry(&workspace, &reference)?;
+    let registry = Registry::writable(client, &workspace.keychain, &reference)?;
     let homes = homes(&workspace, &targets, &registry, &ready)?;
     let mounts = mounts(&homes, registry.repository());
     let registry = registry.with_access(Access::Write { mounts });
@@ -175,12 +174,6 @@ fn refuse_digest(reference: &Reference) -> Outcome {
     }
 }
 
-/// A repository as it is written to: a mirror is only read from.
-fn registry<'a>(workspace: &'a Workspace, reference: &Reference) -> Outcome<Registry<'a>> {
-    let (client, keychain) = (&workspace.client, &workspace.keychain);
-    Ok(Registry::new(client, keychain, &MirrorMap::default(), reference)?)
-}
-
 /// Where the registry has blobs already: where they were pushed to, and where bases and what was pulled
 /// came from.
 fn homes(
@@ -200,7 +193,7 @@ fn homes(
             _ => None,
         });
     let mut add = |from: &Reference, blobs: &[Digest]| {
-        let home = self::registry(workspace, from)?;
+        let home = Registry::writable(&workspace.client, &workspace.keychain, from)?;
         if home.host() == registry.host() {
             homes.extend(blobs.iter().map(|blob| (*blob, home.repository().to_owned())));
         }

@@ -9,10 +9,9 @@ use serde::Serialize;
 use sbx::build::emulator::packages;
 use sbx::build::run::OnFailure;
 use sbx::decl::MirrorPlace;
-use sbx::fetch::MirrorMap;
 use sbx::jail::IdMap;
 use sbx::lock::Source;
-use sbx::oci::{Access, Registry};
+use sbx::oci::Registry;
 use sbx::reference::Reference;
 use sbx::store::Held;
 use sbx::vendor::{VendorDir, VendorError, VendorRepository};
@@ -124,10 +123,7 @@ fn open<'a>(
     reference: &Reference,
     plain_http: bool,
 ) -> Outcome<Registry<'a>> {
-    // a mirror is read from, and never written to
-    let mirrors = MirrorMap::default();
-    let registry = Registry::new(&workspace.client, &workspace.keychain, &mirrors, reference)?;
-    let registry = registry.with_access(Access::Write { mounts: Vec::new() });
+    let registry = Registry::writable(&workspace.client, &workspace.keychain, reference)?;
     Ok(if plain_http { registry.with_plain_http() } else { registry })
 }
 

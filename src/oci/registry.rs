@@ -123,7 +123,17 @@ impl<'a> Registry<'a> {
         })
     }
 
-    /// Likewise, to be written to.
+    /// Likewise, to be written to: a mirror is only read from.
+    pub fn writable(
+        client: &'a Client,
+        keychain: &'a Keychain,
+        reference: &Reference,
+    ) -> Result<Self, OciError> {
+        let registry = Self::new(client, keychain, &MirrorMap::default(), reference)?;
+        Ok(registry.with_access(Access::Write { mounts: Vec::new() }))
+    }
+
+    /// Likewise, to be used so.
     pub fn with_access(self, access: Access) -> Self {
         Registry { access, ..self }
     }

@@ -71,7 +71,10 @@ fn offline_refuses_the_network_and_names_the_way_out() {
     let urls = [server.url("/InRelease")];
     assert!(matches!(client.get("release", &urls, 10), Err(FetchError::Offline { .. })));
     let asks = [("release".to_owned(), urls.to_vec())];
-    assert!(matches!(&client.get_all(&asks, &Headers::default(), 10)[0], Err(FetchError::Offline { .. })));
+    assert!(matches!(
+        &client.get_all(&asks, &Headers::default(), 10)[0],
+        Err(FetchError::Offline { .. })
+    ));
     assert_eq!(server.connections(), 0);
 }
 

@@ -90,9 +90,7 @@ impl<'a> SharedCache<'a> {
         progress: &'a dyn Progress,
     ) -> Result<(), OciError> {
         let Reach { store, client, keychain, .. } = self.reach;
-        // a mirror is read from, and never written to
-        let mirrors = MirrorMap::default();
-        let registry = Registry::new(client, keychain, &mirrors, to.reference())?;
+        let registry = Registry::writable(client, keychain, to.reference())?;
         let homes = store.find_homes(registry.host());
         let mounts = mounts(&homes, registry.repository());
         let registry = registry.with_access(Access::Write { mounts });
