@@ -150,7 +150,7 @@ pub(super) fn absent(answer: Result<Answer, OciError>) -> Result<Option<Answer>,
 }
 
 fn is_refused(answer: &Result<Answer, FetchError>) -> bool {
-    matches!(answer, Err(FetchError::Unauthorized { .. } | FetchError::Status { status: 401, .. }))
+    answer.as_ref().is_err_and(FetchError::demands)
 }
 
 /// Whether what is said of a blob is said of a whole one.
