@@ -31,19 +31,16 @@ use crate::fetch::blob_below;
 use crate::fsx::{self, IoAt, PathIo};
 use crate::lock::Source;
 use crate::name::ProjectName;
-use crate::oci::OciError;
+use crate::oci::{EMPTY, MEDIA_EMPTY, OciError};
 use crate::store::Store;
 
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const MEDIA_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// What the manifest is of (OCI image-spec, guidelines for artifacts).
 pub const ARTIFACT: &str = "application/vnd.dev.sbx.sources.v1";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const TITLE: &str = "org.opencontainers.image.title";
-/// The config of an artifact that has none.
-const EMPTY: &[u8] = b"{}";
 
 /// Tells the drafts of one process apart.
 static DRAFTS: AtomicU64 = AtomicU64::new(0);

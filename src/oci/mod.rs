@@ -8,6 +8,7 @@
 pub mod credentials;
 mod depository;
 pub mod document;
+mod empty;
 mod error;
 mod helper;
 mod layout;
@@ -23,6 +24,7 @@ mod upload;
 
 pub use credentials::Keychain;
 pub use depository::{Depository, SOURCE_DIGEST, source_digest};
+pub use empty::{EMPTY, MEDIA_EMPTY, empty_config};
 pub use error::{Deed, OciError, Who};
 pub use manifests::Written;
 pub use packing::{Packing, Unpacked};

@@ -23,12 +23,11 @@ use crate::digest::Digest;
 use crate::fetch::Progress;
 use crate::image::MEDIA_MANIFEST;
 use crate::oci::document::Descriptor;
-use crate::oci::{OciError, Referring, Registry, Supplied};
+use crate::oci::{EMPTY, OciError, Referring, Registry, Supplied, empty_config};
 use crate::report::bundle::{MEDIA_BUNDLE, SIGN_PREDICATE, bundle, sign_statement};
 use crate::report::sign::{Envelope, PrivateKey, PublicKey, image_payload};
 use crate::report::{PAYLOAD_TYPE, is_own};
 
-pub(super) const MEDIA_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Types of cosign's.
 pub(super) const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -245,14 +244,14 @@ impl Attaching<'_> {
     ) -> Result<Digest, ShipError> {
         let bring = || {
             papers.iter().try_for_each(|paper| self.bring(&paper.bytes))?;
-            self.bring(b"{}")
+            self.bring(EMPTY)
         };
         bring()?;
         let mut manifest = json!({
             "schemaVersion": 2,
             "mediaType": MEDIA_MANIFEST,
             "artifactType": artifact.artifact_type,
-            "config": {"mediaType": MEDIA_EMPTY, "digest": Digest::of(b"{}"), "size": 2},
+            "config": empty_config(),
             "layers": artifact.layers,
             "subject": {
                 "mediaType": subject.media_type, "digest": subject.digest, "size": subject.size,

@@ -13,11 +13,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ShipError;
-use super::attest::{ENVELOPE, MEDIA_EMPTY, MOST, SIGNATURE, SIGNED, cosign_tag};
+use super::attest::{ENVELOPE, MOST, SIGNATURE, SIGNED, cosign_tag};
 use crate::digest::Digest;
 use crate::fetch::FetchError;
 use crate::oci::document::Descriptor;
-use crate::oci::{OciError, Registry};
+use crate::oci::{MEDIA_EMPTY, OciError, Registry};
 use crate::report::PAYLOAD_TYPE;
 use crate::report::bundle::{Bundle, SIGN_PREDICATE, Said, is_bundle};
 use crate::report::sign::{Envelope, PublicKey};

@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use super::entry::{EMPTY, Entry, EntryError, Part, STATEMENT, TYPE, Trust, Vouched};
 use crate::digest::Digest;
 use crate::image::MEDIA_MANIFEST;
+use crate::oci::MEDIA_EMPTY;
 use crate::platform::Platform;
 use crate::report::sign::{Envelope, PrivateKey, PublicKey};
-use crate::ship::attest::MEDIA_EMPTY;
 use crate::store::{Key, Voucher};
 
 /// Most envelopes of a manifest.
