@@ -1,5 +1,8 @@
 //! What is attached to images: signatures, bills of materials, provenance; by several, and by strangers.
 
+mod strangers;
+mod together;
+
 use std::fs;
 
 use crate::report::judge;
@@ -27,12 +30,12 @@ fn project() -> Project {
         )
         .file("app/run", "#!/bin/sh\necho 1\n");
     project.build();
-    keys(&project);
+    keys(&project, &["a", "b"]);
     project
 }
 
-fn keys(project: &Project) {
-    for name in ["a", "b"] {
+fn keys(project: &Project, names: &[&str]) {
+    for name in names {
         let path = project.dir.path().join(format!("{name}.pem"));
         let curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"];
         tool("openssl", &[&["genpkey"], &curve[..], &[path.to_str().unwrap()]].concat());
@@ -174,7 +177,7 @@ fn what_cannot_be_attested_or_signed_is_not_pushed() {
     repo.publish();
     let project = Project::from_repo(&repo).debian_layers(&["", "thing"]);
     project.build();
-    keys(&project);
+    keys(&project, &["a"]);
     let depot = Depot::start();
     let reference = format!("{}/s:1", depot.host);
     let push = |more: &[&str]| project.sbx(&[&["push", "s", &reference], more].concat());

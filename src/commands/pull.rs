@@ -14,7 +14,7 @@ use sbx::platform::Platform;
 use sbx::reference::Reference;
 use sbx::report::sign::PublicKey;
 use sbx::report::{CYCLONEDX_PREDICATE, PROVENANCE_PREDICATE, SPDX_PREDICATE};
-use sbx::ship::{Pull, ShipError, read_attested};
+use sbx::ship::{Attested, Pull, ShipError, read_attested};
 
 use super::Global;
 use crate::failure::{Failure, Outcome};
@@ -126,12 +126,12 @@ impl Verifying<'_> {
     /// Answers what the key attests. Signatures are of what the reference names; attestations of a
     /// platform's image as well.
     fn run(&self, whole: &Whole) -> Outcome<BTreeSet<String>> {
-        let root = read_attested(self.registry, &whole.root, &self.key)?;
+        let root = self.read(&whole.root)?;
         root.check(&whole.root)?;
         let (mut kinds, mut strange) = (root.kinds, root.strange_attestations);
         let subject = whole.image.manifest;
         if subject != whole.root {
-            let mut image = read_attested(self.registry, &subject, &self.key)?;
+            let mut image = self.read(&subject)?;
             kinds.append(&mut image.kinds);
             strange += image.strange_attestations;
         }
@@ -144,6 +144,17 @@ impl Verifying<'_> {
             Some(kind) => Err(ShipError::NotAttested { subject, kind: kind.0.clone() }.into()),
             None => Ok(kinds),
         }
+    }
+
+    fn read(&self, subject: &Digest) -> Result<Attested, ShipError> {
+        let attested = read_attested(self.registry, subject, &self.key)?;
+        if attested.unread > 0 {
+            let count = attested.unread;
+            self.ui.say(&format!(
+                "note: {count} documents about {subject} are not looked at: they are too large, or too many"
+            ));
+        }
+        Ok(attested)
     }
 }
 

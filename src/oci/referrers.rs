@@ -3,14 +3,18 @@
 //!
 //! A registry that knows of referrers lists them by itself, in pages, and says so when it takes one. For one
 //! that does not, there is a tag with an index of them, made of the image's digest, which whoever writes
-//! keeps: two who write at once are told apart by looking again. That nobody could be asked is no answer, so
-//! it is never taken for an empty list.
+//! keeps, looking again for others who write at once. That nobody could be asked is no answer, so it is
+//! never taken for an empty list.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use url::Url;
 
 use super::document::Descriptor;
 use super::error::OciError;
+use super::meeting::pause;
 use super::registry::{LARGEST_MANIFEST, Registry};
 use crate::digest::Digest;
 use crate::fetch::{Answer, FetchError, Letter, Method, NoProgress};
@@ -18,7 +22,7 @@ use crate::fetch::{Answer, FetchError, Letter, Method, NoProgress};
 const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// How often the index behind a tag is written where others write it as well.
-const ROUNDS: usize = 5;
+const ROUNDS: u32 = 12;
 /// Pages of a registry's list that are read; what stands on later ones is not looked at.
 const PAGES: usize = 50;
 
@@ -29,15 +33,30 @@ pub struct Referrer {
     pub artifact_type: String,
 }
 
+/// A manifest of what is no image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artifact {
+    pub digest: Digest,
+    pub size: u64,
+    pub layers: Vec<Value>,
+}
+
+impl Artifact {
+    /// Its layers and their annotations, but for what is none.
+    pub fn described(&self) -> Vec<(Descriptor, Value)> {
+        let layer = |value: &Value| {
+            let descriptor = serde_json::from_value(value.clone()).ok()?;
+            Some((descriptor, value["annotations"].clone()))
+        };
+        self.layers.iter().filter_map(layer).collect()
+    }
+}
+
 /// A manifest that is to refer to another. All that it names was brought in.
 pub struct Referring<'a> {
-    /// The tag that it goes under, or its digest alone.
-    pub tag: Option<&'a str>,
     pub subject: &'a Digest,
     pub artifact_type: &'a str,
     pub bytes: &'a [u8],
-    /// One before it that says nothing which this one does not.
-    pub replaces: Option<Digest>,
 }
 
 /// The tag that lists what refers to a manifest.
@@ -74,7 +93,7 @@ impl Registry<'_> {
                 None if page == 0 => return Ok(None),
                 None => break,
             }
-            match answer.header("link").and_then(|link| self.next_page(&url, link)) {
+            match answer.headers("link").find_map(|field| self.next_page(&url, field)) {
                 Some(next) => url = next,
                 None => break,
             }
@@ -94,82 +113,84 @@ impl Registry<'_> {
         })
     }
 
-    /// Where a list goes on (RFC 8288). It is the registry's own, whatever a proxy before it is called.
-    fn next_page(&self, from: &Url, link: &str) -> Option<Url> {
-        let to = from.join(next_of(link)?).ok()?;
+    /// Where a list goes on. It is the registry's own, whatever a proxy before it is called.
+    fn next_page(&self, from: &Url, field: &str) -> Option<Url> {
+        let to = from.join(next_of(field)?).ok()?;
         let mut next = self.base.clone();
         next.set_path(to.path());
         next.set_query(to.query());
         Some(next)
     }
 
-    /// Writes a manifest that refers to another; `bring` brings in again what is missing of that which it
-    /// names.
+    /// Writes a manifest that refers to another under its digest; `bring` brings in again what is missing of
+    /// that which it names.
     pub fn put_referrer(
         &self,
         referring: &Referring<'_>,
         bring: impl FnMut() -> Result<(), OciError>,
     ) -> Result<Digest, OciError> {
-        let Referring { subject, bytes, .. } = *referring;
-        let digest = Digest::of(bytes);
-        let version = referring.tag.map_or_else(|| digest.to_string(), str::to_owned);
-        if self.put_manifest(&version, MEDIA_MANIFEST, bytes, bring)?.lists_referrers {
-            return Ok(digest);
+        let digest = Digest::of(referring.bytes);
+        let version = digest.to_string();
+        let written = self.put_manifest(&version, MEDIA_MANIFEST, referring.bytes, bring)?;
+        if !written.lists_referrers {
+            self.list_by_tag(referring, &BTreeSet::new())?;
         }
+        Ok(digest)
+    }
+
+    /// Lists a manifest that refers to another at a registry that keeps no list: under the tag that is for
+    /// this, in place of some that say nothing which this one does not.
+    pub fn list_by_tag(
+        &self,
+        referring: &Referring<'_>,
+        replaced: &BTreeSet<Digest>,
+    ) -> Result<(), OciError> {
+        let digest = Digest::of(referring.bytes);
         let entry = json!({
-            "mediaType": MEDIA_MANIFEST, "digest": digest, "size": bytes.len(),
+            "mediaType": MEDIA_MANIFEST, "digest": digest, "size": referring.bytes.len(),
             "artifactType": referring.artifact_type,
         });
-        let replaced = referring.replaces.filter(|replaced| *replaced != digest);
-        let is =
-            |entry: &Value, digest: &Digest| entry["digest"].as_str() == Some(&digest.to_string());
-        let is_replaced =
-            |entry: &Value| replaced.as_ref().is_some_and(|replaced| is(entry, replaced));
-        let is_done = |entries: &[Value]| {
-            entries.iter().any(|entry| is(entry, &digest)) && !entries.iter().any(is_replaced)
+        let of = |entry: &Value| entry["digest"].as_str()?.parse::<Digest>().ok();
+        let is_own = |entry: &Value| of(entry) == Some(digest);
+        let is_replaced = |entry: &Value| {
+            of(entry).is_some_and(|other| other != digest && replaced.contains(&other))
         };
-        for _ in 0..ROUNDS {
-            let mut entries = self.read_fallback(subject)?;
+        let is_done =
+            |entries: &[Value]| entries.iter().any(is_own) && !entries.iter().any(is_replaced);
+        for round in 0..ROUNDS {
+            let start = Instant::now();
+            let mut entries = self.read_fallback(referring.subject)?;
             if is_done(&entries) {
-                return Ok(digest);
+                return Ok(());
             }
-            entries.retain(|one| !is_replaced(one) && !is(one, &digest));
+            entries.retain(|one| !is_replaced(one) && !is_own(one));
             entries.push(entry.clone());
             entries.sort_by_key(|entry| entry["digest"].to_string());
             let index = json!({
                 "schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries,
             });
-            let (tag, bytes) = (fallback(subject), index.to_string().into_bytes());
+            let (tag, bytes) = (fallback(referring.subject), index.to_string().into_bytes());
             // what it names, the registry has taken
             self.put_manifest(&tag, MEDIA_INDEX, &bytes, || Ok::<_, OciError>(()))?;
+            pause(start.elapsed(), round);
         }
-        match is_done(&self.read_fallback(subject)?) {
-            true => Ok(digest),
-            false => Err(self.forgets()),
-        }
-    }
-
-    /// What was written is not there, though the registry took it.
-    pub fn forgets(&self) -> OciError {
-        OciError::Session {
-            image: self.image.clone(),
-            registry: self.host.clone(),
-            what: "does not keep what refers to it",
+        match self.read_fallback(referring.subject)?.iter().any(is_own) {
+            true => Ok(()),
+            false => Err(OciError::Session {
+                image: self.image.clone(),
+                registry: self.host.clone(),
+                what: "does not keep the list of what refers to it, or others write it all the time",
+            }),
         }
     }
 
     /// An artifact's manifest, held against its digest: its layers.
     pub fn artifact(&self, version: &str) -> Result<Vec<(Descriptor, Value)>, OciError> {
-        let (_, layers) = self.find_artifact(version)?;
-        let layer = |value: Value| {
-            let descriptor = serde_json::from_value(value.clone()).ok()?;
-            Some((descriptor, value["annotations"].clone()))
-        };
-        Ok(layers.into_iter().filter_map(layer).collect())
+        Ok(self.find_artifact(version)?.described())
     }
 
-    /// Likewise, its digest and its layers as they are written there.
-    pub fn find_artifact(&self, version: &str) -> Result<(Digest, Vec<Value>), OciError> {
+    /// Likewise, as it is written there.
+    pub fn find_artifact(&self, version: &str) -> Result<Artifact, OciError> {
         let document = self.manifest(version)?;
         let found = Digest::of(&document.bytes);
         if let Some(expected) = version.parse().ok().filter(|expected| *expected != found) {
@@ -177,7 +198,8 @@ impl Registry<'_> {
             return Err(OciError::Digest { image, what, expected, found });
         }
         let value: Value = serde_json::from_slice(&document.bytes).unwrap_or_default();
-        Ok((found, value["layers"].as_array().cloned().unwrap_or_default()))
+        let layers = value["layers"].as_array().cloned().unwrap_or_default();
+        Ok(Artifact { digest: found, size: document.bytes.len() as u64, layers })
     }
 
     fn read_fallback(&self, subject: &Digest) -> Result<Vec<Value>, OciError> {
@@ -204,24 +226,39 @@ fn keeps_no_list(error: &OciError) -> bool {
     )
 }
 
-/// The address of a `Link` header whose relation is `next`.
-fn next_of(link: &str) -> Option<&str> {
-    let mut rest = link;
-    loop {
-        let (_, from) = rest.split_once('<')?;
-        let (address, more) = from.split_once('>')?;
-        let end = more.find(",<").or_else(|| more.find(", <")).unwrap_or(more.len());
-        let is_next = |parameter: &str| {
-            let (name, value) = parameter.trim().split_once('=').unwrap_or_default();
-            let mut relations = value.trim_matches('"').split(' ');
-            name.eq_ignore_ascii_case("rel")
-                && relations.any(|one| one.eq_ignore_ascii_case("next"))
-        };
-        if more[..end].trim_end_matches(',').split(';').any(is_next) {
-            return Some(address);
+/// The address whose relation is `next`, of the links in a `Link` field (RFC 8288).
+fn next_of(field: &str) -> Option<&str> {
+    pieces(field, ',').find_map(|link| {
+        let (address, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        is_next(parameters).then_some(address)
+    })
+}
+
+/// Whether a link's relation is `next`: of several that it has, the first counts.
+fn is_next(parameters: &str) -> bool {
+    let relations = pieces(parameters, ';').find_map(|parameter| {
+        let (name, value) = parameter.trim().split_once('=')?;
+        name.trim().eq_ignore_ascii_case("rel").then(|| value.trim().trim_matches('"'))
+    });
+    let relations = relations.unwrap_or_default();
+    relations.split_ascii_whitespace().any(|one| one.eq_ignore_ascii_case("next"))
+}
+
+/// A text cut at a character, but not within an address or quotes.
+fn pieces(text: &str, at: char) -> impl Iterator<Item = &str> {
+    let (mut within, mut is_escaped) = (None, false);
+    text.split(move |c| {
+        match (within, c) {
+            (Some(_), _) if is_escaped => is_escaped = false,
+            (Some('"'), '\\') => is_escaped = true,
+            (Some(end), c) if c == end => within = None,
+            (None, '<') => within = Some('>'),
+            (None, '"') => within = Some('"'),
+            (None, c) => return c == at,
+            _ => {}
         }
-        rest = &more[end..];
-    }
+        false
+    })
 }
 
 #[cfg(test)]
@@ -234,6 +271,10 @@ mod tests {
             ("</v2/a/referrers/x?last=1>; rel=\"next\"", Some("/v2/a/referrers/x?last=1")),
             ("<https://r/v2?n=1,2>;rel=next", Some("https://r/v2?n=1,2")),
             ("</a>; rel=\"prev\", </b>; title=\"x\"; REL=\"last next\"", Some("/b")),
+            ("</a>; rel=first, </b>; rel=next,</c>; rel=last", Some("/b")),
+            ("</a>; title=\"b, </c>; rel=next\"; rel=up,\t</d>; rel=next; rel=up", Some("/d")),
+            ("</a>; rel=up; rel=next", None),
+            ("</a>; title=\"\\\"; rel=next", None),
             ("</a>; rel=\"first\"", None),
             ("</a", None),
             ("", None),

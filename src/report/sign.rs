@@ -22,6 +22,9 @@ use crate::digest::Digest;
 /// Most work that a key file may ask of scrypt: cosign asks for 2^15 or 2^16, with r = 8 and p = 1.
 const MOST_LOG_N: u8 = 20;
 
+/// Most signatures of an envelope that is looked at: those that this program and cosign write have one.
+const MOST_SIGNATURES: usize = 16;
+
 /// Why nothing is signed or verified.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SignError {
@@ -37,6 +40,8 @@ pub enum SignError {
     Envelope(String),
     #[error("the envelope holds `{found}`, expected `{expected}`")]
     PayloadType { expected: String, found: String },
+    #[error("the envelope has {0} signatures, and more than {MOST_SIGNATURES} are not looked at")]
+    Crowded(usize),
     #[error("no signature of the envelope is of this key")]
     Stranger,
 }
@@ -254,10 +259,13 @@ impl Envelope {
     /// The document, if it is of that type and `key` signed it. No byte of it is looked at before.
     pub fn open(&self, key: &PublicKey, payload_type: &str) -> Result<Vec<u8>, SignError> {
         let payload = self.open_unverified(payload_type)?;
-        let signed = encoded(payload_type, &payload);
+        if self.signatures.len() > MOST_SIGNATURES {
+            return Err(SignError::Crowded(self.signatures.len()));
+        }
+        let signed = Digest::of(&encoded(payload_type, &payload));
         let ours = |signature: &Signature| {
             let bytes = BASE64_STANDARD.decode(&signature.sig);
-            bytes.is_ok_and(|bytes| key.verifies(&signed, &bytes))
+            bytes.is_ok_and(|bytes| key.verifies_digest(&signed, &bytes))
         };
         if self.signatures.iter().any(ours) { Ok(payload) } else { Err(SignError::Stranger) }
     }
@@ -338,6 +346,13 @@ mod tests {
         assert_eq!(error, "the envelope holds `text/x`, expected `text/y`");
         let other = PrivateKey::of_tests(7).public();
         assert_eq!(read.open(&other, "text/x"), Err(SignError::Stranger));
+        let junk = Signature { keyid: String::new(), sig: "AA==".to_owned() };
+        let mut crowded = read.clone();
+        crowded.signatures.splice(0..0, vec![junk.clone(); MOST_SIGNATURES - 1]);
+        assert_eq!(crowded.open(&public, "text/x").unwrap(), b"hello");
+        crowded.signatures.push(junk);
+        let error = crowded.open(&public, "text/x").unwrap_err();
+        assert_eq!(error, SignError::Crowded(MOST_SIGNATURES + 1), "whoever is among them");
         let changed = Envelope { payload: BASE64_STANDARD.encode("hullo"), ..read };
         assert_eq!(changed.open(&public, "text/x"), Err(SignError::Stranger));
     }

@@ -3,8 +3,7 @@
 //! They refer to the image's manifest, which does not change for them. There are two forms of what is signed.
 //! That of cosign up to its version 2, which all of its versions read: signatures and envelopes stand side by
 //! side in two manifests under tags made of the image's digest (`sha256-HEX.sig`, `sha256-HEX.att`), where
-//! every signer adds its own and leaves what others say; two who write at once are told apart by looking
-//! again. And bundles, one artifact each.
+//! every signer adds its own and leaves what others say (`shared`). And bundles, one artifact each.
 //!
 //! What a key said before gives way where it says it anew: its signature of the same payload, its statement of
 //! the same kind that this program made.
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::ShipError;
 use super::attested::{LARGEST_ENVELOPE, Statement, read};
+use super::shared::SharedTag;
 use super::shipped::Placed;
 use super::supply::Bytes;
 use crate::digest::Digest;
@@ -38,8 +38,6 @@ pub(super) const SIGNED: &str = "dev.cosignproject.cosign/signature";
 const PREDICATE: &str = "predicateType";
 /// Most that stands under one tag: cosign reads no more.
 pub(super) const MOST: usize = 1000;
-/// How often a tag is written where others write it as well.
-const ROUNDS: usize = 5;
 
 type Annotations = BTreeMap<String, String>;
 
@@ -56,15 +54,6 @@ struct Paper {
     media_type: &'static str,
     annotations: Annotations,
     bytes: Vec<u8>,
-}
-
-/// An artifact that is to refer to an image.
-struct Artifact<'a> {
-    artifact_type: &'a str,
-    annotations: Annotations,
-    layers: Vec<Value>,
-    tag: Option<&'a str>,
-    replaces: Option<Digest>,
 }
 
 /// The form of what is signed.
@@ -175,39 +164,33 @@ impl Attaching<'_> {
         papers: &[Paper],
         gives_way: &dyn Fn(&Descriptor, &Value) -> Result<bool, ShipError>,
     ) -> Result<Digest, ShipError> {
+        self.bring_all(papers)?;
         let tag = cosign_tag(&subject.digest, suffix);
-        let new: Vec<Value> = papers.iter().map(Paper::layer).collect();
-        for _ in 0..ROUNDS {
-            let (replaces, there) = match self.registry.find_artifact(&tag) {
-                Err(OciError::Missing { .. }) => (None, Vec::new()),
-                found => found.map(|(digest, layers)| (Some(digest), layers))?,
-            };
-            let mut layers = Vec::new();
-            for layer in &there {
-                let known: Option<Descriptor> = serde_json::from_value(layer.clone()).ok();
-                let gives_way = match known {
-                    Some(known) if !new.contains(layer) => {
-                        gives_way(&known, &layer["annotations"])?
-                    }
-                    _ => false,
-                };
-                if !gives_way {
-                    layers.push(layer.clone());
-                }
-            }
-            layers.extend(new.iter().filter(|layer| !there.contains(layer)).cloned());
-            if let Some(digest) = replaces.filter(|_| layers == there) {
-                return Ok(digest);
-            }
-            if layers.len() > MOST {
-                let (registry, count) = (self.registry.host().to_owned(), there.len());
-                return Err(ShipError::Crowded { registry, tag, count });
-            }
-            let (annotations, tag) = (Annotations::new(), Some(tag.as_str()));
-            let artifact = Artifact { artifact_type, annotations, layers, tag, replaces };
-            self.put(subject, papers, &artifact)?;
+        let gives_way = |layer: &Value| match serde_json::from_value(layer.clone()) {
+            Ok(known) => gives_way(&known, &layer["annotations"]),
+            Err(_) => Ok(false),
+        };
+        let mut last = None;
+        let mut write = |layers: Vec<Value>| {
+            let bytes = manifest(subject, artifact_type, &layers, &Annotations::new());
+            let bring = || self.bring_all(papers);
+            let written = self.registry.put_manifest(&tag, MEDIA_MANIFEST, &bytes, bring)?;
+            let digest = Digest::of(&bytes);
+            last = Some((bytes, written));
+            Ok(digest)
+        };
+        let own = papers.iter().map(Paper::layer).collect();
+        let shared = SharedTag::new(self.registry, &subject.digest, artifact_type, &tag);
+        let settled = shared.add(own, &gives_way, &mut write)?;
+        if let Some((bytes, written)) = last
+            && !written.lists_referrers
+            && !settled.is_listed
+        {
+            let subject = &subject.digest;
+            let referring = Referring { subject, artifact_type, bytes: &bytes };
+            self.registry.list_by_tag(&referring, &settled.replaced)?;
         }
-        Err(self.registry.forgets().into())
+        Ok(settled.digest)
     }
 
     fn put_bundle(
@@ -231,44 +214,17 @@ impl Attaching<'_> {
         paper: &Paper,
         annotations: Annotations,
     ) -> Result<Digest, ShipError> {
-        let (artifact_type, layers) = (paper.media_type, vec![paper.layer()]);
-        let artifact = Artifact { artifact_type, annotations, layers, tag: None, replaces: None };
-        self.put(subject, std::slice::from_ref(paper), &artifact)
+        let bring = || self.bring_all(std::slice::from_ref(paper));
+        bring()?;
+        let bytes = manifest(subject, paper.media_type, &[paper.layer()], &annotations);
+        let (subject, artifact_type) = (&subject.digest, paper.media_type);
+        let referring = Referring { subject, artifact_type, bytes: &bytes };
+        Ok(self.registry.put_referrer(&referring, bring)?)
     }
 
-    fn put(
-        &self,
-        subject: &Placed,
-        papers: &[Paper],
-        artifact: &Artifact<'_>,
-    ) -> Result<Digest, ShipError> {
-        let bring = || {
-            papers.iter().try_for_each(|paper| self.bring(&paper.bytes))?;
-            self.bring(EMPTY)
-        };
-        bring()?;
-        let mut manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
-            "artifactType": artifact.artifact_type,
-            "config": empty_config(),
-            "layers": artifact.layers,
-            "subject": {
-                "mediaType": subject.media_type, "digest": subject.digest, "size": subject.size,
-            },
-        });
-        if !artifact.annotations.is_empty() {
-            manifest["annotations"] = json!(artifact.annotations);
-        }
-        let bytes = manifest.to_string().into_bytes();
-        let referring = Referring {
-            tag: artifact.tag,
-            subject: &subject.digest,
-            artifact_type: artifact.artifact_type,
-            bytes: &bytes,
-            replaces: artifact.replaces,
-        };
-        Ok(self.registry.put_referrer(&referring, bring)?)
+    fn bring_all(&self, papers: &[Paper]) -> Result<(), OciError> {
+        papers.iter().try_for_each(|paper| self.bring(&paper.bytes))?;
+        self.bring(EMPTY)
     }
 
     fn bring(&self, bytes: &[u8]) -> Result<(), OciError> {
@@ -292,6 +248,29 @@ impl Paper {
         }
         layer
     }
+}
+
+/// The manifest of an artifact that refers to an image.
+fn manifest(
+    subject: &Placed,
+    artifact_type: &str,
+    layers: &[Value],
+    annotations: &Annotations,
+) -> Vec<u8> {
+    let mut manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MEDIA_MANIFEST,
+        "artifactType": artifact_type,
+        "config": empty_config(),
+        "layers": layers,
+        "subject": {
+            "mediaType": subject.media_type, "digest": subject.digest, "size": subject.size,
+        },
+    });
+    if !annotations.is_empty() {
+        manifest["annotations"] = json!(annotations);
+    }
+    manifest.to_string().into_bytes()
 }
 
 pub(super) fn cosign_tag(subject: &Digest, suffix: &str) -> String {

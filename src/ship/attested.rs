@@ -4,6 +4,9 @@
 //! write there may add what they like, so what is of another key, about another image or no document at all
 //! is passed over: it neither counts nor stands in the way. An envelope can be copied from image to image like
 //! any blob, so what counts must be about this manifest. That the registry cannot be asked is a failure.
+//!
+//! Nor can they keep anybody busy without an end: how much is looked at has limits, far beyond what any number
+//! of signers writes, and what is small goes first.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +29,10 @@ use crate::report::sign::{Envelope, PublicKey};
 pub(super) const LARGEST_ENVELOPE: u64 = 64 << 20;
 /// Largest payload of a signature.
 const LARGEST_PAYLOAD: u64 = 1 << 20;
+
+/// Most documents that are looked at, and most bytes of them and of what lists them.
+const MOST_DOCUMENTS: usize = 4 * MOST;
+const MOST_BYTES: u64 = 1 << 30;
 
 /// What of an in-toto statement counts here.
 #[derive(Deserialize)]
@@ -60,10 +67,15 @@ pub struct Attested {
     /// Signatures and attestations that are not of this key, or not of this manifest.
     pub strange_signatures: usize,
     pub strange_attestations: usize,
+    /// What was not looked at, because it is too large or too much.
+    pub unread: usize,
 }
 
-/// Something that was said, by whomever.
-type Claim = (Descriptor, Value);
+/// A document that somebody attached, whoever it is.
+struct Attached {
+    layer: Descriptor,
+    annotations: Value,
+}
 
 /// Reads what is said of a manifest.
 pub fn read_attested(
@@ -71,35 +83,30 @@ pub fn read_attested(
     subject: &Digest,
     key: &PublicKey,
 ) -> Result<Attested, ShipError> {
+    let mut reading = Reading { registry, subject, rest: MOST_BYTES, unread: 0, last: None };
     let mut attested = Attested::default();
-    for (layer, annotations) in find_claims(registry, subject)? {
-        let bytes = |limit| read(registry, &layer, limit);
+    for Attached { layer, annotations } in reading.find_all()? {
         if is_bundle(&layer.media_type) {
-            let said = bytes(LARGEST_ENVELOPE)?.and_then(|bytes| {
-                let said = Bundle::parse(&bytes)?.open(key, subject)?;
-                match said {
-                    Said::Signed => Some(SIGN_PREDICATE.to_owned()),
-                    Said::Statement(payload) => kind(&payload, subject),
-                }
-            });
-            attested.add(said);
+            let Some(bytes) = reading.read(&layer, LARGEST_ENVELOPE)? else { continue };
+            let said = Bundle::parse(bytes).and_then(|bundle| bundle.open(key, subject));
+            attested.add(said.and_then(|said| match said {
+                Said::Signed => Some(SIGN_PREDICATE.to_owned()),
+                Said::Statement(payload) => kind(&payload, subject),
+            }));
         } else if layer.media_type == ENVELOPE {
-            let said = bytes(LARGEST_ENVELOPE)?.and_then(|bytes| {
-                kind(&Envelope::parse(&bytes).ok()?.open(key, PAYLOAD_TYPE).ok()?, subject)
-            });
-            attested.add(said);
+            let Some(bytes) = reading.read(&layer, LARGEST_ENVELOPE)? else { continue };
+            let payload = Envelope::parse(bytes).and_then(|one| one.open(key, PAYLOAD_TYPE));
+            attested.add(payload.ok().and_then(|payload| kind(&payload, subject)));
         } else if let Some(signature) = annotations[SIGNED].as_str() {
             let signature = BASE64_STANDARD.decode(signature).unwrap_or_default();
-            let is_sign = |payload: &Vec<u8>| {
-                key.verifies(payload, &signature) && is_payload_of(payload, subject)
-            };
-            match bytes(LARGEST_PAYLOAD)?.is_some_and(|payload| is_sign(&payload)) {
+            let Some(payload) = reading.read(&layer, LARGEST_PAYLOAD)? else { continue };
+            match key.verifies(payload, &signature) && is_payload_of(payload, subject) {
                 true => attested.is_signed = true,
                 false => attested.strange_signatures += 1,
             }
         }
     }
-    Ok(attested)
+    Ok(Attested { unread: reading.unread, ..attested })
 }
 
 impl Attested {
@@ -116,7 +123,7 @@ impl Attested {
     /// Refuses what the key did not sign.
     pub fn check(&self, subject: &Digest) -> Result<(), ShipError> {
         let subject = *subject;
-        match self.strange_signatures + self.strange_attestations {
+        match self.strange_signatures + self.strange_attestations + self.unread {
             _ if self.is_signed => Ok(()),
             0 => Err(ShipError::Unsigned { subject }),
             count => Err(ShipError::Stranger { subject, count }),
@@ -124,26 +131,78 @@ impl Attested {
     }
 }
 
-/// All that is there, each once.
-fn find_claims(registry: &Registry<'_>, subject: &Digest) -> Result<Vec<Claim>, ShipError> {
-    let mut versions = ["sig", "att"].map(|suffix| cosign_tag(subject, suffix)).to_vec();
-    let listed = registry.list_referrers(subject)?.into_iter();
-    let listed = listed.filter(|one| may_be_signed(&one.artifact_type)).take(MOST);
-    versions.extend(listed.map(|one| one.digest.to_string()));
-    let (mut seen, mut claims) = (BTreeSet::new(), Vec::new());
-    for version in versions {
-        let layers = match registry.artifact(&version) {
-            Err(OciError::Missing { .. }) => continue,
-            layers => layers?,
-        };
-        for (layer, annotations) in layers.into_iter().take(MOST) {
-            let signature = annotations[SIGNED].as_str().unwrap_or_default().to_owned();
-            if seen.insert((layer.digest, layer.media_type.clone(), signature)) {
-                claims.push((layer, annotations));
+/// What is left to be read.
+struct Reading<'a> {
+    registry: &'a Registry<'a>,
+    subject: &'a Digest,
+    /// Bytes that may still be.
+    rest: u64,
+    unread: usize,
+    /// What was read last: all signatures of a name are of the same payload.
+    last: Option<(Descriptor, Vec<u8>)>,
+}
+
+impl Reading<'_> {
+    /// All that is there, each once, the smallest first.
+    fn find_all(&mut self) -> Result<Vec<Attached>, ShipError> {
+        let mut versions = ["sig", "att"].map(|suffix| cosign_tag(self.subject, suffix)).to_vec();
+        let listed = self.registry.list_referrers(self.subject);
+        let mut listed = self.unless_large(listed)?.unwrap_or_default();
+        listed.retain(|one| may_be_signed(&one.artifact_type));
+        self.unread += listed.len().saturating_sub(MOST);
+        versions.extend(listed.iter().take(MOST).map(|one| one.digest.to_string()));
+        let (mut seen, mut all) = (BTreeSet::new(), Vec::new());
+        for version in versions {
+            if self.rest == 0 || all.len() >= MOST_DOCUMENTS {
+                self.unread += 1;
+                continue;
+            }
+            let artifact = match self.registry.find_artifact(&version) {
+                Err(OciError::Missing { .. }) => continue,
+                artifact => self.unless_large(artifact)?,
+            };
+            let Some(artifact) = artifact else { continue };
+            self.rest = self.rest.saturating_sub(artifact.size);
+            self.unread += artifact.layers.len().saturating_sub(MOST);
+            for (layer, annotations) in artifact.described().into_iter().take(MOST) {
+                let signature = annotations[SIGNED].as_str().unwrap_or_default().to_owned();
+                let place = (layer.digest, layer.size, layer.media_type.clone(), signature);
+                if seen.insert(place) {
+                    all.push(Attached { layer, annotations });
+                }
             }
         }
+        self.unread += all.len().saturating_sub(MOST_DOCUMENTS);
+        all.truncate(MOST_DOCUMENTS);
+        all.sort_by_key(|one| (one.layer.size, one.layer.digest));
+        Ok(all)
     }
-    Ok(claims)
+
+    /// What was asked for, or none where there is more of it than anybody reads.
+    fn unless_large<T>(&mut self, answer: Result<T, OciError>) -> Result<Option<T>, ShipError> {
+        match answer {
+            Err(OciError::Fetch(FetchError::TooLarge { .. })) => {
+                self.unread += 1;
+                Ok(None)
+            }
+            answer => Ok(Some(answer?)),
+        }
+    }
+
+    /// The bytes of a document, which are none where they are not what they should be; nothing where it is
+    /// not looked at.
+    fn read(&mut self, layer: &Descriptor, limit: u64) -> Result<Option<&[u8]>, ShipError> {
+        let Some(rest) = self.rest.checked_sub(layer.size).filter(|_| layer.size <= limit) else {
+            self.unread += 1;
+            return Ok(None);
+        };
+        self.rest = rest;
+        if self.last.as_ref().is_none_or(|(last, _)| last != layer) {
+            let bytes = read(self.registry, layer, limit)?.unwrap_or_default();
+            self.last = Some((layer.clone(), bytes));
+        }
+        Ok(self.last.as_ref().map(|(_, bytes)| &**bytes))
+    }
 }
 
 /// Whether an artifact of this type may have signatures and envelopes. Where a registry keeps no list, cosign
@@ -162,7 +221,7 @@ pub(super) fn read(
     if layer.size > limit {
         return Ok(None);
     }
-    match registry.blob("attestation", &layer.digest, limit) {
+    match registry.blob("attestation", &layer.digest, layer.size) {
         Err(OciError::Missing { .. } | OciError::Fetch(FetchError::TooLarge { .. })) => Ok(None),
         bytes => Ok(Some(bytes?).filter(|bytes| Digest::of(bytes) == layer.digest)),
     }

@@ -49,6 +49,10 @@ pub enum ShipError {
     NotAttested { subject: Digest, kind: String },
     #[error("{count} signers have written to `{tag}` at {registry}, and nobody reads more")]
     Crowded { registry: String, tag: String, count: usize },
+    #[error(
+        "others write to `{tag}` at {registry} all the time, and what is added there does not stay"
+    )]
+    Unsettled { registry: String, tag: String },
 }
 
 impl ShipError {
@@ -77,6 +81,9 @@ impl ShipError {
             ),
             ShipError::NotAttested { .. } => {
                 Some("`sbx push --attest --key FILE` attests what it pushes".to_owned())
+            }
+            ShipError::Unsettled { .. } => {
+                Some("push again: what is there already is not sent twice".to_owned())
             }
             _ => None,
         }

@@ -16,6 +16,7 @@ mod load;
 mod podman;
 mod pull;
 mod push;
+mod shared;
 mod shipped;
 mod supply;
 

@@ -74,6 +74,8 @@ struct State {
     page: Option<usize>,
     /// Manifests whose tag ends so are refused.
     refuses_tag: Option<String>,
+    /// Manifests whose tag ends so are taken so much later, the first so many of them.
+    delay: Option<(String, Duration, usize)>,
     refuses_mounts: Option<u16>,
     /// Answers to the ends of uploads, and to manifests.
     refuses_ends: Option<u16>,
@@ -134,6 +136,11 @@ impl Depot {
 
     pub fn refuse_tag(&self, end: Option<&str>) {
         self.state.lock().unwrap().refuses_tag = end.map(str::to_owned);
+    }
+
+    /// Takes the first so many manifests whose tag ends so that much later.
+    pub fn delay(&self, end: &str, pause: Duration, times: usize) {
+        self.state.lock().unwrap().delay = Some((end.to_owned(), pause, times));
     }
 
     pub fn refuse_mounts(&self, status: u16) {
@@ -217,6 +224,17 @@ impl Depot {
         bytes[middle] ^= 1;
     }
 
+    /// Forgets manifests of some types of artifacts, but for what tags name.
+    pub fn drop_manifests(&self, repository: &str, types: &[&str]) {
+        let is_dropped = |(home, version): &(String, String), bytes: &[u8]| {
+            let value: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+            let is_of = value["artifactType"].as_str().is_some_and(|one| types.contains(&one));
+            home == repository && version.starts_with("sha256:") && is_of
+        };
+        let mut state = self.state.lock().unwrap();
+        state.manifests.retain(|place, (_, bytes)| !is_dropped(place, bytes));
+    }
+
     /// Knows nothing of a repository any more.
     pub fn drop_repository(&self, repository: &str) {
         let mut state = self.state.lock().unwrap();
@@ -245,6 +263,18 @@ impl Depot {
         let state = self.state.lock().unwrap();
         let own = state.manifests.keys().filter(|(name, _)| name == repository);
         own.map(|(_, version)| version.clone()).filter(|one| !one.starts_with("sha256:")).collect()
+    }
+}
+
+impl State {
+    /// How much later this is answered.
+    fn pause_before(&mut self, asked: &Asked) -> Option<Duration> {
+        let (end, pause, times) = self.delay.as_mut()?;
+        if asked.method != "PUT" || !asked.path.ends_with(end.as_str()) {
+            return None;
+        }
+        *times = times.checked_sub(1)?;
+        Some(*pause)
     }
 }
 

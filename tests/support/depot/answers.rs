@@ -219,5 +219,6 @@ fn referrers(state: &State, request: &Request, repository: &str, name: &str) -> 
     let index = json!({"schemaVersion": 2, "mediaType": media, "manifests": entries});
     let answer = Answer { body: index.to_string().into_bytes(), ..Answer::new(200) };
     let answer = answer.with("Content-Type", media);
+    let answer = answer.with("Link", "</v2/>; rel=\"first\"");
     link.into_iter().fold(answer, |answer, link| answer.with("Link", link))
 }

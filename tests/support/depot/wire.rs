@@ -57,6 +57,8 @@ pub(super) fn converse(stream: TcpStream, state: &Mutex<State>, host: &str) -> i
         if let Some(asked) = state.lock().unwrap().asked.get_mut(number) {
             asked.bytes = body.len();
         }
+        let pause = state.lock().unwrap().pause_before(&asked);
+        thread::sleep(pause.unwrap_or_default());
         let request = Request { asked, headers, body };
         if half && has_body {
             // what arrived is kept, as registries do
