@@ -409,11 +409,12 @@ fn debian_packages_are_added_to_those_of_a_base() {
         Deb::new("libhello", "1.2").file("/usr/lib/libhello", "lib\n"),
         Deb::new("newer", "1").depends("bash (>= 99)"),
         Deb::new("more", "1").depends("libhello"),
+        Deb::new("sourced", "1+b1").field("Source", "source (1)"),
     ] {
         repo.add_later(deb);
     }
     repo.publish();
-    let lower = Project::from_repo(&repo).debian_layers(&[""]);
+    let lower = Project::from_repo(&repo).debian_layers(&["", "sourced"]);
     lower.build();
     let registry = Registry::start();
     let layout = format!("{}:s", lower.cache().display());
@@ -433,6 +434,15 @@ fn debian_packages_are_added_to_those_of_a_base() {
     assert_eq!(added.len(), 2, "{added:?}");
     assert!(lock.lines().any(|line| line.starts_with("base-deb ") && line.contains(" bash ")));
     assert_eq!(project.build(), id);
+    let bill = project.sbx(&["sbom", "s"]).success().stdout;
+    let deb = "pkg:deb/debian/sourced@1%2Bb1?arch=amd64&distro=debian-13&upstream=source%401";
+    assert!(bill.contains(deb) && bill.contains("built package from: source 1\""), "{bill}");
+    let said = project.sbx(&["provenance", "s"]).success().stdout;
+    let base = lock.lines().find(|line| line.starts_with("base ")).unwrap();
+    let manifest = base.split(' ').find(|word| word.starts_with("sha256:")).unwrap();
+    let host = reference.split('/').next().unwrap();
+    let image = format!("pkg:oci/debian@{manifest}?arch=amd64&repository_url={host}%2Fdebian");
+    assert!(said.contains(&image), "{image} is not in {said}");
 
     let unpacked = project.unpack();
     let rootfs = root(&unpacked);

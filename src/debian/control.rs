@@ -50,6 +50,15 @@ impl<'a> Stanza<'a> {
     }
 }
 
+/// What a `Source` field names, as package URLs write it: `NAME`, or `NAME@VERSION` where it has a version of
+/// its own.
+pub fn upstream(source: &str) -> String {
+    match source.split_once(" (") {
+        Some((name, version)) => format!("{name}@{}", version.trim_end_matches(')')),
+        None => source.to_owned(),
+    }
+}
+
 /// A line and the continuation lines after it.
 fn take_field<'a>(rest: &mut &'a str) -> Option<&'a str> {
     if rest.is_empty() {

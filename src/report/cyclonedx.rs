@@ -1,13 +1,19 @@
 //! CycloneDX 1.6 in JSON.
 //!
 //! Layers are properties of components and no components of their own: that is how scanners write and
-//! read them.
+//! read them. A Debian package's source, by which vulnerabilities are known, the package URL says; who does
+//! not read it there finds it in properties of his own.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::inventory::{Component, Inventory, ShippedLayer};
 use super::{Licence, TOOL, TOOL_VERSION, created, document, uuid};
 use crate::digest::Integrity;
+
+/// What the image is called within the document.
+const IMAGE: &str = "image";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -51,6 +57,8 @@ struct Item {
     hashes: Vec<Hash>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     licenses: Vec<Choice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpe: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     purl: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -129,7 +137,7 @@ fn image(inventory: &Inventory) -> Item {
     let platform = Property { name: "dev.sbx:platform", value: subject.platform.to_string() };
     Item {
         r#type: "container",
-        id: Some("image".to_owned()),
+        id: Some(IMAGE.to_owned()),
         name: subject.reference.clone(),
         version: subject.image.to_string(),
         hashes: vec![hash(&subject.image.into())],
@@ -158,6 +166,10 @@ fn item(component: &Component, layers: &[ShippedLayer]) -> Item {
         name: "dev.sbx:layer",
         value: format!("{} {}", layer.diff_id, layer.name),
     });
+    let source = component.source().into_iter().flat_map(|(name, version)| {
+        [("aquasecurity:trivy:SrcName", name), ("aquasecurity:trivy:SrcVersion", version)]
+    });
+    let source = source.map(|(name, value)| Property { name, value: value.to_owned() });
     Item {
         r#type: "library",
         id: Some(component.id()),
@@ -166,8 +178,9 @@ fn item(component: &Component, layers: &[ShippedLayer]) -> Item {
         version: component.version.clone(),
         hashes: component.digest.iter().map(hash).collect(),
         licenses: component.licence.iter().map(choice).collect(),
+        cpe: component.cpe.clone(),
         purl: Some(component.purl.clone()),
-        properties: brought.collect(),
+        properties: brought.chain(source).collect(),
     }
 }
 
@@ -192,19 +205,17 @@ fn choice(licence: &Licence) -> Choice {
 
 /// The image depends on what its layers bring, and a package on what it bundles.
 fn dependencies(inventory: &Inventory) -> Vec<Dependency> {
-    let direct = inventory.components.iter().filter(|component| component.bundled_in.is_none());
-    let mut on: Vec<String> = direct.map(Component::id).collect();
-    on.sort();
-    let mut all = vec![Dependency { r#ref: "image".to_owned(), depends_on: on }];
-    for parent in &inventory.components {
-        let bundled = inventory.components.iter().filter(|component| {
-            component.bundled_in.as_ref() == Some(&parent.purl) && component.id() != parent.id()
-        });
-        let mut on: Vec<String> = bundled.map(Component::id).collect();
-        on.sort();
-        if !on.is_empty() {
-            all.push(Dependency { r#ref: parent.id(), depends_on: on });
+    let mut all: BTreeMap<&str, BTreeSet<String>> = BTreeMap::from([(IMAGE, BTreeSet::new())]);
+    for component in &inventory.components {
+        let parents = component.bundled_in.iter().map(String::as_str);
+        let direct = component.bundled_in.is_empty().then_some(IMAGE);
+        for parent in parents.chain(direct) {
+            all.entry(parent).or_default().insert(component.id());
         }
     }
-    all
+    let one = |(parent, on): (&str, BTreeSet<String>)| Dependency {
+        r#ref: parent.to_owned(),
+        depends_on: on.into_iter().collect(),
+    };
+    all.into_iter().map(one).collect()
 }

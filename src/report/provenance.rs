@@ -11,8 +11,12 @@ use serde_json::Value;
 
 use super::inventory::{Given, Subject};
 use super::{ReportError, TOOL, TOOL_VERSION, document, purl};
+use crate::decl::ImageSource;
 use crate::digest::{Digest, Integrity};
+use crate::fetch::defaults;
+use crate::lock::{Pin, Source};
 use crate::platform::Platform;
+use crate::reference::Reference;
 use crate::store::Key;
 
 /// What kind of build it was: a name, described in `docs/provenance.md`.
@@ -214,15 +218,63 @@ fn subjects(subject: &Subject, manifests: &[Digest]) -> Vec<Resource> {
     own.into_iter().chain(others).collect()
 }
 
-/// Every source that a step of the plan could see, shipped or not.
+/// Every source that a step of the plan could see, shipped or not, and the image that a base is.
 fn dependencies(given: Given<'_>) -> Result<Vec<Resource>, ReportError> {
     let mut all = BTreeSet::new();
+    all.extend(base_image(given)?);
     for step in given.plan.aside.iter().chain(&given.plan.steps) {
         for source in step.work.sources() {
             let uri = purl::purl(&source, &given.origin(&source))?;
-            let digest = digests(&source.integrity());
+            let mut digest = digests(&source.integrity());
+            if let Source::Git(pin) = source {
+                digest.insert("gitCommit", pin.commit.to_string());
+            }
             all.insert(Resource { name: Some(source.label()), uri: Some(uri), digest });
         }
     }
     Ok(all.into_iter().collect())
+}
+
+fn base_image(given: Given<'_>) -> Result<Option<Resource>, ReportError> {
+    let Some((declared, pins)) = given.base() else { return Ok(None) };
+    let pin = pins.iter().find_map(|pin| match pin {
+        Pin::Base(pin) => Some(pin),
+        _ => None,
+    });
+    let Some(pin) = pin else { return Ok(None) };
+    let repository = match &declared.source {
+        ImageSource::Registry(reference) => Some(repository(reference)),
+        ImageSource::Layout { .. } => None,
+    };
+    let arch = given.plan.platform.architecture();
+    let uri = purl::base_image(pin, arch, repository.as_deref());
+    Ok(Some(Resource {
+        name: Some(pin.label()),
+        uri: Some(uri.map_err(|_| ReportError::Name(pin.label()))?),
+        digest: digests(&pin.manifest.into()),
+    }))
+}
+
+/// `HOST/REPOSITORY`, as package URLs have it.
+fn repository(reference: &Reference) -> String {
+    let docker = defaults::DOCKER_NAMES;
+    let host = reference.registry().filter(|host| !docker.contains(host)).unwrap_or(docker[0]);
+    let name = reference.repository();
+    let library = if host == docker[0] && !name.contains('/') { "library/" } else { "" };
+    format!("{host}/{library}{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_has_its_registry_s_name() {
+        let of = |text: &str| repository(&text.parse().unwrap());
+        assert_eq!(of("r.example.org:5000/a/b:1"), "r.example.org:5000/a/b");
+        let docker = defaults::DOCKER_NAMES[0];
+        assert_eq!(of("debian:13"), format!("{docker}/library/debian"));
+        assert_eq!(of(&format!("{docker}/debian")), format!("{docker}/library/debian"));
+        assert_eq!(of("team/app"), format!("{docker}/team/app"));
+    }
 }

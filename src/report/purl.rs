@@ -3,7 +3,8 @@
 use packageurl::PackageUrl;
 
 use super::ReportError;
-use crate::lock::Source;
+use crate::digest::Digest;
+use crate::lock::{BasePin, Source};
 
 /// What a package URL says beside the package: where Debian's come from, where an archive lies.
 #[derive(Clone, Debug, Default)]
@@ -53,11 +54,7 @@ fn build(source: &Source<'_>, origin: &Origin) -> packageurl::Result<String> {
         }
         // a layer is no image: its own digest names it
         Source::BaseLayer(pin) => {
-            let image = pin.image.strip_prefix("oci:").unwrap_or(&pin.image);
-            let name = image.rsplit('/').next().and_then(|name| name.split(':').next());
-            let name = name.unwrap_or_default();
-            purl = PackageUrl::new("oci", name.to_owned())?;
-            purl.with_version(pin.digest.to_string())?;
+            purl = oci(&pin.image, &pin.digest)?;
         }
         Source::Git(pin) => {
             purl = PackageUrl::new("generic", pin.name.to_string())?;
@@ -77,18 +74,51 @@ fn build(source: &Source<'_>, origin: &Origin) -> packageurl::Result<String> {
     Ok(purl.to_string())
 }
 
+/// What has a digest of an image's name.
+fn oci(image: &str, digest: &Digest) -> packageurl::Result<PackageUrl<'static>> {
+    let image = image.strip_prefix("oci:").unwrap_or(image);
+    let name = image.rsplit('/').next().and_then(|name| name.split(['@', ':']).next());
+    let mut purl = PackageUrl::new("oci", name.unwrap_or_default().to_owned())?;
+    purl.with_version(digest.to_string())?;
+    Ok(purl)
+}
+
+/// The package URL of the image that a base is; `repository` is where a registry has it.
+pub(super) fn base_image(
+    pin: &BasePin,
+    arch: &str,
+    repository: Option<&str>,
+) -> packageurl::Result<String> {
+    let mut purl = oci(&pin.name, &pin.manifest)?;
+    purl.add_qualifier("arch", arch.to_owned())?;
+    if let Some(repository) = repository {
+        purl.add_qualifier("repository_url", repository.to_owned())?;
+    }
+    Ok(purl.to_string())
+}
+
+/// The package URL of a program that is in no ecosystem.
+pub(super) fn program(name: &str, version: &str) -> packageurl::Result<String> {
+    let mut purl = PackageUrl::new("generic", name.to_owned())?;
+    purl.with_version(version.to_owned())?;
+    Ok(purl.to_string())
+}
+
 /// The package URL of a Debian package that a base has.
 pub(super) fn base_deb(
     name: &str,
     version: &str,
     arch: &str,
     distro: Option<&str>,
+    upstream: Option<&str>,
 ) -> packageurl::Result<String> {
     let mut purl = PackageUrl::new("deb", name.to_owned())?;
     purl.with_namespace("debian")?.with_version(version.to_owned())?;
     purl.add_qualifier("arch", arch.to_owned())?;
-    if let Some(distro) = distro {
-        purl.add_qualifier("distro", distro.to_owned())?;
+    for (name, value) in [("distro", distro), ("upstream", upstream)] {
+        if let Some(value) = value {
+            purl.add_qualifier(name, value.to_owned())?;
+        }
     }
     Ok(purl.to_string())
 }
@@ -110,7 +140,6 @@ pub(super) fn npm(name: &str, version: &str) -> packageurl::Result<PackageUrl<'s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
     use crate::lock::{ArchiveName, ArchivePin, DebPin, Mark, WheelPin};
 
     fn deb(name: &str, version: &str, archive: &str) -> DebPin {

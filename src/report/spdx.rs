@@ -13,6 +13,7 @@ use super::{TOOL, TOOL_VERSION, created, document, uuid};
 use crate::digest::Integrity;
 
 const UNSAID: &str = "NOASSERTION";
+const SYSTEM: &str = "SPDXRef-OperatingSystem";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,6 +47,8 @@ struct Package {
     version_info: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_info: Option<String>,
     primary_package_purpose: &'static str,
     download_location: &'static str,
     files_analyzed: bool,
@@ -95,6 +98,7 @@ pub fn spdx(inventory: &Inventory) -> Vec<u8> {
     let mut packages = vec![image(inventory)];
     packages
         .extend(inventory.layers.iter().enumerate().map(|(at, layer)| layer_package(at, layer)));
+    packages.extend(inventory.system.iter().map(system));
     packages.extend(inventory.components.iter().map(package));
     let mut bill = Document {
         spdx_version: "SPDX-2.3",
@@ -121,6 +125,7 @@ fn bare(id: String, name: String, purpose: &'static str) -> Package {
         name,
         version_info: None,
         summary: None,
+        source_info: None,
         primary_package_purpose: purpose,
         download_location: UNSAID,
         files_analyzed: false,
@@ -155,22 +160,40 @@ fn layer_package(at: usize, layer: &ShippedLayer) -> Package {
     }
 }
 
+/// What the packages are of. Scanners know it by the beginning of its identifier, and look at no Debian
+/// package where there is none.
+fn system((name, version): &(String, String)) -> Package {
+    Package {
+        version_info: Some(version.clone()),
+        ..bare(SYSTEM.to_owned(), name.clone(), "OPERATING-SYSTEM")
+    }
+}
+
 fn component_id(component: &Component) -> String {
     format!("SPDXRef-{}", component.id())
 }
 
 fn package(component: &Component) -> Package {
     let licence = component.licence.as_ref();
+    let purl = ExternalRef {
+        reference_category: "PACKAGE-MANAGER",
+        reference_type: "purl",
+        reference_locator: component.purl.clone(),
+    };
+    let cpe = component.cpe.as_ref().map(|cpe| ExternalRef {
+        reference_category: "SECURITY",
+        reference_type: "cpe23Type",
+        reference_locator: cpe.clone(),
+    });
+    // in the words that scanners read
+    let built = |(name, version)| format!("built package from: {name} {version}");
     Package {
+        source_info: component.source().map(built),
         version_info: (!component.version.is_empty()).then(|| component.version.clone()),
         license_declared: licence
             .map_or_else(|| UNSAID.to_owned(), |licence| licence.expression.clone()),
         checksums: component.digest.iter().map(checksum).collect(),
-        external_refs: vec![ExternalRef {
-            reference_category: "PACKAGE-MANAGER",
-            reference_type: "purl",
-            reference_locator: component.purl.clone(),
-        }],
+        external_refs: [purl].into_iter().chain(cpe).collect(),
         ..bare(component_id(component), component.name.clone(), "LIBRARY")
     }
 }
@@ -208,6 +231,9 @@ fn relationships(inventory: &Inventory) -> BTreeSet<Relationship> {
             relate(layer_id(at), "DEPENDS_ON", layer_id(*need));
         }
     }
+    if inventory.system.is_some() {
+        relate("SPDXRef-image".to_owned(), "CONTAINS", SYSTEM.to_owned());
+    }
     for component in &inventory.components {
         if component.layers.is_empty() {
             relate("SPDXRef-image".to_owned(), "CONTAINS", component_id(component));
@@ -215,12 +241,8 @@ fn relationships(inventory: &Inventory) -> BTreeSet<Relationship> {
         for at in &component.layers {
             relate(layer_id(*at), "CONTAINS", component_id(component));
         }
-        let parents = inventory
-            .components
-            .iter()
-            .filter(|parent| component.bundled_in.as_ref() == Some(&parent.purl));
-        for parent in parents {
-            relate(component_id(parent), "CONTAINS", component_id(component));
+        for parent in &component.bundled_in {
+            relate(format!("SPDXRef-{parent}"), "CONTAINS", component_id(component));
         }
     }
     all

@@ -42,8 +42,8 @@ pub struct BaseLayerPin {
 pub enum BasePart {
     /// A setting that images inherit: `env`, `cmd`, `user`, …; and its words.
     Config { setting: Box<str>, words: Vec<Box<str>> },
-    /// A Debian package that it has.
-    Deb { name: Box<str>, version: Box<str>, arch: Box<str> },
+    /// A Debian package that it has, and its source package where that is called otherwise.
+    Deb { name: Box<str>, version: Box<str>, arch: Box<str>, upstream: Option<Box<str>> },
     /// Its dpkg's status file, and the release that it is of.
     Dpkg { release: Box<str>, status: Digest },
 }
@@ -134,8 +134,11 @@ impl BasePart {
                     words.push(word);
                 }
             }
-            BasePart::Deb { name, version, arch } => {
+            BasePart::Deb { name, version, arch, upstream } => {
                 words.push(name).push(version).push(arch);
+                if let Some(upstream) = upstream {
+                    words.push(upstream);
+                }
             }
             BasePart::Dpkg { release, status } => {
                 words.push(release).push(status);
@@ -160,6 +163,10 @@ impl BasePart {
                 name: Words::next(words, "name")?.into(),
                 version: Words::next(words, "version")?.into(),
                 arch: Words::next(words, "architecture")?.into(),
+                upstream: match words.next() {
+                    Some(word) => Some(Words::next(&mut Some(word).into_iter(), "source")?.into()),
+                    None => None,
+                },
             }),
             _ => Ok(BasePart::Dpkg {
                 release: Words::next(words, "release")?.into(),

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{SolveError, Solver, Update, touches};
+use crate::debian::control::upstream;
 use crate::debian::database::{find_field, stanzas};
 use crate::decl::{BaseImage, ImageSource, Layer, Project, Recipe};
 use crate::digest::Digest;
@@ -240,8 +241,12 @@ fn read_status(text: &str, image: &str, platform: Platform) -> Result<Vec<BasePa
         let field = |name| find_field(stanza, name).unwrap_or_default();
         match field("Status").rsplit(' ').next().unwrap_or_default() {
             "installed" if ["all", platform.debian()].contains(&field("Architecture")) => {
-                let (name, version) = (field("Package").into(), field("Version").into());
-                debs.push(BasePart::Deb { name, version, arch: field("Architecture").into() });
+                debs.push(BasePart::Deb {
+                    name: field("Package").into(),
+                    version: field("Version").into(),
+                    arch: field("Architecture").into(),
+                    upstream: find_field(stanza, "Source").map(|source| upstream(source).into()),
+                });
             }
             "installed" | "config-files" | "not-installed" => {}
             state => {
@@ -286,9 +291,17 @@ mod tests {
 
     #[test]
     fn installed_packages_of_the_platform_are_read() {
-        let found = read_status(TEXT, "x", Platform::Amd64).unwrap();
-        let a = BasePart::Deb { name: "a".into(), version: "1".into(), arch: "all".into() };
-        assert_eq!(found, [a]);
+        let text = format!(
+            "{TEXT}\nPackage: d\nStatus: install ok installed\nArchitecture: amd64\nSource: big (2-1)\nVersion: 4\n"
+        );
+        let found = read_status(&text, "x", Platform::Amd64).unwrap();
+        let deb = |name: &str, version: &str, arch: &str, upstream: Option<&str>| BasePart::Deb {
+            name: name.into(),
+            version: version.into(),
+            arch: arch.into(),
+            upstream: upstream.map(Into::into),
+        };
+        assert_eq!(found, [deb("a", "1", "all", None), deb("d", "4", "amd64", Some("big@2-1"))]);
         let broken = TEXT.replace("ok installed", "ok half-configured");
         let error = read_status(&broken, "x", Platform::Amd64).unwrap_err();
         assert_eq!(error.to_string(), "in image `x`, package `a` is left `half-configured`");
