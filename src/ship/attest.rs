@@ -8,6 +8,7 @@
 //! What a key said before gives way where it says it anew: its signature of the same payload, its statement of
 //! the same kind that this program made.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -15,7 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::ShipError;
-use super::attested::{LARGEST_ENVELOPE, Statement, read};
+use super::attested::{LARGEST_ENVELOPE, MOST_BYTES, Statement, read};
 use super::shared::SharedTag;
 use super::shipped::Placed;
 use super::supply::Bytes;
@@ -103,12 +104,16 @@ impl Attaching<'_> {
             }
         };
         let papers: Vec<Paper> = attestations.iter().map(seal).collect();
-        let public = key.public();
+        let (public, rest) = (key.public(), Cell::new(MOST_BYTES));
         let gives_way = |layer: &Descriptor, annotations: &Value| {
             let kind = annotations[PREDICATE].as_str().unwrap_or_default();
-            match attestations.iter().any(|one| one.predicate == kind) {
-                true => self.is_ours(subject, &public, layer, kind),
-                false => Ok(false),
+            let left = rest.get().checked_sub(layer.size);
+            match left.filter(|_| attestations.iter().any(|one| one.predicate == kind)) {
+                Some(left) => {
+                    rest.set(left);
+                    self.is_ours(subject, &public, layer, kind)
+                }
+                None => Ok(false),
             }
         };
         Ok(vec![self.add(subject, ENVELOPE, "att", &papers, &gives_way)?])

@@ -32,7 +32,7 @@ const LARGEST_PAYLOAD: u64 = 1 << 20;
 
 /// Most documents that are looked at, and most bytes of them and of what lists them.
 const MOST_DOCUMENTS: usize = 4 * MOST;
-const MOST_BYTES: u64 = 1 << 30;
+pub(super) const MOST_BYTES: u64 = 1 << 30;
 
 /// What of an in-toto statement counts here.
 #[derive(Deserialize)]
