@@ -20,6 +20,7 @@ use sbx::jail::Terminal;
 use sbx::store::Key;
 
 use crate::failure::{Failure, Outcome};
+use crate::workspace::variable;
 
 /// Talks to one terminal, or to a file.
 pub struct Ui {
@@ -236,8 +237,8 @@ impl Ui {
 
 /// Whether whoever sits there wants and has colours (no-color.org).
 fn has_colors() -> bool {
-    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    let is = |name: &str, such: fn(&str) -> bool| variable(name).is_some_and(|value| such(&value));
+    !is("NO_COLOR", |value| !value.is_empty()) && !is("TERM", |value| value == "dumb")
 }
 
 /// Columns of a line, on a terminal at most what it has.
