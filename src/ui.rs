@@ -20,12 +20,12 @@ use sbx::jail::Terminal;
 use sbx::store::Key;
 
 use crate::failure::{Failure, Outcome};
-use crate::workspace::variable;
 
 /// Talks to one terminal, or to a file.
 pub struct Ui {
     json: bool,
     quiet: bool,
+    colors: bool,
     bars: MultiProgress,
     terminal: bool,
     fetch: Mutex<Fetching>,
@@ -77,7 +77,8 @@ struct Fetching {
 }
 
 impl Ui {
-    pub fn new(json: bool, quiet: bool) -> Self {
+    /// `colors`: whether whoever sits there wants and has them.
+    pub fn new(json: bool, quiet: bool, colors: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal && !quiet {
             ProgressDrawTarget::stderr()
@@ -87,6 +88,7 @@ impl Ui {
         Ui {
             json,
             quiet,
+            colors,
             bars: MultiProgress::with_draw_target(target),
             terminal,
             fetch: Mutex::default(),
@@ -220,7 +222,7 @@ impl Ui {
     }
 
     fn show_faults(&self, faults: &Faults) {
-        let theme = match self.terminal && has_colors() {
+        let theme = match self.terminal && self.colors {
             true => miette::GraphicalTheme::unicode(),
             false => miette::GraphicalTheme::unicode_nocolor(),
         };
@@ -233,12 +235,6 @@ impl Ui {
         let count = faults.len();
         self.write_line(&format!("error: {count} {}", if count == 1 { "fault" } else { "faults" }));
     }
-}
-
-/// Whether whoever sits there wants and has colours (no-color.org).
-fn has_colors() -> bool {
-    let is = |name: &str, such: fn(&str) -> bool| variable(name).is_some_and(|value| such(&value));
-    !is("NO_COLOR", |value| !value.is_empty()) && !is("TERM", |value| value == "dumb")
 }
 
 /// Columns of a line, on a terminal at most what it has.

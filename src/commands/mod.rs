@@ -42,7 +42,7 @@ use clap::{Parser, Subcommand};
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 pub use crate::workspace::Global;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, variable};
 
 /// Builds, locks and inspects sandboxes for AI agents.
 #[derive(Parser)]
@@ -110,10 +110,16 @@ enum Verb {
     Completions(completions::CompletionsArguments),
 }
 
+/// Whether whoever sits there wants and has colours (no-color.org).
+fn has_colors() -> bool {
+    let is = |name: &str, such: fn(&str) -> bool| variable(name).is_some_and(|value| such(&value));
+    !is("NO_COLOR", |value| !value.is_empty()) && !is("TERM", |value| value == "dumb")
+}
+
 /// Runs a verb to its exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
     let Arguments { global, verb } = arguments;
-    let ui = Ui::new(global.json, global.quiet);
+    let ui = Ui::new(global.json, global.quiet, has_colors());
     if let Some(jobs) = global.jobs {
         // the first to say so counts, and this is the first
         rayon::ThreadPoolBuilder::new()
