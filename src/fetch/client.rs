@@ -24,6 +24,9 @@ use super::transfer;
 use crate::decl::{Ask, SourceMirror};
 use crate::digest::Integrity;
 
+/// Most bytes that a question may bring, and be no transfer.
+const SMALL: u64 = 4 << 20;
+
 /// How to reach the network. Values of the environment are passed in by the binary.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -145,7 +148,8 @@ pub(super) struct Engine {
     lines: Lines,
     pub(super) names: Names,
     pub(super) unreachable: Unreachable,
-    slots: Semaphore,
+    transfers: Semaphore,
+    questions: Semaphore,
 }
 
 impl Client {
@@ -381,7 +385,8 @@ impl Engine {
             runtime: Some(runtime),
             names: Names::default(),
             unreachable: Unreachable::default(),
-            slots: Semaphore::new(config.parallel.max(1)),
+            transfers: Semaphore::new(config.parallel.max(1)),
+            questions: Semaphore::new(config.parallel.max(1)),
         };
         // certificates that cannot be read are told of before anything is asked
         engine.lines.usual(config, &engine.names, Line::Asking)?;
@@ -435,9 +440,19 @@ impl Engine {
     }
 
     /// Waits for one of the few transfers that may run at a time.
-    pub(super) async fn slot(&self) -> Result<SemaphorePermit<'_>, FetchError> {
-        self.slots.acquire().await.map_err(|error| FetchError::Setup(error.to_string()))
+    pub(super) async fn transfer(&self) -> Result<SemaphorePermit<'_>, FetchError> {
+        acquire(&self.transfers).await
     }
+
+    /// Likewise, for what brings so many bytes at most. What is small waits for no transfer, which may take
+    /// minutes.
+    pub(super) async fn question(&self, limit: u64) -> Result<SemaphorePermit<'_>, FetchError> {
+        acquire(if limit <= SMALL { &self.questions } else { &self.transfers }).await
+    }
+}
+
+async fn acquire(slots: &Semaphore) -> Result<SemaphorePermit<'_>, FetchError> {
+    slots.acquire().await.map_err(|error| FetchError::Setup(error.to_string()))
 }
 
 impl Drop for Engine {

@@ -2,7 +2,7 @@
 //!
 //! What is needed is waited for as long as bytes come at all. What only spares time is given up once it
 //! no longer does: no answer for a while, or too few bytes in each of the spans that follow. A span is
-//! counted as a whole, so a short silence costs nothing.
+//! counted as a whole, so a short silence costs nothing. What is sent is given up where nothing moves.
 
 use std::time::Duration;
 
@@ -18,11 +18,18 @@ use super::retry::{Verdict, judge_network, judge_status};
 /// The least that a server must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Longest time until an answer begins.
+    /// Longest time until an answer begins, and longest pause that is made because a server asks for it.
     pub head: Duration,
     /// So many bytes must come in each span, but for what ends sooner.
     pub bytes: u64,
     pub span: Duration,
+}
+
+impl Pace {
+    /// Whether a server asks for more patience than one has.
+    pub(super) fn is_exceeded(pace: Option<Self>, wait: Option<Duration>) -> bool {
+        pace.zip(wait).is_some_and(|(pace, wait)| wait > pace.head)
+    }
 }
 
 /// An answer while it comes.
@@ -87,6 +94,7 @@ impl<'a> Paced<'a> {
     }
 }
 
-fn slow(label: &str, url: &Url, reason: String) -> Verdict {
+/// What can be done without, and does not come fast enough.
+pub(super) fn slow(label: &str, url: &Url, reason: String) -> Verdict {
     Verdict::Next(FetchError::Slow { label: label.to_owned(), url: redact(url), reason })
 }

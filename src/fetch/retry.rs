@@ -14,6 +14,7 @@ use url::Url;
 use super::client::{ClientConfig, Engine};
 use super::error::{FetchError, Tries};
 use super::mirror::redact;
+use super::pace::Pace;
 use super::progress::Progress;
 use super::words::Said;
 
@@ -95,7 +96,7 @@ async fn try_one<T>(
                 engine.unreachable.add(url, reason);
             }
         }
-        if count >= config.tries {
+        if count >= config.tries || Pace::is_exceeded(config.pace, wait) {
             return Err(Verdict::Next(error.after(count)));
         }
         progress.retried(label, without_label(label, &error.to_string()));

@@ -24,6 +24,7 @@ use super::client::{Client, ClientConfig, Engine};
 use super::error::FetchError;
 use super::login::{dress, sensitive};
 use super::mirror::redact;
+use super::pace::{Pace, slow};
 use super::progress::{NoProgress, Progress};
 use super::retry::{Verdict, judge_network, judge_status, pause, try_each};
 
@@ -210,7 +211,7 @@ impl Client {
         let ended = engine.block_on(sending);
         let ended = ended.map_err(|error| Refusal::Final(FetchError::Setup(error.to_string())))?;
         let response = match ended {
-            None => return Err(Refusal::Again(stalled(config, letter), None)),
+            None => return Err(late(config, letter, config.stall_timeout).into()),
             Some(sent) => {
                 sent.map_err(|error| judge_network(config, letter.label, letter.url, &error))?
             }
@@ -220,7 +221,7 @@ impl Client {
 
     /// Waits before the next try of a stream; answers whether there is one.
     pub fn wait(&self, tried: u32, wait: Option<Duration>) -> bool {
-        if tried >= self.config().tries {
+        if tried >= self.config().tries || Pace::is_exceeded(self.config().pace, wait) {
             return false;
         }
         std::thread::sleep(wait.unwrap_or_else(|| pause(self.config(), tried.saturating_sub(1))));
@@ -246,15 +247,15 @@ async fn send(
             true => request,
             false => request.body(body.to_vec()),
         };
-        let patience = config.stall_timeout * letter.patience;
+        let patience = config.pace.map_or(config.stall_timeout, |pace| pace.head) * letter.patience;
         let sent = tokio::time::timeout(patience, request.send()).await;
         let response = sent
-            .map_err(|_| Verdict::Again(stalled(config, letter), None))?
+            .map_err(|_| late(config, letter, patience))?
             .map_err(|error| judge_network(config, letter.label, url, &error))?;
         read(config, letter, response, limit).await
     };
     let urls = std::slice::from_ref(letter.url);
-    let _slot = engine.slot().await?;
+    let _slot = engine.question(limit).await?;
     try_each(engine, config, letter.label, urls, progress, once).await
 }
 
@@ -343,7 +344,7 @@ async fn read(
     // an answer to HEAD has no body, whatever it promises
     loop {
         let chunk = tokio::time::timeout(config.stall_timeout, response.chunk()).await;
-        let chunk = chunk.map_err(|_| Verdict::Again(stalled(config, letter), None))?;
+        let chunk = chunk.map_err(|_| late(config, letter, config.stall_timeout))?;
         let chunk = chunk.map_err(|error| judge_network(config, label, url, &error))?;
         let Some(chunk) = chunk else { break };
         if (bytes.len() + chunk.len()) as u64 > limit {
@@ -355,11 +356,12 @@ async fn read(
     Ok(Answer { status, url: from, headers, bytes })
 }
 
-fn stalled(config: &ClientConfig, letter: &Letter<'_>) -> FetchError {
-    FetchError::Broken {
-        label: letter.label.to_owned(),
-        url: redact(letter.url),
-        reason: format!("nothing moves for {:?}", config.stall_timeout),
-        tries: super::error::Tries::default(),
+/// Nothing moved for so long. What can be done without is not tried again.
+fn late(config: &ClientConfig, letter: &Letter<'_>, patience: Duration) -> Verdict {
+    let (label, reason) = (letter.label.to_owned(), format!("nothing moves for {patience:?}"));
+    if config.pace.is_some() {
+        return slow(&label, letter.url, reason);
     }
+    let (url, tries) = (redact(letter.url), super::error::Tries::default());
+    Verdict::Again(FetchError::Broken { label, url, reason, tries }, None)
 }

@@ -34,7 +34,7 @@ pub(super) async fn fetch(
     progress: &dyn Progress,
 ) -> Result<(), FetchError> {
     loop {
-        let slot = engine.slot().await?;
+        let slot = engine.transfer().await?;
         match Part::find(want).await? {
             Found::Part(part) => {
                 let gathering = Gathering { engine, config, want };
@@ -209,7 +209,7 @@ pub(super) async fn get(
     headers: &Headers,
     limit: u64,
 ) -> Result<Document, FetchError> {
-    let _slot = engine.slot().await?;
+    let _slot = engine.question(limit).await?;
     let once = async |url: &Url| try_get(engine, config, label, url, headers, limit).await;
     try_each(engine, config, label, urls, &NoProgress, once).await
 }

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
-use sbx::fetch::{Client, ClientConfig, NoProgress, Want};
+use sbx::fetch::{Client, ClientConfig, Letter, Method, NoProgress, Want};
 
 use super::{Home, bytes, quick};
-use crate::support::http::Server;
+use crate::support::http::{Fault, Server};
 
 #[test]
 fn a_dead_mirror_costs_its_tries_once() {
@@ -65,6 +65,31 @@ fn at_most_so_many_transfers_run_at_a_time_over_kept_connections() {
     // a transfer that begins before the last one's connection is free again opens one of its own
     assert!(server.connections() <= 10, "{} for 40 transfers", server.connections());
     assert!(home.parts().is_empty());
+}
+
+#[test]
+fn what_is_small_waits_for_no_transfer() {
+    let (server, home) = (Server::start(), Home::new());
+    server.put("/tool.deb", bytes());
+    server.put("/index", "index");
+    server.always("/tool.deb", Fault::Drip(80_000, Duration::from_millis(100)));
+    let want = home.want(&bytes(), [server.url("/tool.deb")]);
+    let client = Client::new(ClientConfig { parallel: 1, ..quick() });
+    std::thread::scope(|scope| {
+        let fetching = scope.spawn(|| client.fetch_all(vec![want.clone()], &NoProgress).unwrap());
+        while server.hits("/tool.deb") == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let url = server.url("/index");
+        client.get("index", std::slice::from_ref(&url), 1 << 20).unwrap();
+        let letter = Letter::new("index", Method::HEAD, &url);
+        client.send(&letter, b"", 1 << 20, &NoProgress).unwrap();
+        assert!(!want.into.exists(), "it takes a second");
+        // what may be large waits for its turn
+        client.get("index", &[url], 1 << 30).unwrap();
+        assert!(want.into.exists());
+        assert!(fetching.join().unwrap().is_empty());
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sbx::fetch::Pace;
+use sbx::fetch::{Letter, Method, Pace, Refusal};
 
 use super::*;
 
@@ -47,4 +47,38 @@ fn what_can_be_done_without_is_given_up_where_it_comes_too_slowly() {
     let patient = home.want(b"small", [server.url("/small")]);
     let unhurried = ClientConfig { pace: None, ..paced() };
     assert_eq!(fetch(unhurried, &patient).unwrap(), b"small");
+}
+
+#[test]
+fn what_can_be_done_without_is_sent_once_and_waited_for_as_long_as_that_is_worth_it() {
+    let server = Server::start();
+    let config = ClientConfig { stall_timeout: Duration::from_millis(400), ..paced() };
+    let client = Client::new(config);
+    server.put("/claim", b"");
+    server.delay(Duration::from_millis(600));
+    let (url, begun) = (server.url("/claim"), Instant::now());
+    let letter = Letter::new("claim", Method::PUT, &url);
+    let error = client.send(&letter, b"", 1 << 10, &NoProgress).unwrap_err();
+    assert!(matches!(error, FetchError::Slow { .. }), "{error}");
+    assert!(error.to_string().ends_with("is too slow: nothing moves for 400ms"), "{error}");
+    let refusal = client.stream(&letter, &mut &b"claim"[..], Some(5)).unwrap_err();
+    assert!(matches!(refusal, Refusal::Final(FetchError::Slow { .. })), "{refusal:?}");
+    assert_eq!(server.hits("/claim"), 2);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn what_can_be_done_without_is_not_asked_for_again_after_a_long_pause() {
+    let server = Server::start();
+    server.put("/busy", b"here");
+    let (urls, begun) = ([server.url("/busy")], Instant::now());
+    let client = Client::new(paced());
+    server.script("/busy", [Fault::Busy(429, "0")]);
+    assert_eq!(client.get("index", &urls, 1 << 10).unwrap().bytes, b"here");
+    server.always("/busy", Fault::Busy(429, "1"));
+    let error = client.get("index", &urls, 1 << 10).unwrap_err();
+    assert!(matches!(error, FetchError::Status { status: 429, .. }), "{error}");
+    assert_eq!(server.hits("/busy"), 3);
+    assert!(!client.wait(1, Some(Duration::from_secs(1))));
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
 }
