@@ -9,6 +9,9 @@ use crate::fsx::{IoAt, PathIo};
 use crate::path::LayerPath;
 
 const MAGIC: &[u8; 8] = b"sbxlst1\n";
+/// The least that an entry takes in a tar, and an attribute.
+const MEMBER: u64 = 512;
+const ATTRIBUTE: u64 = 24;
 
 /// A listing that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +46,16 @@ impl Listing {
 
     /// Reads what a listing's file holds.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut cursor = Cursor(bytes.strip_prefix(MAGIC)?);
-        let mut entries = Vec::with_capacity(bytes.len() / 64);
-        while !cursor.0.is_empty() {
+        Self::decode_of(bytes, u64::MAX)
+    }
+
+    /// Likewise, of a tar of so many bytes: what cannot be in it is not read.
+    pub fn decode_of(bytes: &[u8], tar: u64) -> Option<Self> {
+        // the root has no member of its own
+        let room = tar.saturating_add(MEMBER);
+        let mut cursor = Cursor { bytes: bytes.strip_prefix(MAGIC)?, room };
+        let mut entries = Vec::with_capacity((bytes.len() / 64).min((room / MEMBER) as usize));
+        while !cursor.bytes.is_empty() {
             entries.push(cursor.entry()?);
         }
         Some(Listing { entries })
@@ -98,13 +108,22 @@ fn encode(entry: &Entry, out: &mut Vec<u8>) {
     }
 }
 
-struct Cursor<'a>(&'a [u8]);
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    /// Bytes that are left of the tar, as far as is known.
+    room: u64,
+}
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
+        let (head, rest) = self.bytes.split_at_checked(count)?;
+        self.bytes = rest;
         Some(head)
+    }
+
+    fn spend(&mut self, room: u64) -> Option<()> {
+        self.room = self.room.checked_sub(room)?;
+        Some(())
     }
 
     fn u32(&mut self) -> Option<u32> {
@@ -125,11 +144,13 @@ impl<'a> Cursor<'a> {
     }
 
     fn entry(&mut self) -> Option<Entry> {
+        self.spend(MEMBER)?;
         let path = self.path()?;
         let (mode, uid, gid) = (self.u32()?, self.u32()?, self.u32()?);
         let mtime = self.u64()?.cast_signed();
         let mut xattrs = BTreeMap::new();
         for _ in 0..self.u32()? {
+            self.spend(ATTRIBUTE)?;
             xattrs.insert(self.bytes()?.into(), self.bytes()?.into());
         }
         let kind = match self.take(1)?[0] {
@@ -182,5 +203,9 @@ mod tests {
         let bytes = std::fs::read(&file).unwrap();
         std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
         assert!(matches!(Listing::read(&file), Err(ListingError::Damaged { .. })));
+        // eight members, each with an attribute, and the root
+        let least = 8 * (MEMBER + ATTRIBUTE) - MEMBER;
+        assert_eq!(Listing::decode_of(&bytes, least), Some(listing));
+        assert_eq!(Listing::decode_of(&bytes, least - 1), None);
     }
 }

@@ -51,6 +51,11 @@ struct Written {
     facts: BTreeMap<Integrity, Facts>,
 }
 
+#[derive(Deserialize)]
+struct Versioned {
+    format: u32,
+}
+
 impl Sheet {
     /// What the store remembers or can read of a step's sources; `None` where that is nothing. Somebody
     /// else's word is handed on if he is believed.
@@ -94,10 +99,9 @@ impl Sheet {
 
     /// Reads what somebody says of a step's sources; another version's word is none.
     pub fn parse(bytes: &[u8], step: &Step) -> Result<Self, SheetError> {
-        let written: Written = serde_json::from_slice(bytes)?;
-        let mut facts = written.facts;
+        let mut facts = read(bytes)?;
         let known: BTreeSet<Integrity> = speaking(step).map(|source| source.integrity()).collect();
-        facts.retain(|digest, _| written.format == FORMAT && known.contains(digest));
+        facts.retain(|digest, _| known.contains(digest));
         match facts.iter().find(|(_, facts)| !is_sound(facts)) {
             Some((digest, _)) => Err(SheetError::Odd(*digest)),
             None => Ok(Sheet(facts)),
@@ -115,10 +119,32 @@ impl Sheet {
     }
 }
 
+/// What is written, whatever it is of. What another version writes may have another shape.
+fn read(bytes: &[u8]) -> Result<BTreeMap<Integrity, Facts>, SheetError> {
+    let Versioned { format } = serde_json::from_slice(bytes)?;
+    match format == FORMAT {
+        true => Ok(serde_json::from_slice::<Written>(bytes)?.facts),
+        false => Ok(BTreeMap::new()),
+    }
+}
+
 fn is_sound(facts: &Facts) -> bool {
     let bundled = facts.bundled.iter();
     let mut licences =
         bundled.clone().map(|one| &one.licence).chain([&facts.licence]).filter_map(Option::as_ref);
     let mut named = bundled.map(|one| purl::npm(&one.name, &one.version));
     licences.all(|one| one.is_sound()) && named.all(|one| one.is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_versions_word_is_none_whatever_shape_it_has() {
+        let word = |format: u32| format!(r#"{{"format":{format},"facts":[],"more":1}}"#);
+        assert!(read(word(FORMAT + 1).as_bytes()).unwrap().is_empty());
+        assert!(read(word(FORMAT).as_bytes()).is_err());
+        assert!(read(b"{}").is_err());
+    }
 }
