@@ -247,6 +247,16 @@ fn what_is_not_what_it_says_is_refused_and_made_here() {
     refused("its tar has other bytes than were promised");
     lies(&|said| said["listing"] = small["listing"].clone());
     refused("disagree at");
+    // more than the tar can hold, and less than would be read
+    let mark = [&[1, 0, 0, 0, b'a'][..], &[0; 24], b"w"].concat();
+    let bytes = [&b"sbxlst1\n"[..], &mark.repeat(10_000)].concat();
+    let packed = zstd::encode_all(&*bytes, 3).unwrap();
+    depot.put_blob("c", &Digest::of(&packed).to_string(), &packed);
+    lies(&|said| {
+        said["listing"]["digest"] = json!(Digest::of(&packed));
+        said["listing"]["size"] = json!(packed.len());
+    });
+    refused("its listing is damaged");
     // whoever may write mends it
     forget_store(&second);
     let writing = ["--cache-to", &cache, "--cache-key", "key.pem"];

@@ -138,6 +138,11 @@ impl<'a> Registry<'a> {
         Registry { access, ..self }
     }
 
+    /// Likewise, as messages call it: where no image of the repository is meant, no tag is.
+    pub fn named(self, name: &impl ToString) -> Self {
+        Registry { image: name.to_string(), ..self }
+    }
+
     /// Likewise, over plain http: whoever says so answers for what goes over it.
     pub fn with_plain_http(mut self) -> Self {
         // every address that is made here can have either scheme

@@ -14,7 +14,8 @@ fn a_cache_that_cannot_be_had_ends_no_build() {
     let (answer, said) = build(&first, &all);
     assert_eq!(traffic(&answer), (0, 0));
     let said = said.says("nothing is taken from cache `127.0.0.1:1/cache`: ");
-    said.says("nothing is put into cache `127.0.0.1:1/cache`: ");
+    let said = said.says("nothing is put into cache `127.0.0.1:1/cache`: ");
+    assert!(!said.stderr.contains("latest"), "{}", said.stderr);
     let image = answer["image"].clone();
 
     // at each request something else goes wrong
@@ -57,7 +58,7 @@ fn a_cache_that_cannot_be_had_ends_no_build() {
         let (answer, said) = build(&first, &own);
         let told = format!("{status} at {number}: {}", said.stderr);
         assert_eq!(answer["image"], image, "{told}");
-        let noted = said.stderr.contains("nothing is put into cache");
+        let noted = said.stderr.contains("put into cache");
         assert!(noted || traffic(&answer).1 == 2, "{told}");
         drop(fs::remove_dir_all(second.cache()));
         let (taken, said) = build(&second, &trusted);
@@ -88,4 +89,69 @@ fn a_slow_cache_costs_a_note_and_the_time_to_make_the_layers() {
         said.says(&format!("nothing is taken from cache `{cache}`: ")).says(why);
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     }
+}
+
+#[test]
+fn a_layer_that_is_refused_keeps_no_other_from_being_given() {
+    let (origin, depot) = (Origin::new(), Depot::start());
+    let cache = format!("{}/cache", depot.host);
+    let first = origin.machine();
+    depot.refuse_larger(Some(10_000));
+    let (answer, said) = build(&first, &["--cache-to", &cache, "--cache-key", "key.pem"]);
+    assert_eq!(traffic(&answer), (0, 1));
+    said.says(&format!("layer `tool` is not put into cache `{cache}`: ")).says("answers 413");
+    let second = origin.second(&first);
+    let (taken, _) = build(&second, &["--cache-from", &cache, "--cache-trust", "key.pub"]);
+    assert_eq!((traffic(&taken), &taken["image"]), ((1, 0), &answer["image"]));
+}
+
+#[test]
+fn what_one_cache_has_wrong_the_next_one_may_have_right() {
+    let (origin, depot) = (Origin::new(), Depot::start());
+    let [bad, good] = ["bad", "good"].map(|name| format!("{}/{name}", depot.host));
+    let first = origin.machine();
+    let made = fill(&first, &good);
+    fill(&first, &bad);
+    for tag in depot.tags("bad") {
+        let said = statement(&depot.manifest("bad", &tag).unwrap());
+        depot.drop_blob("bad", said["layer"]["digest"].as_str().unwrap());
+    }
+    let second = origin.second(&first);
+    let both = ["--cache-from", &bad, "--cache-from", &good, "--cache-trust", "key.pub"];
+    let (taken, said) = build(&second, &both);
+    assert_eq!((traffic(&taken), &taken["image"]), ((2, 0), &made["image"]), "{}", said.stderr);
+    said.says(&format!("cache `{bad}` has layer `tool`, not taken: "));
+    // one that dies half-way
+    forget_store(&second);
+    depot.trap("GET", "/bad/blobs/", Fault::Status(403));
+    let (taken, said) = build(&second, &both);
+    assert_eq!(traffic(&taken), (2, 0), "{}", said.stderr);
+    said.says(&format!("nothing is taken from cache `{bad}`: "));
+    // what strangers say is of no weight where somebody else has it
+    depot.drop_repository("bad");
+    build(&first, &["--cache-to", &bad, "--cache-key", "other.pem"]);
+    forget_store(&second);
+    let (taken, said) = build(&second, &both);
+    assert_eq!(traffic(&taken), (2, 0));
+    assert!(!said.stderr.contains("not taken"), "{}", said.stderr);
+}
+
+#[test]
+fn what_the_store_cannot_remember_is_taken_all_the_same() {
+    let (origin, depot) = (Origin::new(), Depot::start());
+    let cache = format!("{}/cache", depot.host);
+    let first = origin.machine();
+    fill(&first, &cache);
+    let second = origin.second(&first);
+    build(&second, &["--cache-from", &cache, "--cache-trust", "key.pub"]);
+    // a directory stands where the store notes which repository has what
+    for name in ["keys", "images"] {
+        fs::remove_dir_all(second.cache().join(name)).unwrap();
+    }
+    let homes = second.cache().join("pushes").join(Digest::of(depot.host.as_bytes()).hex());
+    fs::remove_file(&homes).unwrap();
+    fs::create_dir(&homes).unwrap();
+    let both = ["--cache-from", &cache, "--cache-to", &cache, "--cache-key", "key.pem"];
+    let (taken, said) = build(&second, &both);
+    assert_eq!(traffic(&taken), (2, 0), "{}", said.stderr);
 }

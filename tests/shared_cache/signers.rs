@@ -152,4 +152,10 @@ fn who_signs_signs_what_was_made_here_or_by_whom_he_trusts() {
     assert_eq!(traffic(&answer), (0, 2));
     assert!(!said.stderr.contains(note), "{}", said.stderr);
     assert_eq!(traffic(&build(&second, &["--cache-to", &bare]).0), (0, 3));
+    // and in the very build that takes it
+    let third = origin.second(&first);
+    let both = ["--cache-from", &theirs, "--cache-to", &theirs, "--cache-key", "key.pem"];
+    let trusting = [&both[..], &["--cache-trust", "other.pub"]].concat();
+    assert_eq!(traffic(&build(&third, &trusting).0), (2, 2));
+    assert_eq!(traffic(&build(&third, &trusting).0), (0, 0));
 }

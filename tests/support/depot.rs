@@ -69,6 +69,10 @@ struct State {
     sessions: BTreeMap<String, Vec<u8>>,
     asked: Vec<Asked>,
     fault: Option<(usize, Fault)>,
+    /// Method and part of the path of the request that meets a fault.
+    trap: Option<(&'static str, &'static str, Fault)>,
+    /// Larger bodies are refused (413).
+    largest: Option<usize>,
     lists_referrers: bool,
     /// Referrers of one page.
     page: Option<usize>,
@@ -124,6 +128,16 @@ impl Depot {
         let mut state = self.state.lock().unwrap();
         state.asked.clear();
         state.fault = Some((number, fault));
+    }
+
+    /// The first request of this kind meets a fault.
+    pub fn trap(&self, method: &'static str, part: &'static str, fault: Fault) {
+        self.state.lock().unwrap().trap = Some((method, part, fault));
+    }
+
+    /// Refuses larger bodies.
+    pub fn refuse_larger(&self, largest: Option<usize>) {
+        self.state.lock().unwrap().largest = largest;
     }
 
     pub fn list_referrers(&self) {

@@ -11,16 +11,17 @@
 //! machines would do the same work at once, and the slowest would have to kill what it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::alive::{self, Watched, is_gone, own_name};
 use super::entry::{Trust, tag};
 use super::manifest::empty;
+use super::read::Shelf;
 use super::write::Desk;
 use crate::image::MEDIA_MANIFEST;
 use crate::oci::OciError;
@@ -33,12 +34,9 @@ use crate::store::Key;
 const TYPE: &str = "application/vnd.sbx.claim.v1+json";
 /// The annotation that its envelope stands in.
 const CLAIM: &str = "dev.sbx.claim";
-/// A claim is written anew after so long.
-const BEAT: Duration = Duration::from_secs(3);
-/// One that stood still for so long no longer counts.
-const STALE: Duration = Duration::from_secs(10);
-/// Between two looks at somebody's claim.
+/// Between two looks at somebody's claim: a twentieth of the time that he was waited for, within these.
 const LOOK: Duration = Duration::from_secs(1);
+const RARE_LOOK: Duration = Duration::from_secs(5);
 /// Nobody is waited for longer.
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 /// Most keys whose claims are looked at.
@@ -52,25 +50,27 @@ struct Claim {
     platform: Platform,
     /// A name that one build gives itself.
     who: String,
-    /// How often it was written.
+    /// How often it was said before.
     beat: u64,
+    /// It is said anew after so many seconds.
+    pause: u64,
     /// The layer is there, or will not be.
     ended: bool,
 }
 
-/// What came of the wish to make a layer.
+/// Who makes a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// It is to be made here.
-    Ours,
-    /// Another machine has made it.
-    Theirs,
+pub(super) enum Maker {
+    Here,
+    /// Another machine, and it has.
+    Elsewhere,
 }
 
-/// What others say of a layer, by where they say it.
+/// What others say of a layer.
 #[derive(Default)]
 struct Rivals {
-    alive: BTreeMap<String, Claim>,
+    /// Those who make it, by where they say so.
+    alive: BTreeMap<String, String>,
     /// Whether one has said that it ended.
     any_ended: bool,
 }
@@ -78,38 +78,61 @@ struct Rivals {
 /// The claims of one build.
 pub(super) struct Claims<'a> {
     desk: &'a Desk<'a>,
-    /// Whose claims count; none where nothing is taken from the repository.
-    trust: Option<&'a Trust>,
+    /// What is taken from the repository.
+    shelf: Option<&'a Shelf<'a>>,
+    /// Whose claims count.
+    signers: Vec<Option<PublicKey>>,
     platform: Platform,
     who: String,
-    state: Mutex<State>,
+    held: Mutex<Held>,
     changed: Condvar,
     /// They cannot be read or written.
     off: AtomicBool,
 }
 
+/// What is being made here.
 #[derive(Default)]
-struct State {
-    /// What is being made here, and how often that was said.
-    held: BTreeMap<Key, u64>,
+struct Held {
+    claims: BTreeMap<Key, Arc<Mutex<Standing>>>,
     closed: bool,
 }
 
+/// A claim that stands. Whoever says it anew holds it meanwhile, and nothing else.
+struct Standing {
+    since: Instant,
+    /// How often it was said.
+    beat: u64,
+    due: Instant,
+    ended: bool,
+}
+
+impl Standing {
+    fn new() -> Self {
+        let now = Instant::now();
+        Standing { since: now, beat: 0, due: now, ended: false }
+    }
+}
+
 impl<'a> Claims<'a> {
-    pub(super) fn new(desk: &'a Desk<'a>, trust: Option<&'a Trust>, platform: Platform) -> Self {
-        let dice = || RandomState::new().hash_one(std::process::id());
-        let who = format!("{:016x}{:016x}", dice(), dice());
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        Claims { desk, trust, platform, who, state, changed, off: AtomicBool::new(false) }
+    /// Claims count where layers are taken from the same repository, and by whom those are.
+    pub(super) fn new(
+        desk: &'a Desk<'a>,
+        shelf: Option<&'a Shelf<'a>>,
+        platform: Platform,
+    ) -> Self {
+        let own = desk.signer();
+        let signers = shelf.map(|shelf| signers(&shelf.trust, own.as_ref())).unwrap_or_default();
+        let (held, changed, off) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
+        Claims { desk, shelf, signers, platform, who: own_name(), held, changed, off }
     }
 
     /// Waits while another machine makes a layer, and claims it where none does. `came` says whether its
     /// entry is there; `waits` hears that there is somebody to wait for.
-    pub(super) fn begin(&self, key: &Key, came: &dyn Fn() -> bool, waits: &dyn Fn()) -> Turn {
+    pub(super) fn begin(&self, key: &Key, came: &dyn Fn() -> bool, waits: &dyn Fn()) -> Maker {
         // a registry that does not play along is not asked again
         self.try_to_begin(key, came, waits).unwrap_or_else(|_| {
             self.off.store(true, Ordering::Relaxed);
-            Turn::Ours
+            Maker::Here
         })
     }
 
@@ -118,105 +141,113 @@ impl<'a> Claims<'a> {
         key: &Key,
         came: &dyn Fn() -> bool,
         waits: &dyn Fn(),
-    ) -> Result<Turn, ShipError> {
-        let (begun, mut dead, mut told) = (Instant::now(), BTreeSet::new(), false);
+    ) -> Result<Maker, ShipError> {
+        let (begun, mut watched, mut told) = (Instant::now(), Watched::default(), false);
         while !self.is_off() && begun.elapsed() < LONGEST {
             let asked = Instant::now();
-            let rivals = self.rivals(key, &dead)?;
-            if rivals.any_ended && came() {
-                return Ok(Turn::Theirs);
+            let rivals = self.rivals(key, &mut watched)?;
+            // the entry goes before the word that it is there
+            if (told || rivals.any_ended) && came() {
+                return Ok(Maker::Elsewhere);
             }
-            if rivals.alive.is_empty() && self.claim(key, &dead, asked)? {
-                return Ok(Turn::Ours);
+            if rivals.alive.is_empty() {
+                if let Some(maker) = self.claim(key, &mut watched, asked, came)? {
+                    return Ok(maker);
+                }
+            } else if told {
+                std::thread::sleep((begun.elapsed() / 20).clamp(LOOK, RARE_LOOK));
             }
             if !std::mem::replace(&mut told, true) {
                 waits();
             }
-            if self.watch(key, &mut dead, begun, came)? == Turn::Theirs {
-                return Ok(Turn::Theirs);
-            }
         }
-        Ok(Turn::Ours)
+        Ok(Maker::Here)
     }
 
-    /// Waits until the entry is there, or nobody is left who would bring it.
-    fn watch(
-        &self,
-        key: &Key,
-        dead: &mut BTreeSet<(String, u64)>,
-        begun: Instant,
-        came: &dyn Fn() -> bool,
-    ) -> Result<Turn, ShipError> {
-        let (mut seen, mut since) = (BTreeMap::new(), Instant::now());
-        while begun.elapsed() < LONGEST {
-            if came() {
-                return Ok(Turn::Theirs);
-            }
-            let alive = self.rivals(key, dead)?.alive;
-            if alive.is_empty() {
-                // the entry goes before the word that it is there
-                return Ok(if came() { Turn::Theirs } else { Turn::Ours });
-            }
-            if alive != seen {
-                (seen, since) = (alive, Instant::now());
-            } else if since.elapsed() > STALE {
-                dead.extend(seen.into_values().map(|claim| (claim.who, claim.beat)));
-                return Ok(Turn::Ours);
-            }
-            std::thread::sleep(LOOK);
-        }
-        Ok(Turn::Ours)
-    }
-
-    /// Claims a layer; answers whether nobody else did at the same time.
+    /// Claims a layer; `None` where another machine did at the same time.
     fn claim(
         &self,
         key: &Key,
-        dead: &BTreeSet<(String, u64)>,
+        watched: &mut Watched,
         asked: Instant,
-    ) -> Result<bool, ShipError> {
-        self.write(key, 0, false)?;
-        if self.trust.is_some() {
+        came: &dyn Fn() -> bool,
+    ) -> Result<Option<Maker>, ShipError> {
+        let mut standing = Standing::new();
+        self.say(key, &mut standing)?;
+        if self.is_watching() {
             // whoever asked before this claim was there has written his own by then
             let pause = asked.elapsed() * 2;
             std::thread::sleep(pause.clamp(Duration::from_millis(100), LOOK));
-            let alive = self.rivals(key, dead)?.alive;
+            let rivals = self.rivals(key, watched)?;
             let own = self.tag(key, self.desk.signer().as_ref());
-            let loses = |(at, claim): (&String, &Claim)| *at == own || claim.who < self.who;
-            if alive.iter().any(loses) {
-                return Ok(false);
+            let loses = |(at, who): (&String, &String)| *at == own || *who < self.who;
+            if rivals.alive.iter().any(loses) {
+                return Ok(None);
+            }
+            // where this took long, whoever was faster may be done, and his word written over
+            if (rivals.any_ended || asked.elapsed() > LOOK) && came() {
+                standing.ended = true;
+                self.say(key, &mut standing)?;
+                return Ok(Some(Maker::Elsewhere));
             }
         }
-        self.state().held.insert(*key, 0);
-        Ok(true)
+        self.held().claims.insert(*key, Arc::new(Mutex::new(standing)));
+        self.changed.notify_all();
+        Ok(Some(Maker::Here))
     }
 
     /// The layer is there, or will not be.
     pub(super) fn end(&self, key: &Key) {
-        let mut state = self.state();
-        if let Some(beat) = state.held.remove(key).filter(|_| !self.is_off()) {
-            self.write(key, beat + 1, true).unwrap_or_default();
+        let standing = self.held().claims.remove(key);
+        if let Some(standing) = standing {
+            let mut standing = lock(&standing);
+            standing.ended = true;
+            self.say_again(key, &mut standing);
         }
     }
 
     /// Says again and again what is being made, until it is closed.
     pub(super) fn keep(&self) {
-        let mut state = self.state();
-        while !state.closed {
-            let waited = self.changed.wait_timeout(state, BEAT);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            let closed = state.closed;
-            for (key, beat) in &mut state.held {
-                *beat += 1;
-                if !self.is_off() {
-                    self.write(key, *beat, closed).unwrap_or_default();
+        let mut held = self.held();
+        while !held.closed {
+            let (now, mut due, mut next) = (Instant::now(), Vec::new(), None);
+            for (key, standing) in &held.claims {
+                let at = lock(standing).due;
+                if at <= now {
+                    due.push((*key, Arc::clone(standing)));
                 }
+                next = Some(next.map_or(at, |next: Instant| next.min(at)));
             }
+            held = match next {
+                None => self.changed.wait(held).unwrap_or_else(PoisonError::into_inner),
+                Some(next) if due.is_empty() => {
+                    let waited = self.changed.wait_timeout(held, next - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                Some(_) => {
+                    drop(held);
+                    for (key, standing) in due {
+                        let mut standing = lock(&standing);
+                        // it may have ended meanwhile
+                        if !standing.ended {
+                            self.say_again(&key, &mut standing);
+                        }
+                    }
+                    self.held()
+                }
+            };
+        }
+        let left = std::mem::take(&mut held.claims);
+        drop(held);
+        for (key, standing) in left {
+            let mut standing = lock(&standing);
+            standing.ended = true;
+            self.say_again(&key, &mut standing);
         }
     }
 
     pub(super) fn close(&self) {
-        self.state().closed = true;
+        self.held().closed = true;
         self.changed.notify_all();
     }
 
@@ -224,8 +255,29 @@ impl<'a> Claims<'a> {
         self.off.load(Ordering::Relaxed) || self.desk.off.load(Ordering::Relaxed)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether others count: what is not taken is not waited for.
+    fn is_watching(&self) -> bool {
+        self.shelf.is_some_and(|shelf| !shelf.is_off())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        lock(&self.held)
+    }
+
+    fn say_again(&self, key: &Key, standing: &mut Standing) {
+        if !self.is_off() && self.say(key, standing).is_err() {
+            self.off.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Says a claim once more.
+    fn say(&self, key: &Key, standing: &mut Standing) -> Result<(), ShipError> {
+        let pause = alive::pause(standing.since.elapsed());
+        standing.due = Instant::now() + pause;
+        let (who, platform, pause) = (self.who.clone(), self.platform, pause.as_secs());
+        let (beat, ended) = (standing.beat, standing.ended);
+        standing.beat += 1;
+        self.write(&Claim { key: *key, platform, who, beat, pause, ended })
     }
 
     fn tag(&self, key: &Key, signer: Option<&PublicKey>) -> String {
@@ -233,10 +285,8 @@ impl<'a> Claims<'a> {
         format!("{}-{signer}", tag(key, self.platform).replacen("key-", "claim-", 1))
     }
 
-    fn write(&self, key: &Key, beat: u64, ended: bool) -> Result<(), ShipError> {
-        let (who, platform) = (self.who.clone(), self.platform);
-        let claim = Claim { key: *key, platform, who, beat, ended };
-        let bytes = serde_json::to_vec(&claim).expect("a claim has string keys only");
+    fn write(&self, claim: &Claim) -> Result<(), ShipError> {
+        let bytes = serde_json::to_vec(claim).expect("a claim has string keys only");
         let envelope = match &self.desk.key {
             Some(key) => Envelope::sign(key, TYPE, &bytes),
             None => Envelope::bare(TYPE, &bytes),
@@ -251,7 +301,7 @@ impl<'a> Claims<'a> {
             "annotations": {CLAIM: envelope},
         });
         self.desk.bring_config()?;
-        let tag = self.tag(key, self.desk.signer().as_ref());
+        let tag = self.tag(&claim.key, self.desk.signer().as_ref());
         let bytes = manifest.to_string().into_bytes();
         self.desk.registry.put_manifest(&tag, MEDIA_MANIFEST, &bytes, || {
             self.desk.forget_config();
@@ -260,24 +310,24 @@ impl<'a> Claims<'a> {
         Ok(())
     }
 
-    /// What those say of a layer who are believed, but for the dead.
-    fn rivals(&self, key: &Key, dead: &BTreeSet<(String, u64)>) -> Result<Rivals, ShipError> {
+    /// What those say of a layer who are believed.
+    fn rivals(&self, key: &Key, watched: &mut Watched) -> Result<Rivals, ShipError> {
         let mut rivals = Rivals::default();
-        let Some(trust) = self.trust else { return Ok(rivals) };
-        let mut signers: Vec<Option<&PublicKey>> = trust.keys.iter().map(Some).collect();
-        if trust.everybody {
-            signers.insert(0, None);
+        if !self.is_watching() {
+            return Ok(rivals);
         }
-        signers.dedup();
-        for signer in signers.into_iter().take(SIGNERS) {
-            let at = self.tag(key, signer);
-            let Some(claim) = self.read(&at, key, signer)? else { continue };
-            if claim.who == self.who || dead.contains(&(claim.who.clone(), claim.beat)) {
+        for signer in &self.signers {
+            let at = self.tag(key, signer.as_ref());
+            let Some(claim) = self.read(&at, key, signer.as_ref())? else { continue };
+            let (who, now, pause) = (claim.who, Instant::now(), Duration::from_secs(claim.pause));
+            if who == self.who {
                 continue;
             }
-            match claim.ended {
-                true => rivals.any_ended = true,
-                false => drop(rivals.alive.insert(at, claim)),
+            if claim.ended {
+                watched.end(&who, now);
+                rivals.any_ended = true;
+            } else if watched.is_alive(&who, claim.beat, pause, now) && !is_gone(&who) {
+                rivals.alive.insert(at, who);
             }
         }
         Ok(rivals)
@@ -306,5 +356,46 @@ impl<'a> Claims<'a> {
             (claim.key == *key && claim.platform == self.platform).then_some(claim)
         };
         Ok(parse())
+    }
+}
+
+/// Whose claims are looked at, each once, one's own first: machines that share a key are the most.
+fn signers(trust: &Trust, own: Option<&PublicKey>) -> Vec<Option<PublicKey>> {
+    let is_own = |key: &&PublicKey| own.is_some_and(|own| own.id() == key.id());
+    let (first, rest): (Vec<_>, Vec<_>) = trust.keys.iter().partition(is_own);
+    let nobody = trust.everybody.then_some(None);
+    let keys = first.into_iter().map(Some).chain(nobody).chain(rest.into_iter().map(Some));
+    let mut known = BTreeSet::new();
+    let new = keys.filter(|key| known.insert(key.map(PublicKey::id)));
+    new.take(SIGNERS).map(Option::<&PublicKey>::cloned).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sign::PrivateKey;
+
+    fn key(number: u8) -> PublicKey {
+        let key = p256::SecretKey::from_slice(&[number; 32]).unwrap();
+        let pem = p256::pkcs8::EncodePrivateKey::to_pkcs8_pem(&key, Default::default()).unwrap();
+        PrivateKey::parse(&pem, None).unwrap().public()
+    }
+
+    #[test]
+    fn claims_of_ones_own_key_are_looked_at_however_many_others_are_trusted() {
+        let looked = |keys: &[u8], everybody: bool, own: u8| -> Vec<Option<u8>> {
+            let trust = Trust { keys: keys.iter().map(|number| key(*number)).collect(), everybody };
+            let found = signers(&trust, Some(&key(own)));
+            let number = |one: PublicKey| (1..9).find(|number| key(*number).id() == one.id());
+            found.into_iter().map(|one| one.and_then(number)).collect()
+        };
+        let some = |numbers: [u8; 4]| numbers.map(Some).to_vec();
+        assert_eq!(looked(&[1, 2, 3, 4, 5], false, 5), some([5, 1, 2, 3]));
+        assert_eq!(looked(&[1, 2, 1, 2, 3, 4], false, 7), some([1, 2, 3, 4]));
+        assert_eq!(looked(&[1, 2], true, 2), [Some(2), None, Some(1)]);
     }
 }

@@ -6,6 +6,8 @@
 //! manifest around it is what makes the registry keep the blobs. So an entry that was copied to another
 //! tag, or whose layer was exchanged, is told from a good one before anything of it is fetched.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use crate::build::unpack::UnpackError;
@@ -29,7 +31,7 @@ pub(super) const FACTS: &str = "application/vnd.sbx.facts.v1+json";
 pub(super) const STATEMENT: &str = "dev.sbx.layer.statement";
 pub(super) const EMPTY: &[u8] = b"{}";
 /// Largest listing that is read, compressed.
-const LARGEST_LISTING: u64 = 64 << 20;
+const LARGEST_PACKED_LISTING: u64 = 64 << 20;
 /// Most that is read of sources: twenty times what the largest layers known have.
 pub(super) const LARGEST_FACTS: u64 = 16 << 20;
 
@@ -46,6 +48,8 @@ pub enum EntryError {
     Other(String),
     #[error("it is to unpack from {packed} bytes to {size}")]
     Size { packed: u64, size: u64 },
+    #[error("it cannot be unpacked: {0}")]
+    Packed(io::Error),
     #[error("its tar has other bytes than were promised: expected {expected}, found {found}")]
     DiffId { expected: Digest, found: Digest },
     #[error("its listing is damaged")]
@@ -82,9 +86,25 @@ impl EntryError {
         }
     }
 
+    /// Whether this machine's own store or disk is at fault: then the entry may be as good as any.
+    pub(super) fn is_of_machine(&self) -> bool {
+        match self {
+            EntryError::Fetch(error) | EntryError::Oci(OciError::Fetch(error)) => {
+                matches!(error, FetchError::Io(_) | FetchError::Store(_))
+            }
+            EntryError::Oci(OciError::Io(_))
+            | EntryError::Image(_)
+            | EntryError::Report(_)
+            | EntryError::Store(_)
+            | EntryError::Io(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the cache itself, and not this entry of it, is what cannot be had.
     pub(super) fn is_of_cache(&self) -> bool {
         match self {
+            _ if self.is_of_machine() => false,
             EntryError::Oci(OciError::Digest { .. } | OciError::Missing { .. }) => false,
             EntryError::Fetch(FetchError::Digest { .. } | FetchError::Size { .. }) => false,
             EntryError::Oci(OciError::Fetch(FetchError::TooLarge { .. })) => false,
@@ -171,7 +191,7 @@ impl Entry {
                 return Err(EntryError::Facts);
             }
         }
-        if self.listing.size > LARGEST_LISTING || self.size > limits(self.layer.size).bytes {
+        if self.listing.size > LARGEST_PACKED_LISTING || self.size > limits(self.layer.size).bytes {
             return Err(EntryError::Size { packed: self.layer.size, size: self.size });
         }
         Ok(())

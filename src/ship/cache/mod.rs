@@ -5,8 +5,10 @@
 //! keys that are trusted are taken. A cache is a convenience: nothing that it lacks, refuses or has wrong
 //! ends a build, it is told and the layer is made here.
 
+mod alive;
 mod claim;
 mod entry;
+mod known;
 mod manifest;
 mod read;
 mod write;
@@ -19,10 +21,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use self::claim::{Claims, Turn};
-use self::entry::{Entry, EntryError, Vouched};
+use self::claim::{Claims, Maker};
+use self::entry::{EntryError, Vouched};
+use self::known::{Known, Spent};
 use self::read::Shelf;
-use self::write::{Desk, Queue, Writer};
+use self::write::{Desk, Queue, Untaken, Writer};
 use super::ShipError;
 use super::push::mounts;
 use crate::build::builder::Events;
@@ -37,6 +40,10 @@ use crate::store::{Key, LayerRecord, Store};
 
 /// Names that a note has room for.
 const NAMED: usize = 3;
+
+/// Why a layer that others made is not given on.
+const STRANGERS: &str = "who answers for it, or for what it was made over, is not trusted here \
+    (`--cache-trust KEY` trusts a key)";
 
 /// What caches are reached with.
 #[derive(Clone, Copy)]
@@ -73,7 +80,7 @@ impl<'a> SharedCache<'a> {
         let registry = Registry::new(client, keychain, mirrors, reference)?;
         self.shelves.push(Shelf {
             name: from.to_string(),
-            origin: Origin::of_registry(registry, client, reference),
+            origin: Origin::of_registry(registry.named(from), client, reference),
             trust,
             off: AtomicBool::new(false),
         });
@@ -93,7 +100,7 @@ impl<'a> SharedCache<'a> {
         let registry = Registry::writable(client, keychain, to.reference())?;
         let homes = store.find_homes(registry.host());
         let mounts = mounts(&homes, registry.repository());
-        let registry = registry.with_access(Access::Write { mounts });
+        let registry = registry.named(to).with_access(Access::Write { mounts });
         let (name, off) = (to.to_string(), AtomicBool::new(false));
         let believed = trusted.iter().map(PublicKey::id).collect();
         let config = Mutex::default();
@@ -112,7 +119,7 @@ impl<'a> SharedCache<'a> {
         let desk = self.desk.as_ref();
         let claims = desk.map(|desk| {
             let shelf = self.shelves.iter().find(|shelf| shelf.name == desk.name);
-            Claims::new(desk, shelf.map(|shelf| &shelf.trust), plan.platform)
+            Claims::new(desk, shelf, plan.platform)
         });
         Exchange {
             reach: self.reach,
@@ -122,12 +129,8 @@ impl<'a> SharedCache<'a> {
             platform: plan.platform,
             steps: steps.map(|step| (step.key, step)).collect(),
             events,
-            found: Mutex::default(),
-            refused: Mutex::default(),
-            left_out: Mutex::default(),
-            told: Mutex::default(),
+            known: Mutex::default(),
             queue: Queue::default(),
-            taken: Mutex::default(),
             given: AtomicUsize::new(0),
         }
     }
@@ -143,16 +146,8 @@ pub struct Exchange<'a> {
     platform: Platform,
     steps: BTreeMap<Key, &'a Step>,
     events: &'a dyn Events,
-    /// By the number of the shelf.
-    found: Mutex<BTreeMap<Key, (usize, Vec<Vouched>)>>,
-    /// What lies where layers are put, and must not.
-    refused: Mutex<BTreeMap<Key, Vec<Entry>>>,
-    /// What is not put there, for whoever answers for it.
-    left_out: Mutex<BTreeSet<Key>>,
-    /// What was not taken, and that was said.
-    told: Mutex<BTreeSet<Key>>,
+    known: Mutex<BTreeMap<Key, Known>>,
     queue: Queue,
-    taken: Mutex<BTreeSet<Key>>,
     given: AtomicUsize,
 }
 
@@ -167,7 +162,7 @@ impl Exchange<'_> {
         };
         let done = std::thread::scope(|scope| {
             scope.spawn(|| claims.keep());
-            let _closing = Closing(claims);
+            let _closing = Finally(|| claims.close());
             self.queue.during(write, work)
         });
         self.tell_left_out(desk);
@@ -191,7 +186,13 @@ impl Exchange<'_> {
     }
 
     pub fn tally(&self) -> Tally {
-        Tally { taken: lock(&self.taken).len(), given: self.given.load(Ordering::Relaxed) }
+        let taken = lock(&self.known).values().filter(|known| known.taken).count();
+        Tally { taken, given: self.given.load(Ordering::Relaxed) }
+    }
+
+    /// What is known of a Key, to look at or to change.
+    fn known<T>(&self, key: &Key, look: impl FnOnce(&mut Known) -> T) -> T {
+        look(lock(&self.known).entry(*key).or_default())
     }
 
     fn write(&self, desk: &Desk<'_>, writer: &Writer<'_>, key: &Key, record: &LayerRecord) {
@@ -199,22 +200,20 @@ impl Exchange<'_> {
             return;
         }
         let Some(step) = self.steps.get(key) else { return };
-        let refused = lock(&self.refused).get(key).cloned().unwrap_or_default();
+        // an entry that did not hold what it promised makes room for a right one
+        let at = self.shelves.iter().position(|shelf| shelf.name == desk.name);
+        let refused = self.known(key, |known| known.lies(at));
         match writer.put(step, self.platform, record, &refused) {
             Ok(is_new) => drop(self.given.fetch_add(usize::from(is_new), Ordering::Relaxed)),
-            Err(error) if !desk.off.swap(true, Ordering::Relaxed) => {
+            Err(Untaken::Layer(error)) => {
+                self.known(key, |known| known.left_out = Some(refusal(&error)));
+            }
+            Err(Untaken::All(error)) if !desk.off.swap(true, Ordering::Relaxed) => {
                 let name = &desk.name;
                 self.events
                     .note(&format!("nothing is put into cache `{name}`: {}", refusal(&error)));
             }
-            Err(_) => {}
-        }
-    }
-
-    /// An entry that did not hold what it promised makes room for a right one.
-    fn refuse(&self, shelf: &Shelf<'_>, key: &Key, entry: &Entry) {
-        if self.desk.is_some_and(|desk| desk.name == shelf.name) {
-            lock(&self.refused).entry(*key).or_default().push(entry.clone());
+            Err(Untaken::All(_)) => {}
         }
     }
 
@@ -230,11 +229,105 @@ impl Exchange<'_> {
         }
     }
 
-    /// Says why layers are not taken, those of one reason together.
-    fn tell(&self, shelf: &Shelf<'_>, reasons: BTreeMap<String, Vec<Key>>) {
-        for (reason, keys) in reasons {
-            let (layers, name) = (self.layers(keys), &shelf.name);
+    /// Asks the shelves from this number on, each for what those before it lack.
+    fn ask(&self, first: usize, keys: &[Key]) -> BTreeSet<Key> {
+        keys.iter().for_each(|key| self.known(key, |known| known.found = None));
+        let (mut left, mut found, mut untaken) = (keys.to_vec(), BTreeSet::new(), Vec::new());
+        for (at, shelf) in self.shelves.iter().enumerate().skip(first) {
+            if left.is_empty() || shelf.is_off() {
+                continue;
+            }
+            let answers = shelf.look(&left, self.platform);
+            let failure = answers.iter().find_map(|(_, answer)| answer.as_ref().err());
+            if let Some(error) = failure.filter(|error| error.is_of_cache()) {
+                self.leave_out(shelf, error);
+                continue;
+            }
+            for (key, answer) in answers {
+                match answer {
+                    Ok(vouched) => {
+                        let all = vouched.unwrap_or_default();
+                        if self.known(&key, |known| known.find(at, all)) {
+                            found.insert(key);
+                        }
+                    }
+                    Err(error) => untaken.push((at, key, error)),
+                }
+            }
+            left.retain(|key| !found.contains(key));
+        }
+        // what another cache has is not missed
+        self.tell(untaken.into_iter().filter(|(_, key, _)| !found.contains(key)));
+        found
+    }
+
+    /// Says why layers are not taken, those of one reason together, and each once.
+    fn tell(&self, untaken: impl IntoIterator<Item = (usize, Key, EntryError)>) {
+        let mut reasons: BTreeMap<(usize, String), Vec<Key>> = BTreeMap::new();
+        for (at, key, error) in untaken {
+            let reason = (at, with_help(&error));
+            if self.known(&key, |known| known.told.insert(reason.clone())) {
+                reasons.entry(reason).or_default().push(key);
+            }
+        }
+        for ((at, reason), keys) in reasons {
+            let (layers, name) = (self.layers(keys), &self.shelves[at].name);
             self.events.note(&format!("cache `{name}` has {layers}, not taken: {reason}"));
+        }
+    }
+
+    /// Takes the first of those on a shelf that holds what it promises. Where none does, the shelves behind it
+    /// may have a better one; where that is this machine's fault, nobody has.
+    fn take_from(&self, at: usize, all: Vec<Vouched>, step: &Step) -> Result<LayerRecord, Next> {
+        let (shelf, key) = (&self.shelves[at], &step.key);
+        let mut failure = None;
+        for vouched in all {
+            if shelf.is_off() {
+                return Err(Next::Shelf);
+            }
+            match shelf.take(&vouched, step, self.reach.store, self.events) {
+                Ok((record, untold)) => {
+                    self.receive(at, &vouched, untold, step);
+                    return Ok(record);
+                }
+                Err(error) if error.is_of_cache() => {
+                    self.leave_out(shelf, &error);
+                    return Err(Next::Shelf);
+                }
+                Err(error) => {
+                    let lied = !error.is_of_machine();
+                    let spent = Spent { at, entry: vouched.entry, lied };
+                    self.known(key, |known| known.spent.push(spent));
+                    failure = Some(error);
+                    if !lied {
+                        break;
+                    }
+                }
+            }
+        }
+        let is_own = failure.as_ref().is_some_and(EntryError::is_of_machine);
+        self.tell(failure.map(|error| (at, *key, error)));
+        Err(if is_own { Next::Nobody } else { Next::Shelf })
+    }
+
+    /// A layer came, with what its entry says of its sources or without.
+    fn receive(&self, at: usize, vouched: &Vouched, untold: Option<EntryError>, step: &Step) {
+        let (shelf, key) = (&self.shelves[at], &step.key);
+        let own = self.desk.filter(|desk| desk.name == shelf.name);
+        let own = own.filter(|desk| desk.is_own(&vouched.voucher));
+        self.known(key, |known| known.taken = true);
+        match untold {
+            None => own.into_iter().for_each(|_| self.queue.pass(key)),
+            Some(error) => {
+                let (layer, name) = (&step.layer, &shelf.name);
+                self.events.note(&format!(
+                    "cache `{name}` has layer `{layer}`, taken, but not all of it: {error}"
+                ));
+                if own.is_some() {
+                    let spent = Spent { at, entry: vouched.entry.clone(), lied: true };
+                    self.known(key, |known| known.spent.push(spent));
+                }
+            }
         }
     }
 
@@ -248,14 +341,17 @@ impl Exchange<'_> {
         below.flat_map(|record| record.vouchers).all(|voucher| desk.believes(&voucher))
     }
 
+    /// Says what is not put there, for one reason together.
     fn tell_left_out(&self, desk: &Desk<'_>) {
-        let keys = std::mem::take(&mut *lock(&self.left_out));
-        if !keys.is_empty() {
+        let mut reasons: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+        for (key, known) in lock(&self.known).iter_mut() {
+            if let Some(reason) = known.left_out.take() {
+                reasons.entry(reason).or_default().push(*key);
+            }
+        }
+        for (reason, keys) in reasons {
             let (layers, name) = (self.layers(keys), &desk.name);
-            self.events.note(&format!(
-                "{layers} is not put into cache `{name}`: who answers for it, or for what it was made \
-                 over, is not trusted here (`--cache-trust KEY` trusts a key)"
-            ));
+            self.events.note(&format!("{layers} is not put into cache `{name}`: {reason}"));
         }
     }
 
@@ -272,62 +368,18 @@ impl Exchange<'_> {
 
 impl Shared for Exchange<'_> {
     fn look(&self, keys: &[Key]) -> BTreeSet<Key> {
-        let mut left = keys.to_vec();
-        left.retain(|key| !lock(&self.told).contains(key));
-        for (at, shelf) in self.shelves.iter().enumerate() {
-            if left.is_empty() || shelf.off.load(Ordering::Relaxed) {
-                continue;
-            }
-            let mut reasons: BTreeMap<String, Vec<Key>> = BTreeMap::new();
-            for (key, answer) in shelf.look(&left, self.platform) {
-                match answer {
-                    Ok(None) => {}
-                    Ok(Some(vouched)) => drop(lock(&self.found).insert(key, (at, vouched))),
-                    Err(error) if error.is_of_cache() => self.leave_out(shelf, &error),
-                    Err(error) => {
-                        lock(&self.told).insert(key);
-                        reasons.entry(with_help(&error)).or_default().push(key);
-                    }
-                }
-            }
-            self.tell(shelf, reasons);
-            let found = lock(&self.found);
-            left.retain(|key| !found.contains_key(key));
-        }
-        let found = lock(&self.found);
-        keys.iter().filter(|key| found.contains_key(key)).copied().collect()
+        self.ask(0, keys)
     }
 
     fn take(&self, key: &Key) -> Option<LayerRecord> {
-        let (at, all) = lock(&self.found).get(key).cloned()?;
-        let (shelf, step) = (&self.shelves[at], self.steps.get(key)?);
-        let mut failure = None;
-        for vouched in all {
-            if shelf.off.load(Ordering::Relaxed) {
-                return None;
-            }
-            match shelf.take(&vouched, step, self.reach.store, self.events) {
-                Ok(record) => {
-                    lock(&self.taken).insert(*key);
-                    if self.desk.is_some_and(|desk| desk.name == shelf.name) {
-                        self.queue.pass(key);
-                    }
-                    return Some(record);
-                }
-                Err(error) if error.is_of_cache() => {
-                    self.leave_out(shelf, &error);
-                    return None;
-                }
-                Err(error) => {
-                    self.refuse(shelf, key, &vouched.entry);
-                    failure = Some(error);
-                }
+        let step = self.steps.get(key)?;
+        while let Some((at, all)) = self.known(key, |known| known.found.take()) {
+            match self.take_from(at, all, step) {
+                Ok(record) => return Some(record),
+                Err(Next::Shelf) => drop(self.ask(at + 1, &[*key])),
+                Err(Next::Nobody) => break,
             }
         }
-        lock(&self.told).insert(*key);
-        lock(&self.found).remove(key);
-        let reason = failure.map(|error| with_help(&error)).unwrap_or_default();
-        self.tell(shelf, BTreeMap::from([(reason, vec![*key])]));
         None
     }
 
@@ -337,7 +389,7 @@ impl Shared for Exchange<'_> {
         if record.vouchers.iter().all(|voucher| desk.believes(voucher)) {
             self.queue.add(key, record);
         } else {
-            lock(&self.left_out).insert(*key);
+            self.known(key, |known| known.left_out = Some(STRANGERS.to_owned()));
             self.abandon(key);
         }
     }
@@ -352,7 +404,7 @@ impl Shared for Exchange<'_> {
             self.events
                 .note(&format!("layer `{layer}`: another machine makes it, and is waited for"));
         };
-        claims.begin(key, &came, &waits) == Turn::Theirs
+        claims.begin(key, &came, &waits) == Maker::Elsewhere
     }
 
     fn abandon(&self, key: &Key) {
@@ -362,16 +414,23 @@ impl Shared for Exchange<'_> {
     }
 
     fn took(&self, key: &Key) -> bool {
-        lock(&self.taken).contains(key)
+        self.known(key, |known| known.taken)
     }
 }
 
-/// Closes claims however the work ends that needs them.
-struct Closing<'a>(&'a Claims<'a>);
+/// Where a layer may be taken that did not come.
+enum Next {
+    /// From a cache behind this one.
+    Shelf,
+    Nobody,
+}
 
-impl Drop for Closing<'_> {
+/// What is done when a scope ends, however it does.
+struct Finally<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Finally<F> {
     fn drop(&mut self) {
-        self.0.close();
+        (self.0)();
     }
 }
 

@@ -44,6 +44,10 @@ pub(super) struct Shelf<'a> {
 type Answer = Result<Option<Vec<Vouched>>, EntryError>;
 
 impl<'a> Shelf<'a> {
+    pub(super) fn is_off(&self) -> bool {
+        self.off.load(Ordering::Relaxed)
+    }
+
     fn registry(&self) -> &Registry<'a> {
         self.origin.registry().expect("a shelf is opened at a registry")
     }
@@ -88,17 +92,22 @@ impl<'a> Shelf<'a> {
         }
     }
 
-    /// Brings a layer into the store.
+    /// Brings a layer into the store. What is said of its sources is not needed for it: why that is not taken
+    /// comes beside the layer.
     pub(super) fn take(
         &self,
         vouched: &Vouched,
         step: &Step,
         store: &Store,
         progress: &dyn Progress,
-    ) -> Result<LayerRecord, EntryError> {
+    ) -> Result<(LayerRecord, Option<EntryError>), EntryError> {
         let entry = &vouched.entry;
         let listing = self.listing(entry)?;
-        let sheet = self.sheet(entry, step, store)?;
+        let (sheet, untold) = match self.sheet(entry, step, store) {
+            Err(error) if error.is_of_cache() => return Err(error),
+            Err(error) => (None, Some(error)),
+            Ok(sheet) => (sheet, None),
+        };
         let corner = store.tree_draft()?;
         let blob = corner.path().join("layer");
         self.fetch(entry, &blob, store, progress)?;
@@ -114,8 +123,9 @@ impl<'a> Shelf<'a> {
         let listing = store.put_listing(&diff_id, &listing.encode())?;
         let vouchers = BTreeSet::from([vouched.voucher.clone()]);
         let record = store.put_vouched(&entry.key, diff_id, Some(listing), vouchers)?;
-        self.remember(vouched, store)?;
-        Ok(record)
+        // without it, the next push asks for more
+        self.remember(vouched, store).unwrap_or_default();
+        Ok((record, untold))
     }
 
     fn listing(&self, entry: &Entry) -> Result<Listing, EntryError> {
@@ -127,9 +137,13 @@ impl<'a> Shelf<'a> {
         }
         let mut bytes = Vec::new();
         let decoder = zstd::Decoder::new(&*packed).map_err(|_| EntryError::Listing)?;
-        let read = decoder.take(LARGEST_LISTING).read_to_end(&mut bytes);
+        // no listing is longer than the tar that has the same in it
+        let longest = entry.size.min(LARGEST_LISTING);
+        let read = decoder.take(longest + 1).read_to_end(&mut bytes);
         read.map_err(|_| EntryError::Listing)?;
-        Listing::decode(&bytes).ok_or(EntryError::Listing)
+        let bytes = Some(bytes).filter(|bytes| bytes.len() as u64 <= longest);
+        let listing = bytes.and_then(|bytes| Listing::decode_of(&bytes, entry.size));
+        listing.ok_or(EntryError::Listing)
     }
 
     /// What is said of the sources of a step, as far as that is news.
@@ -202,10 +216,12 @@ fn unpack(
     let mut draft = store.draft()?;
     // no layer holds more than its tar
     let limits = Limits { bytes: entry.size, members: entry.size / 512 };
-    let mut tar = Copied { from: tar, into: &mut draft };
+    let mut tar = Copied { from: tar, into: &mut draft, failure: None };
     let surveyed = survey(&mut tar, limits, listing);
     // what is wrong with the bytes says more than what is wrong with what they say
-    io::copy(&mut tar, &mut io::sink()).at("unpack", blob)?;
+    let copied = io::copy(&mut tar, &mut io::sink());
+    tar.failure.map_or(Ok(()), Err).at("unpack", blob)?;
+    copied.map_err(EntryError::Packed)?;
     let (expected, found) = (entry.diff_id, draft.digest());
     if found != expected || draft.len() != entry.size {
         return Err(EntryError::DiffId { expected, found });
@@ -218,12 +234,18 @@ fn unpack(
 struct Copied<'a, R> {
     from: R,
     into: &'a mut Draft,
+    /// Why they could not be.
+    failure: Option<io::Error>,
 }
 
 impl<R: Read> Read for Copied<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.from.read(buffer)?;
-        self.into.write_all(&buffer[..count])?;
-        Ok(count)
+        let written = self.into.write_all(&buffer[..count]);
+        written.map(|()| count).map_err(|error| {
+            let told = io::Error::from(error.kind());
+            self.failure = Some(error);
+            told
+        })
     }
 }

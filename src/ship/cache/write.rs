@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::Finally;
 use super::entry::{EMPTY, Entry, FACTS, LARGEST_FACTS, LISTING, Part, tag};
 use super::manifest::Said;
 use crate::digest::Digest;
@@ -60,6 +61,11 @@ impl Desk<'_> {
         self.key.as_ref().map(PrivateKey::public)
     }
 
+    /// Whether somebody's word is what this desk would write.
+    pub(super) fn is_own(&self, voucher: &Voucher) -> bool {
+        self.signer().is_none_or(|own| *voucher == Voucher::Key(own.id()))
+    }
+
     /// Whether what others answer for is given on. Where nothing is signed, nothing is promised.
     pub(super) fn believes(&self, voucher: &Voucher) -> bool {
         match voucher {
@@ -106,8 +112,7 @@ impl Writer<'_> {
         platform: Platform,
         record: &LayerRecord,
         refused: &[Entry],
-    ) -> Result<bool, ShipError> {
-        let registry = self.push.registry;
+    ) -> Result<bool, Untaken> {
         let tag = tag(&step.key, platform);
         let stays = |said: &Said| {
             let own = said.own(&step.key, platform, self.desk.signer().as_ref());
@@ -117,30 +122,44 @@ impl Writer<'_> {
             return Ok(false);
         }
         // somebody else's layer is where it came from
-        let Some(entry) = self.bring(step, platform, record)? else { return Ok(false) };
+        let bring = || self.bring(step, platform, record);
+        let Some(entry) = bring().map_err(Untaken::of_layer)? else { return Ok(false) };
         // whoever made it at the same time may have been faster
         let said = self.find(&tag)?;
         if stays(&said) {
             return Ok(false);
         }
+        self.write(&tag, said, &entry, refused, &|| bring().map(drop))?;
+        self.remember(&entry).unwrap_or_default();
+        Ok(true)
+    }
+
+    /// Writes the manifest around what this machine says and others said.
+    fn write(
+        &self,
+        tag: &str,
+        said: Said,
+        entry: &Entry,
+        refused: &[Entry],
+        bring: &dyn Fn() -> Result<(), ShipError>,
+    ) -> Result<(), ShipError> {
         let key = self.desk.key.as_ref();
-        let mut manifest = said.with(&entry, key, refused);
+        let mut manifest = said.with(entry, key, refused);
         loop {
-            let put = registry.put_manifest(&tag, MEDIA_MANIFEST, &manifest.bytes, || {
+            let bring = || {
                 self.desk.forget_config();
-                self.bring(step, platform, record).map(drop)
-            });
-            match put {
-                Ok(_) => break,
+                bring()
+            };
+            let registry = self.push.registry;
+            match registry.put_manifest(tag, MEDIA_MANIFEST, &manifest.bytes, bring) {
+                Ok(_) => return Ok(()),
                 // what others name may have gone
                 Err(error) if manifest.has_strangers && is_refused(&error) => {
-                    manifest = Said::default().with(&entry, key, &[]);
+                    manifest = Said::default().with(entry, key, &[]);
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.remember(&entry)?;
-        Ok(true)
     }
 
     /// What is there; what cannot be read is to be replaced.
@@ -232,6 +251,36 @@ impl Writer<'_> {
     }
 }
 
+/// Why an entry is not written.
+#[derive(Debug)]
+pub(super) enum Untaken {
+    /// Something is wrong with this layer, here or there.
+    Layer(ShipError),
+    /// The repository takes nothing.
+    All(ShipError),
+}
+
+impl From<ShipError> for Untaken {
+    fn from(error: ShipError) -> Self {
+        Untaken::All(error)
+    }
+}
+
+impl Untaken {
+    /// Of what an entry names: a registry may refuse one blob, and the store may lack one.
+    fn of_layer(error: ShipError) -> Self {
+        let is_of_layer = match &error {
+            ShipError::Oci(OciError::Fetch(FetchError::Status { status, .. })) => {
+                (400..500).contains(status) && ![408, 425, 429].contains(status)
+            }
+            ShipError::Oci(OciError::Digest { .. } | OciError::Source { .. }) => true,
+            ShipError::Oci(_) | ShipError::Fetch(_) => false,
+            _ => true,
+        };
+        if is_of_layer { Untaken::Layer(error) } else { Untaken::All(error) }
+    }
+}
+
 /// Whether a manifest may have been refused for what it names.
 fn is_refused(error: &ShipError) -> bool {
     let ShipError::Oci(error) = error else { return false };
@@ -298,17 +347,8 @@ impl Queue {
         };
         std::thread::scope(|scope| {
             (0..PARALLEL).for_each(|_| drop(scope.spawn(hand)));
-            let _closing = Closing(self);
+            let _closing = Finally(|| self.close());
             work()
         })
-    }
-}
-
-/// Closes a queue however the work ends that adds to it.
-struct Closing<'a>(&'a Queue);
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        self.0.close();
     }
 }

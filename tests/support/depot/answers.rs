@@ -108,6 +108,9 @@ fn upload(state: &mut State, request: &Request, repository: &str, name: &str) ->
         state.sessions.insert(id.clone(), Vec::new());
         return Answer::new(202).with("Location", place(&id)).with("Range", "0-0");
     }
+    if state.largest.is_some_and(|largest| request.body.len() > largest) {
+        return Answer::new(413);
+    }
     if let Some(status) = state.refuses_ends.filter(|_| request.asked.method == "PUT") {
         return Answer::new(status);
     }

@@ -37,7 +37,12 @@ pub(super) fn converse(stream: TcpStream, state: &Mutex<State>, host: &str) -> i
             let mut state = state.lock().unwrap();
             let number = state.asked.len();
             state.asked.push(asked.clone());
-            (number, state.fault.take_if(|(at, _)| *at == number).map(|(_, fault)| fault))
+            let is_trapped = |(method, part, _): &mut (&str, &str, Fault)| {
+                asked.method == *method && asked.path.contains(*part)
+            };
+            let trapped = state.trap.take_if(is_trapped).map(|(.., fault)| fault);
+            let fault = state.fault.take_if(|(at, _)| *at == number).map(|(_, fault)| fault);
+            (number, fault.or(trapped))
         };
         match &fault {
             Some(Fault::Stall) => {
