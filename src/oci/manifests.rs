@@ -52,7 +52,7 @@ impl Registry<'_> {
                 Ok(written) => return Ok(written),
                 Err(error) => error,
             };
-            if round == ROUNDS || !is_about_parts(&error) {
+            if round == ROUNDS || !error.is_about_parts() {
                 return Err(error.into());
             }
             std::thread::sleep(PAUSE * round);
@@ -85,11 +85,13 @@ impl Registry<'_> {
     }
 }
 
-/// Whether a manifest may have been refused for what it names: 400 with docker's registry of today, 404
-/// with its next.
-fn is_about_parts(error: &OciError) -> bool {
-    matches!(
-        error,
-        OciError::NoRepository { .. } | OciError::Fetch(FetchError::Status { status: 400, .. })
-    )
+impl OciError {
+    /// Whether a manifest may have been refused for what it names: 400 with docker's registry of today, 404
+    /// with its next.
+    pub fn is_about_parts(&self) -> bool {
+        matches!(
+            self,
+            OciError::NoRepository { .. } | OciError::Fetch(FetchError::Status { status: 400, .. })
+        )
+    }
 }

@@ -218,7 +218,8 @@ impl<'a> Claims<'a> {
                 }
                 next = Some(next.map_or(at, |next: Instant| next.min(at)));
             }
-            held = match next {
+            // where nothing is said any more, only the end is waited for
+            held = match next.filter(|_| !self.is_off()) {
                 None => self.changed.wait(held).unwrap_or_else(PoisonError::into_inner),
                 Some(next) if due.is_empty() => {
                     let waited = self.changed.wait_timeout(held, next - now);

@@ -238,8 +238,8 @@ impl Exchange<'_> {
                 continue;
             }
             let answers = shelf.look(&left, self.platform);
-            let failure = answers.iter().find_map(|(_, answer)| answer.as_ref().err());
-            if let Some(error) = failure.filter(|error| error.is_of_cache()) {
+            let mut failures = answers.iter().filter_map(|(_, answer)| answer.as_ref().err());
+            if let Some(error) = failures.find(|error| error.is_of_cache()) {
                 self.leave_out(shelf, error);
                 continue;
             }

@@ -23,7 +23,7 @@ use crate::oci::{OciError, Origin, Packing, Registry};
 use crate::plan::Step;
 use crate::platform::Platform;
 use crate::report::Sheet;
-use crate::store::{Draft, Key, LayerRecord, Store, StoreError, Voucher};
+use crate::store::{Draft, Key, LayerRecord, Store, Voucher};
 use crate::tarball::Limits;
 
 /// Questions at a time.
@@ -123,8 +123,7 @@ impl<'a> Shelf<'a> {
         let listing = store.put_listing(&diff_id, &listing.encode())?;
         let vouchers = BTreeSet::from([vouched.voucher.clone()]);
         let record = store.put_vouched(&entry.key, diff_id, Some(listing), vouchers)?;
-        // without it, the next push asks for more
-        self.remember(vouched, store).unwrap_or_default();
+        self.remember(vouched, store);
         Ok((record, untold))
     }
 
@@ -188,19 +187,17 @@ impl<'a> Shelf<'a> {
     }
 
     /// What the layer's twin is, and where it lies: so that a push finds it there and makes none. Only a
-    /// key that is trusted is believed in that, and only for what would be made here as well.
-    fn remember(&self, vouched: &Vouched, store: &Store) -> Result<(), EntryError> {
+    /// key that is trusted is believed in that, and only for what would be made here as well. Without that, the
+    /// next push asks for more.
+    fn remember(&self, vouched: &Vouched, store: &Store) {
         let Vouched { entry, voucher } = vouched;
         let form = Form::default();
         if *voucher != Voucher::Nobody && entry.form == form.to_string() {
             let twin = Twin { digest: entry.layer.digest, size: entry.layer.size };
-            remember_twin(store, &entry.diff_id, form, twin)?;
+            remember_twin(store, &entry.diff_id, form, twin).unwrap_or_default();
         }
         let (host, repository) = (self.registry().host(), self.registry().repository());
-        match store.put_homes(host, repository, &[entry.layer.digest]) {
-            Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        store.put_homes(host, repository, &[entry.layer.digest]).unwrap_or_default();
     }
 }
 

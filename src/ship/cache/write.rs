@@ -25,7 +25,7 @@ use crate::ship::ShipError;
 use crate::ship::cargo::Turn;
 use crate::ship::push::Push;
 use crate::ship::supply::Bytes;
-use crate::store::{Key, LayerRecord, Store, StoreError, Voucher};
+use crate::store::{Key, LayerRecord, Store, Voucher};
 
 /// Entries on their way at a time.
 const PARALLEL: usize = 4;
@@ -130,7 +130,7 @@ impl Writer<'_> {
             return Ok(false);
         }
         self.write(&tag, said, &entry, refused, &|| bring().map(drop))?;
-        self.remember(&entry).unwrap_or_default();
+        self.remember(&entry);
         Ok(true)
     }
 
@@ -154,7 +154,7 @@ impl Writer<'_> {
             match registry.put_manifest(tag, MEDIA_MANIFEST, &manifest.bytes, bring) {
                 Ok(_) => return Ok(()),
                 // what others name may have gone
-                Err(error) if manifest.has_strangers && is_refused(&error) => {
+                Err(ShipError::Oci(error)) if manifest.has_strangers && error.is_about_parts() => {
                     manifest = Said::default().with(entry, key, &[]);
                 }
                 Err(error) => return Err(error),
@@ -175,8 +175,7 @@ impl Writer<'_> {
     /// Whether more is known here of the sources than an entry says.
     fn says_more(&self, step: &Step, entry: &Entry) -> bool {
         entry.facts.is_none() && Sheet::is_about(step) && {
-            let believes = |voucher: &Voucher| self.desk.believes(voucher);
-            Sheet::is_known(self.push.store, step, &believes)
+            Sheet::is_known(self.push.store, step, &|voucher| self.desk.believes(voucher))
         }
     }
 
@@ -207,14 +206,11 @@ impl Writer<'_> {
         }))
     }
 
-    /// Where the layer lies now, for pushes to other repositories.
-    fn remember(&self, entry: &Entry) -> Result<(), ShipError> {
+    /// Where the layer lies now, for pushes to other repositories; without that they ask for more.
+    fn remember(&self, entry: &Entry) {
         let Push { store, registry, .. } = self.push;
         let blobs = [entry.layer.digest];
-        match store.put_homes(registry.host(), registry.repository(), &blobs) {
-            Err(StoreError::ReadOnly { .. }) | Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        store.put_homes(registry.host(), registry.repository(), &blobs).unwrap_or_default();
     }
 
     fn put_listing(&self, record: &LayerRecord) -> Result<Part, ShipError> {
@@ -279,15 +275,6 @@ impl Untaken {
         };
         if is_of_layer { Untaken::Layer(error) } else { Untaken::All(error) }
     }
-}
-
-/// Whether a manifest may have been refused for what it names.
-fn is_refused(error: &ShipError) -> bool {
-    let ShipError::Oci(error) = error else { return false };
-    matches!(
-        error,
-        OciError::NoRepository { .. } | OciError::Fetch(FetchError::Status { status: 400, .. })
-    )
 }
 
 /// Layers that wait to be written, each once.
