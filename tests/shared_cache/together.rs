@@ -10,28 +10,34 @@ use crate::support::depot::Fault;
 
 const CLAIM: &str = "dev.sbx.claim";
 
+/// A shell, and nothing else.
+const ROOT: &str = "layer \"root\" {
+    files \"busybox\" into=\"/bin/busybox\"
+    link \"/bin/sh\" to=\"busybox\"
+    link \"/bin/sleep\" to=\"busybox\"
+}
+";
+
 struct World {
-    repo: Repo,
     depot: Depot,
     cache: String,
 }
 
 impl World {
     fn new() -> Self {
-        let repo = Repo::with_base();
-        repo.publish();
         let depot = Depot::start();
         let cache = format!("{}/cache", depot.host);
-        World { repo, depot, cache }
+        World { depot, cache }
     }
 
     /// A machine that makes a chain of commands, each of which says so and takes a while.
     fn machine(&self, steps: usize, seconds: u32) -> Project {
-        let machine = Project::from_repo(&self.repo).debian_layers(&[""]);
         let runs = (0..steps).map(|at| format!("run \"echo made {at}; sleep {seconds}\"; "));
-        let app = format!("layer \"app\" needs=\"l0\" {{ {}}}\n", runs.collect::<String>());
-        let text = machine.read("sandboxes.kdl").replace("layers \"l0\"", "layers \"app\"");
-        machine.write("sandboxes.kdl", &(text + &app));
+        let app = format!("layer \"app\" needs=\"root\" {{ {}}}\n", runs.collect::<String>());
+        let text = format!("{ROOT}{app}sandbox \"s\" {{ layers \"app\"; command \"/bin/sh\"; }}\n");
+        let machine = Project::new().file("sandboxes.kdl", &text);
+        let busybox = machine.dir.path().join("busybox");
+        fs::copy("/bin/busybox", busybox).expect("tests/run installs busybox-static");
         with_keys(&machine);
         machine
     }
@@ -47,7 +53,7 @@ impl World {
     fn first(&self, steps: usize, seconds: u32) -> Project {
         let first = self.machine(steps, seconds);
         let text = first.read("sandboxes.kdl");
-        first.write("sandboxes.kdl", &text.replace("layers \"app\"", "layers \"l0\""));
+        first.write("sandboxes.kdl", &text.replace("layers \"app\"", "layers \"root\""));
         first.build();
         first.write("sandboxes.kdl", &text);
         first.sbx(&["lock"]).success();
