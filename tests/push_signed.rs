@@ -117,9 +117,18 @@ fn what_is_attached_is_found_and_signatures_count() {
         let plain = push(&project, &reference, &[]);
         let pull = |key: &str| project.sbx(&["pull", &reference, "--verify", key]);
         pull("a.pub").fails(3, &["is not signed", "sbx push --key"]);
-        let attested = answer(&project, &["push", "s", &reference, "--attest"]);
+        let builder = "https://ci.example.org/1";
+        let words = ["push", "s", &reference, "--attest", "--builder", builder];
+        let attested = answer(&project, &words);
         assert_eq!(attested["digest"], plain, "the image is the same");
-        assert_eq!(attested["attached"].as_array().unwrap().len(), 3);
+        let attached = attested["attached"].as_array().unwrap();
+        let document = |digest: &Value| {
+            let manifest = manifest(&depot, digest.as_str().unwrap());
+            let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+            String::from_utf8(depot.blob("s", layer).unwrap()).unwrap()
+        };
+        let built = attached.iter().filter(|one| document(one).contains(builder));
+        assert_eq!((attached.len(), built.count()), (3, 1));
         pull("a.pub").fails(3, &["is not signed"]);
         push(&project, &reference, &["--key", "b.pem"]);
         pull("a.pub").fails(3, &["none of the 1 signatures", "is a signature of this key"]);

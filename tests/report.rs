@@ -304,6 +304,8 @@ fn provenance_names_the_lock_every_source_and_every_key() {
         &["provenance", "s", "--builder", "https://ci.example.org/1"],
     );
     assert_eq!(other["predicate"]["runDetails"]["builder"]["id"], "https://ci.example.org/1");
+    let odd = ["provenance", "s", "--builder", "my machine"];
+    project.sbx(&odd).fails(2, &["it is no URI"]);
 }
 
 #[test]

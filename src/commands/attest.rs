@@ -18,6 +18,7 @@ use sbx::report::{
 use sbx::ship::{Attaching, Attestation, Pushed, ShipError, SignedForm};
 
 use super::documents::read_key;
+use super::provenance::uri;
 use super::ready::{Ready, Whence};
 use crate::failure::Outcome;
 use crate::ui::Ui;
@@ -38,6 +39,9 @@ pub struct AttestArguments {
     /// Sign in bundles of sigstore's, which only cosign 3 and later reads, in place of tags of cosign's
     #[arg(long, requires = "key")]
     bundles: bool,
+    /// Who builds, as a URI, for its provenance (default: somebody's own machine)
+    #[arg(long, value_name = "URI", requires = "attest", value_parser = uri)]
+    builder: Option<String>,
 }
 
 /// What documents are made of.
@@ -78,7 +82,8 @@ impl AttestArguments {
                 Whence::Built(plan) => {
                     let (project, store) = (&sources.workspace.project, &sources.workspace.store);
                     let (sandbox, lock) = (sources.targets[0].sandbox, sources.lock);
-                    Some(Facts::new(Given { project, sandbox, lock, plan, store })?)
+                    let given = Given { project, sandbox, lock, plan, store };
+                    Some(Facts::new(given, self.builder.as_deref())?)
                 }
                 Whence::Pulled(from) => {
                     // how it was made, whoever made it knows
@@ -129,9 +134,9 @@ impl Papers {
 }
 
 impl Facts {
-    fn new(given: Given<'_>) -> Outcome<Self> {
+    fn new(given: Given<'_>, builder: Option<&str>) -> Outcome<Self> {
         let inventory = Inventory::new(given)?;
-        let provenance = Provenance::new(given, None)?;
+        let provenance = Provenance::new(given, builder)?;
         let (spdx, cyclonedx) = (spdx(&inventory), cyclonedx(&inventory));
         Ok(Facts { inventory, spdx, cyclonedx, provenance })
     }
