@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// A work tree with its repository.
 pub struct Repository {
@@ -93,7 +96,8 @@ impl Daemon {
         let mut command = git(base);
         command.args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
         command.arg(format!("--port={port}")).arg(format!("--base-path={}", base.display()));
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        // it is a program of git's that serves, started by git
+        command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let daemon = Daemon { child: command.spawn().unwrap(), port };
         for _ in 0..200 {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
@@ -111,7 +115,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
+        let group = Pid::from_child(&self.child);
+        kill_process_group(group, Signal::KILL).unwrap();
         self.child.wait().unwrap();
     }
 }
