@@ -20,11 +20,10 @@ use serde_json::{Value, json};
 
 use super::alive::{self, Watched, is_gone, own_name};
 use super::entry::{Trust, tag};
-use super::manifest::empty;
 use super::read::Shelf;
 use super::write::Desk;
 use crate::image::MEDIA_MANIFEST;
-use crate::oci::OciError;
+use crate::oci::{OciError, empty_config};
 use crate::platform::Platform;
 use crate::report::sign::{Envelope, PublicKey};
 use crate::ship::ShipError;
@@ -297,8 +296,8 @@ impl<'a> Claims<'a> {
             "schemaVersion": 2,
             "mediaType": MEDIA_MANIFEST,
             "artifactType": TYPE,
-            "config": empty(),
-            "layers": [empty()],
+            "config": empty_config(),
+            "layers": [empty_config()],
             "annotations": {CLAIM: envelope},
         });
         self.desk.bring_config()?;

@@ -29,7 +29,6 @@ pub(super) const LISTING: &str = "application/vnd.sbx.listing.v1+zstd";
 pub(super) const FACTS: &str = "application/vnd.sbx.facts.v1+json";
 /// The annotation that the first envelope stands in; those that follow have numbers.
 pub(super) const STATEMENT: &str = "dev.sbx.layer.statement";
-pub(super) const EMPTY: &[u8] = b"{}";
 /// Largest listing that is read, compressed.
 const LARGEST_PACKED_LISTING: u64 = 64 << 20;
 /// Most that is read of sources: twenty times what the largest layers known have.

@@ -7,10 +7,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::entry::{EMPTY, Entry, EntryError, Part, STATEMENT, TYPE, Trust, Vouched};
-use crate::digest::Digest;
+use super::entry::{Entry, EntryError, Part, STATEMENT, TYPE, Trust, Vouched};
 use crate::image::MEDIA_MANIFEST;
-use crate::oci::MEDIA_EMPTY;
+use crate::oci::empty_config;
 use crate::platform::Platform;
 use crate::report::sign::{Envelope, PrivateKey, PublicKey};
 use crate::store::{Key, Voucher};
@@ -19,11 +18,6 @@ use crate::store::{Key, Voucher};
 const MOST: usize = 8;
 /// Largest envelope, of which no good one has a quarter.
 const LARGEST: usize = 16 << 10;
-
-/// The config of all that is no image: two bytes (OCI image-spec, guidance for an empty descriptor).
-pub(super) fn empty() -> Value {
-    json!({"mediaType": MEDIA_EMPTY, "digest": Digest::of(EMPTY), "size": EMPTY.len()})
-}
 
 /// What lies under the tag of a Key.
 #[derive(Debug, Default)]
@@ -175,7 +169,7 @@ impl Manifest {
             "schemaVersion": 2,
             "mediaType": MEDIA_MANIFEST,
             "artifactType": TYPE,
-            "config": empty(),
+            "config": empty_config(),
             "layers": parts,
             "annotations": annotations,
         });
@@ -188,6 +182,7 @@ impl Manifest {
 mod tests {
     use super::super::entry::{FACTS, LISTING, tag};
     use super::*;
+    use crate::digest::Digest;
 
     fn entry() -> Entry {
         let part = |media_type: &str| Part {

@@ -10,13 +10,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Finally;
-use super::entry::{EMPTY, Entry, FACTS, LARGEST_FACTS, LISTING, Part, tag};
+use super::entry::{Entry, FACTS, LARGEST_FACTS, LISTING, Part, tag};
 use super::manifest::Said;
 use crate::digest::Digest;
 use crate::fetch::{FetchError, Progress};
 use crate::fsx::IoAt;
 use crate::image::{Form, MEDIA_MANIFEST};
-use crate::oci::{OciError, Registry, Supplied};
+use crate::oci::{EMPTY, OciError, Registry, Supplied};
 use crate::plan::Step;
 use crate::platform::Platform;
 use crate::report::Sheet;
