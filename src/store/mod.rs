@@ -26,6 +26,7 @@
 
 mod collect;
 mod draft;
+mod error;
 mod inventory;
 mod layout;
 mod lease;
@@ -41,6 +42,7 @@ mod vouched;
 
 pub use collect::{Collected, Goal, Heap, Loose};
 pub use draft::{Draft, TreeDraft};
+pub use error::StoreError;
 pub use inventory::Class;
 pub use layout::{Claimant, ImageRef, PublishedImage};
 pub use lease::{Held, Lease};
@@ -60,7 +62,6 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::blame::Blame;
 use crate::digest::{Digest, Hasher, Integrity};
 use crate::fsx::{self, IoAt, PathIo};
 
@@ -83,52 +84,6 @@ const DIRS: &[&str] = &[
     "trees",
     "twins",
 ];
-
-/// What can go wrong in a store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error(transparent)]
-    Io(#[from] PathIo),
-    #[error("the store {} cannot be written: {source}", path.display())]
-    ReadOnly { path: PathBuf, source: io::Error },
-    #[error("blob {expected} of the store has other bytes: found {found}")]
-    Corrupt { expected: Digest, found: Digest },
-    #[error("the store does not know what layer {0} holds")]
-    Unlisted(Digest),
-    #[error("{} is damaged: {reason}", path.display())]
-    Damaged { path: PathBuf, reason: String },
-    #[error("{} is a layout of version `{found}`, expected `1.0.0`", path.display())]
-    Version { path: PathBuf, found: String },
-    #[error("the store {} is in use by process {}", path.display(), processes(corners))]
-    Busy { path: PathBuf, corners: Vec<PathBuf> },
-    #[error("the store may take {}, and what is to be written is {crowd}", room::shown(*cap))]
-    Full { cap: u64, crowd: Crowd },
-}
-
-/// Corners are called after their processes.
-fn processes(corners: &[PathBuf]) -> String {
-    let name = |corner: &PathBuf| {
-        let name = corner.file_name().unwrap_or_default().to_string_lossy();
-        name.split('-').next().unwrap_or_default().to_owned()
-    };
-    corners.iter().map(name).collect::<Vec<_>>().join(", ")
-}
-
-impl StoreError {
-    pub fn blame(&self) -> Blame {
-        Blame::World
-    }
-
-    /// The next command.
-    pub fn help(&self) -> Option<&'static str> {
-        match self {
-            StoreError::Full { .. } => Some(
-                "raise `store-cap` in `settings.kdl` or `--cap`; `sbx gc --dry-run` shows what takes the space",
-            ),
-            _ => None,
-        }
-    }
-}
 
 /// An opened store. Cheap to share; safe beside other processes.
 #[derive(Debug)]
