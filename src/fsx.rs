@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 
 /// Tells the drafts of one process apart.
 static DRAFTS: AtomicU64 = AtomicU64::new(0);
@@ -34,6 +35,11 @@ impl<T, E: Into<io::Error>> IoAt<T> for Result<T, E> {
     }
 }
 
+/// Whether somebody may only read where it happened.
+pub fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
+
 /// Writes a whole file under its final name or not at all: a sibling draft, fsync, rename.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PathIo> {
     let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -48,6 +54,60 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PathIo> {
         File::open(parent)?.sync_all()
     };
     write().inspect_err(|_| drop(fs::remove_file(&draft))).at("write", path)
+}
+
+/// Somebody at work in a directory, who writes drafts beside what they become. Known by flock(2) on the
+/// directory, which ends with its process however that ends: so who comes and is alone may sweep what
+/// those left who were killed. Where a directory cannot be locked, nobody is ever known to be alone.
+#[derive(Debug)]
+pub struct Presence {
+    dir: Option<File>,
+    alone: bool,
+}
+
+impl Presence {
+    pub fn enter(dir: &Path) -> Self {
+        let dir = File::open(dir).ok();
+        let alone = lock(dir.as_ref(), FlockOperation::NonBlockingLockExclusive);
+        let mut presence = Presence { dir, alone };
+        if !alone {
+            presence.share();
+        }
+        presence
+    }
+
+    /// Removes what drafts there are in a directory, if nobody else can be writing them.
+    pub fn sweep(&self, dir: &Path, is_draft: impl Fn(&str) -> bool) {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|_| self.alone) {
+            // what cannot be removed is in nobody's way
+            if entry.file_name().to_str().is_some_and(&is_draft) {
+                fs::remove_file(entry.path()).unwrap_or_default();
+            }
+        }
+    }
+
+    /// Lets others come, too: to be called before the first draft is begun.
+    pub fn share(&mut self) {
+        self.alone = false;
+        // whoever is alone is so for a moment only
+        for _ in 0..100 {
+            if self.dir.is_none() || lock(self.dir.as_ref(), FlockOperation::NonBlockingLockShared)
+            {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn lock(dir: Option<&File>, how: FlockOperation) -> bool {
+    dir.is_some_and(|dir| rustix::fs::flock(dir, how).is_ok())
+}
+
+/// Whether a name is that of a draft by [`write_atomic`].
+pub fn is_draft(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".draft")
 }
 
 /// Makes `to` a file that shares the blocks of `from`; `false` where the file system cannot.

@@ -29,7 +29,7 @@ use sbx::oci::{Depository, Keychain};
 use sbx::platform::Platform;
 use sbx::store::{Cap, Claimant, Stamp, Store};
 
-pub use self::place::{find_root, open_store, store_path};
+pub use self::place::{check_named_store, find_root, find_store, open_store, store_path};
 
 use self::ahead::Ahead;
 use self::place::root_without_project;

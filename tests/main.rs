@@ -67,6 +67,7 @@ mod second_registry;
 mod secrets;
 mod shards;
 mod shared_cache;
+mod stores;
 mod support;
 mod terminal;
 mod tokens;

@@ -162,6 +162,9 @@ fn an_ordinary_user_saves_what_root_saves() {
     let user = User::new();
     let (_repo, theirs) = project();
     theirs.run(&["build", "s"]).user(&user).outcome().success();
+    let words = ["save", "s", "--format", "ext4", "-o", "saved"];
+    let without = theirs.run(&words).mounts("mount --bind /dev/null /etc/subuid").user(&user);
+    without.outcome().fails(3, &["fewer than", "help: run `sudo usermod --add-subuids"]);
     let run = |format: &str| {
         let arguments = ["save", "s", "--format", format, "-o", "saved"];
         theirs.run(&arguments).user(&user).outcome().success();

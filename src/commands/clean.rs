@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use sbx::jail::run_in_user_namespace;
 use sbx::store::Store;
 
 use super::Global;
-use crate::failure::{Failure, Outcome};
+use super::build::run_in_namespace;
+use crate::failure::Outcome;
 use crate::ui::Ui;
-use crate::workspace::{find_root, own_arguments, store_path};
+use crate::workspace::{find_store, own_program};
 
 #[derive(Args)]
 pub struct CleanArguments {
@@ -26,16 +26,16 @@ struct Answer {
 }
 
 pub fn run(global: &Global, _arguments: &CleanArguments, ui: &Ui) -> Outcome {
-    let path = store_path(global, &find_root(global)?)?;
-    if !path.join("oci-layout").is_file() {
+    let path = find_store(global)?;
+    let Some(store) = Store::find(&path)? else {
         let answer = Answer { removed: Vec::new() };
         ui.answer(&answer, || format!("there is no store at {}", path.display()));
         return Ok(());
-    }
+    };
     if remove_as_owner(&path)? {
         return Ok(());
     }
-    let answer = Answer { removed: Store::open(&path)?.remove_all()? };
+    let answer = Answer { removed: store.remove_all()? };
     ui.answer(&answer, || {
         answer.removed.iter().map(|path| format!("removed {}\n", path.display())).collect()
     });
@@ -54,11 +54,5 @@ pub fn remove_as_owner(store: &Path) -> Outcome<bool> {
 
 /// Runs this command once more, in the user namespace, and ends as that does.
 pub fn enter_namespace() -> Outcome {
-    let program = std::env::current_exe().map_err(|error| Failure::world(error.to_string()))?;
-    let status = run_in_user_namespace(&program, &own_arguments())
-        .map_err(|error| Failure::world(error.to_string()))?;
-    match status.code() {
-        Some(0) => Ok(()),
-        code => Err(Failure::Silent(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(70))),
-    }
+    run_in_namespace(&own_program()?)
 }

@@ -12,7 +12,7 @@ use super::Global;
 use super::clean::remove_as_owner;
 use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
-use crate::workspace::{Workspace, find_root, now_nanos, open_store};
+use crate::workspace::{Workspace, check_named_store, find_root, now_nanos, open_store};
 
 /// A project that was not seen for so long, and is not there, counts as gone.
 const GONE: Duration = Duration::from_secs(30 * DAY);
@@ -79,6 +79,7 @@ pub fn run(global: &Global, arguments: &GcArguments, ui: &Ui) -> Outcome {
 /// The store, which knows what the project here needs, if there is one. A store that was named is
 /// collected in without it.
 fn open(global: &Global, ui: &Ui) -> Outcome<Store> {
+    check_named_store(global)?;
     let project = Workspace::open(global).and_then(|workspace| {
         workspace.register(&workspace.read_lock()?)?;
         Ok(workspace.store)

@@ -19,6 +19,7 @@ use super::inventory::{Class, Inventory, Item, measure};
 use super::lease::{Gate, Holdings, abandoned, gate_path};
 use super::mark::{Mark, Marks, Standing};
 use super::room::{Crowd, claimed};
+use super::seal::SEAL;
 use super::share::{Share, shares};
 use super::vouched::UNVOUCHED;
 use super::{DIRS, Store, StoreError, remove};
@@ -144,7 +145,7 @@ impl Store {
         }
         let tops = DIRS.iter().map(|dir| dir.split('/').next().unwrap_or(dir));
         let mut removed = Vec::new();
-        for name in tops.chain([UNVOUCHED, "index.json", "oci-layout"]) {
+        for name in tops.chain([UNVOUCHED, "index.json", "oci-layout", SEAL]) {
             let path = self.root.join(name);
             if path.exists() {
                 remove(&path)?;

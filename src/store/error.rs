@@ -13,6 +13,8 @@ use crate::fsx::PathIo;
 pub enum StoreError {
     #[error(transparent)]
     Io(#[from] PathIo),
+    #[error("{} is neither empty nor a store of sbx", .0.display())]
+    Foreign(PathBuf),
     #[error("the store {} cannot be written: {source}", path.display())]
     ReadOnly { path: PathBuf, source: io::Error },
     #[error("blob {expected} of the store has other bytes: found {found}")]
@@ -40,7 +42,10 @@ fn processes(corners: &[PathBuf]) -> String {
 
 impl StoreError {
     pub fn blame(&self) -> Blame {
-        Blame::World
+        match self {
+            StoreError::Foreign(_) => Blame::Input,
+            _ => Blame::World,
+        }
     }
 
     /// The next command.
@@ -48,6 +53,9 @@ impl StoreError {
         match self {
             StoreError::Full { .. } => Some(
                 "raise `store-cap` in `settings.kdl` or `--cap`; `sbx gc --dry-run` shows what takes the space",
+            ),
+            StoreError::Foreign(_) => Some(
+                "name a directory that is new or empty with `--cache` or `SBX_CACHE`; if this is a store all the same, make a file `sbx-store` in it",
             ),
             _ => None,
         }

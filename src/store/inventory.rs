@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use super::mark::{Mark, Marks, Standing};
+use super::seal::SEAL;
 use super::vouched::UNVOUCHED;
 use super::{DIRS, StoreError};
 use crate::fsx::IoAt;
@@ -84,7 +85,7 @@ pub(super) struct Inventory {
 impl Inventory {
     pub(super) fn take(root: &Path) -> Result<Self, StoreError> {
         let mut inventory = Inventory::default();
-        for name in DIRS.iter().chain(&["", "blobs", "index.json", "oci-layout", UNVOUCHED]) {
+        for name in DIRS.iter().chain(&["", "blobs", "index.json", "oci-layout", SEAL, UNVOUCHED]) {
             inventory.fixed += fs::symlink_metadata(root.join(name)).map_or(0, |meta| disk(&meta));
         }
         inventory.list_blobs(root)?;

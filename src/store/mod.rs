@@ -1,6 +1,7 @@
 //! What lives in `cache/`: an OCI image layout beside what makes builds incremental.
 //!
 //! ```text
+//! sbx-store                  says that the directory is a store
 //! oci-layout, index.json     the layout; `skopeo inspect oci:cache:base` works
 //! blobs/sha256/HEX           bytes named by digest: sources, layers, configs, manifests
 //! blobs/sha512/HEX           sources whose ecosystem names them so (npm; sha1 for its oldest)
@@ -36,6 +37,7 @@ mod pulled;
 mod push;
 mod record;
 mod room;
+mod seal;
 mod share;
 mod stamp;
 mod vouched;
@@ -62,6 +64,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use self::seal::Ground;
 use crate::digest::{Digest, Hasher, Integrity};
 use crate::fsx::{self, IoAt, PathIo};
 
@@ -99,6 +102,10 @@ pub struct Store {
 impl Store {
     /// Opens the store at `root`, making what is missing.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let ground = seal::look(root)?;
+        if ground == Ground::Foreign {
+            return Err(StoreError::Foreign(root.to_owned()));
+        }
         let store = Store {
             root: root.to_owned(),
             lease: OnceLock::new(),
@@ -106,6 +113,10 @@ impl Store {
             overflow: Arc::default(),
             written: AtomicBool::new(false),
         };
+        if ground == Ground::Unsealed {
+            // who may not write to it takes nothing away either
+            seal::put(root).unwrap_or_default();
+        }
         if DIRS.iter().chain(&["oci-layout"]).any(|name| !root.join(name).exists()) {
             store.create().map_err(|error| match error.source.kind() {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -118,12 +129,21 @@ impl Store {
         Ok(store)
     }
 
-    /// Makes the directories that are missing.
-    pub fn repair(&self) -> Result<(), StoreError> {
-        Ok(self.create()?)
+    /// Opens the store at `root` if there is one; makes none.
+    pub fn find(root: &Path) -> Result<Option<Self>, StoreError> {
+        match seal::look(root)? {
+            Ground::Free => Ok(None),
+            _ => Self::open(root).map(Some),
+        }
+    }
+
+    /// Whether a directory is a store.
+    pub fn is_at(root: &Path) -> bool {
+        matches!(seal::look(root), Ok(Ground::Store | Ground::Unsealed))
     }
 
     fn create(&self) -> Result<(), PathIo> {
+        seal::put(&self.root)?;
         for dir in DIRS {
             let path = self.root.join(dir);
             fs::create_dir_all(&path).at("create", &path)?;
@@ -390,6 +410,18 @@ mod tests {
             (0..8).for_each(|thread| drop(scope.spawn(move || open_and_sweep(thread))));
         });
         Store::open(&root).unwrap().sweep().unwrap();
+    }
+
+    #[test]
+    fn a_new_store_is_made_by_many_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let root = home.path().join(round.to_string());
+            std::thread::scope(|scope| {
+                let open = || drop(Store::open(&root).unwrap());
+                (0..8).for_each(|_| drop(scope.spawn(open)));
+            });
+        }
     }
 
     #[test]

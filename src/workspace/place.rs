@@ -21,6 +21,24 @@ pub fn find_root(global: &Global) -> Outcome<PathBuf> {
     })
 }
 
+/// Where the store is of who is in a project, or named one.
+pub fn find_store(global: &Global) -> Outcome<PathBuf> {
+    match named_store(global) {
+        Some(named) => absolute(&named),
+        None => store_path(global, &find_root(global)?),
+    }
+}
+
+/// A store that was named is to be there: a slip of the pen makes none.
+pub fn check_named_store(global: &Global) -> Outcome {
+    let Some(path) = named_store(global) else { return Ok(()) };
+    let path = absolute(&path)?;
+    match Store::find(&path)? {
+        Some(_) => Ok(()),
+        None => Err(Failure::input(format!("there is no store at {}", path.display()))),
+    }
+}
+
 /// Where the store is: `--cache`, `SBX_CACHE`, or `cache/` of the project.
 pub fn store_path(global: &Global, root: &Path) -> Outcome<PathBuf> {
     absolute(&named_store(global).unwrap_or_else(|| root.join("cache")))
@@ -43,11 +61,9 @@ pub(super) fn root_without_project(global: &Global) -> Outcome<Option<PathBuf>> 
 pub fn open_store(global: &Global, root: Option<&Path>) -> Outcome<Option<Store>> {
     let path = named_store(global).or_else(|| Some(root?.join("cache")));
     let Some(path) = path.map(|path| absolute(&path)).transpose()? else { return Ok(None) };
-    if !path.join("oci-layout").is_file() {
-        return Ok(None);
-    }
+    let Some(store) = Store::find(&path)? else { return Ok(None) };
     let cap = global.cap.or(read_settings_file()?.store_cap);
-    Ok(Some(Store::open(&path)?.with_cap(cap)))
+    Ok(Some(store.with_cap(cap)))
 }
 
 fn named_store(global: &Global) -> Option<PathBuf> {

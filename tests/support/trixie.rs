@@ -29,7 +29,9 @@ fn base() -> &'static (PathBuf, String) {
     BUILT.get_or_init(|| {
         let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("trixie-store");
         fs::create_dir_all(&store).unwrap();
-        let kept = store.join("tests.lock");
+        let kept = store.with_file_name("trixie.lock");
+        // where it used to be, nobody would take the directory for a store
+        fs::rename(store.join("tests.lock"), &kept).unwrap_or_default();
         // what resolves comes with it
         let environment = "layer \"six\" needs=\"debian\" { venv \"/six\" bytecode=#false { packages \"six\"; }; npm-tools \"is-number@7.0.0\"; }";
         let declared = format!("{DEBIAN}{environment}\nsandbox \"below\" {{ layers \"six\"; }}\n");
