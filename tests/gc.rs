@@ -180,12 +180,21 @@ fn what_the_lock_of_another_project_needs_stays_until_that_project_is_gone() {
         (fs::read_to_string(&path).unwrap(), path)
     });
     let place = place.into_iter().find(|(text, _)| text.contains("\"p1\"")).unwrap().1;
+    let root = two.dir.path().to_owned();
     drop(two);
     collected(&one, &[]);
     assert!(path.exists(), "it may be on a disk that is not there just now");
     tool("touch", &["-d", "40 days ago", place.to_str().unwrap()]);
-    collected(&one, &[]);
+    let dry = collected(&one, &["--dry-run"]);
+    assert_eq!(dry["absent"], serde_json::json!([root]));
+    assert!(path.exists() && place.exists());
+    let done = collected(&one, &[]);
+    for what in ["absent", "removed"] {
+        assert_eq!(done[what], dry[what], "{what}");
+    }
+    assert_eq!(done["removed"]["source"]["count"], 1);
     assert!(!path.exists() && !place.exists());
+    assert_eq!(collected(&one, &[])["absent"], serde_json::Value::Null);
     assert_eq!(check_whole(&home.path().join("store")), 1);
 }
 

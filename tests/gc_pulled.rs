@@ -132,6 +132,37 @@ fn a_pulled_image_in_use_keeps_its_name_though_it_is_the_oldest() {
 }
 
 #[test]
+fn what_was_not_used_for_long_is_told_of_before_it_goes_and_what_runs_stays() {
+    let depot = Depot::start();
+    publish(&depot, 0..3);
+    let machine = Project::new().file("sandboxes.kdl", "");
+    let names = [0, 1, 2].map(|tag| reference(&depot, tag));
+    names[..2].iter().for_each(|name| drop(machine.sbx(&["pull", name]).success()));
+    age(&machine, 40 * 24 * 60);
+    machine.sbx(&["pull", &names[2]]).success();
+    let store = Store::open(&machine.cache()).unwrap();
+    let lease = store.lease().unwrap();
+    let key = Store::pulled_key(&names[0], Platform::host());
+    lease.hold([Held::Image(&key)]).unwrap();
+    let dry = collected(&machine, &["--dry-run"]);
+    assert_eq!(dry["forgotten"], json!([names[1]]));
+    assert!(dry["removed"]["image"]["bytes"].as_u64().unwrap() > MEBIBYTE, "{dry}");
+    let shown = machine.sbx(&["gc", "--dry-run"]).success().stdout;
+    assert!(shown.contains(&format!("would go  {}, which was pulled", names[1])), "{shown}");
+    assert_eq!(pulled(&machine), [&*names[0], &*names[2]], "what would stay");
+    assert_eq!(check_whole(&machine.cache()), 3, "nothing went");
+    let done = collected(&machine, &[]);
+    for what in ["forgotten", "removed", "kept", "after"] {
+        assert_eq!(done[what], dry[what], "{what}");
+    }
+    assert_eq!(check_whole(&machine.cache()), 2);
+    // it ended, and is old
+    drop(lease);
+    assert_eq!(collected(&machine, &[])["forgotten"], json!([names[0]]));
+    assert_eq!(pulled(&machine), [&*names[2]]);
+}
+
+#[test]
 fn an_image_that_can_never_fit_is_refused_and_drives_no_other_out() {
     let depot = Depot::start();
     publish(&depot, 0..1);

@@ -40,6 +40,26 @@ fn a_push_on_a_full_disk_says_that_it_is_full() {
 }
 
 #[test]
+fn a_store_that_may_only_be_read_is_pushed_from_and_looked_at() {
+    let project = project();
+    project.build();
+    let depot = Depot::start();
+    let push = |name: &str| ["push".to_owned(), "s".to_owned(), format!("{}/{name}", depot.host)];
+    // with its compressed layers
+    project.sbx(&push("s:1").each_ref().map(|word| &**word)).success();
+    let store = project.cache();
+    let only = format!("mount --bind {0} {0} && mount -o remount,bind,ro {0}", store.display());
+    let read = |words: &[&str]| project.run(words).mounts(&only).outcome();
+    read(&push("other:2").each_ref().map(|word| &**word)).success();
+    assert_eq!(depot.manifest("other", "2"), depot.manifest("s", "1"));
+    let dry = ["gc", "--dry-run", "--json"];
+    // what it measures it remembers where it may
+    let expected = project.sbx(&dry).success().stdout;
+    assert_eq!(read(&dry).success().stdout, expected);
+    read(&["gc"]).fails(3, &[store.to_str().unwrap(), "Read-only file system"]);
+}
+
+#[test]
 fn blobs_are_mounted_from_where_they_went_last() {
     let project = project();
     project.build();

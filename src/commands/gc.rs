@@ -1,5 +1,6 @@
 //! `sbx gc`: takes away what no project, image or running process needs.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,7 +15,8 @@ use crate::failure::{Failure, Outcome};
 use crate::ui::Ui;
 use crate::workspace::{Workspace, check_named_store, find_root, now_nanos, open_store};
 
-/// A project that was not seen for so long, and is not there, counts as gone.
+/// A pulled image that was not used for so long is forgotten, and a project that was not seen and is not
+/// there.
 const GONE: Duration = Duration::from_secs(30 * DAY);
 const DAY: u64 = 24 * 60 * 60;
 
@@ -45,10 +47,6 @@ pub fn run(global: &Global, arguments: &GcArguments, ui: &Ui) -> Outcome {
     if !arguments.dry_run && remove_as_owner(store.root())? {
         return Ok(());
     }
-    if !arguments.dry_run {
-        store.forget_projects(GONE)?;
-        store.forget_pulled(GONE)?;
-    }
     for reference in &arguments.forget {
         if !store.forget(&reference.to_string())? {
             let message = format!("no image was pulled by `{reference}`, or it is gone");
@@ -63,7 +61,7 @@ pub fn run(global: &Global, arguments: &GcArguments, ui: &Ui) -> Outcome {
         days => Loose::UnusedSince(now - days * DAY as i64),
     };
     let cap = store.cap_bytes(None)?;
-    let goal = Goal { cap, loose, dry_run: arguments.dry_run };
+    let goal = Goal { cap, loose, unseen: Some(GONE), dry_run: arguments.dry_run };
     let (collected, crowd) = store.collect(&goal)?;
     let answer = Answer { dry_run: arguments.dry_run, cap, collected };
     ui.answer(&answer, || text(&answer));
@@ -114,6 +112,13 @@ fn text(answer: &Answer) -> String {
     lines.extend(
         collected.forgotten.iter().map(|name| format!("{goes:9} {name}, which was pulled")),
     );
+    let gone = |root: &PathBuf| {
+        format!(
+            "{goes:9} all that is kept for the project of {}, which is not there",
+            root.display()
+        )
+    };
+    lines.extend(collected.absent.iter().map(gone));
     if collected.held > 0 {
         lines.push(format!("{} are held by builds and instances that run", size(collected.held)));
     }

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -22,7 +23,7 @@ use super::room::{Crowd, claimed};
 use super::seal::SEAL;
 use super::share::{Share, shares};
 use super::vouched::UNVOUCHED;
-use super::{DIRS, Store, StoreError, remove};
+use super::{DIRS, Store, StoreError, StoreLock, remove};
 use crate::fsx::IoAt;
 
 /// Which of the things that nobody needs go.
@@ -41,6 +42,8 @@ pub struct Goal {
     /// Bytes that the store may take.
     pub cap: Option<u64>,
     pub loose: Loose,
+    /// Forget pulled images that were not used, and projects that are gone and were not seen, for so long.
+    pub unseen: Option<Duration>,
     /// Take nothing away, only say what would go.
     pub dry_run: bool,
 }
@@ -67,6 +70,9 @@ pub struct Collected {
     pub images: u64,
     /// Names of pulled images that went.
     pub forgotten: Vec<String>,
+    /// Where projects were that are gone, and for which nothing is kept any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<PathBuf>,
     /// What each image takes, where nothing was taken away.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
@@ -82,28 +88,43 @@ struct Verdict {
 impl Store {
     /// Collects. Answers what went, even where the cap could not be reached: then `crowd` says why.
     pub fn collect(&self, goal: &Goal) -> Result<(Collected, Option<Crowd>), StoreError> {
+        if goal.dry_run {
+            return self.foresee(goal);
+        }
+        // in this order: whoever has the index may be waiting for room
+        let index = self.lock("index")?;
         let _alone = self.lock("room")?;
-        self.collect_for(goal, None)
+        self.collect_for(goal, None, Some(index))
     }
 
-    /// Likewise, with this process's drafts counting as so many bytes. The lock `room` must be held.
-    pub(super) fn collect_for(
+    /// Says what would go. It takes no lock: who may only read a store may look.
+    fn foresee(&self, goal: &Goal) -> Result<(Collected, Option<Crowd>), StoreError> {
+        let claims = Claims::read(self, None)?;
+        let inventory = Inventory::take(&self.root)?;
+        // an ordinary user collects in the namespace that the trees are of
+        let rights = Rights { trees: true, pulled: true };
+        let marks = Marks::read(&self.root, goal.unseen)?;
+        let shares = shares(&marks, &inventory);
+        let mut verdict = judge(&marks, inventory, goal, &claims, rights);
+        verdict.collected.shares = shares;
+        verdict.abandon(&abandoned(&self.root)?);
+        Ok((verdict.collected, verdict.crowd))
+    }
+
+    /// Collects so that this process's drafts may come to so many bytes.
+    pub(super) fn collect_under(&self, cap: u64, claim: u64) -> Result<Option<Crowd>, StoreError> {
+        let goal = Goal { cap: Some(cap), loose: Loose::Needed, unseen: None, dry_run: false };
+        Ok(self.collect_for(&goal, Some(claim), None)?.1)
+    }
+
+    /// The lock `room` must be held; whoever has that of the index, too, hands it on.
+    fn collect_for(
         &self,
         goal: &Goal,
         claim: Option<u64>,
+        index: Option<StoreLock>,
     ) -> Result<(Collected, Option<Crowd>), StoreError> {
         let may_remove = rustix::process::geteuid().is_root();
-        if goal.dry_run {
-            let claims = Claims::read(self, claim)?;
-            let inventory = Inventory::take(&self.root)?;
-            let rights = Rights { trees: may_remove, pulled: true };
-            let marks = Marks::read(&self.root)?;
-            let shares = shares(&marks, &inventory);
-            let mut verdict = judge(&marks, inventory, goal, &claims, rights);
-            verdict.collected.shares = shares;
-            verdict.abandon(&abandoned(&self.root)?);
-            return Ok((verdict.collected, verdict.crowd));
-        }
         match self.sweep() {
             // a corner of another owner's files is left to whoever may remove it
             Err(_) if !may_remove => {}
@@ -114,17 +135,21 @@ impl Store {
         let inventory = Inventory::take(&self.root)?;
         let trash = self.own_lease()?.next();
         let gate = Gate::close(&gate_path(&self.root))?;
-        // who has the index may be waiting for the gate, or for room: so it is not waited for
-        let index = self.try_lock("index")?;
+        // who has the index may be waiting for the gate, or for room: so it is not waited for here
+        let index = match index {
+            None => self.try_lock("index")?,
+            ours => ours,
+        };
         let rights = Rights { trees: may_remove, pulled: index.is_some() };
-        let verdict = judge(&Marks::read(&self.root)?, inventory, goal, &claims, rights);
+        let marks = Marks::read(&self.root, goal.unseen)?;
+        let verdict = judge(&marks, inventory, goal, &claims, rights);
         // what cannot fit even so is refused, and costs nobody anything
         if claim.is_some() && verdict.crowd.is_some() {
             return Ok((Collected::default(), verdict.crowd));
         }
-        if !verdict.collected.forgotten.is_empty() {
-            let gone = |name: &str| verdict.collected.forgotten.iter().any(|gone| gone == name);
-            self.withdraw_pulled(gone)?;
+        let Collected { forgotten, absent, .. } = &verdict.collected;
+        if !forgotten.is_empty() || !absent.is_empty() {
+            self.forget_gone(&marks.gone, forgotten)?;
         }
         drop(index);
         if !verdict.victims.is_empty() {
@@ -202,7 +227,8 @@ fn judge(
             verdict.keep(&mark, &item);
         }
     }
-    verdict.collected.forgotten = marks.turned(&turns);
+    verdict.collected.forgotten = marks.forgotten(&turns);
+    verdict.collected.absent = marks.gone.roots();
     let Collected { held, images, .. } = verdict.collected;
     verdict.crowd = goal.cap.filter(|cap| demand > *cap).map(|cap| Crowd {
         excess: demand - cap,

@@ -53,12 +53,12 @@ pub struct Claimant<'a> {
 
 impl Claimant<'_> {
     fn owner(&self) -> String {
-        format!("{}#{}", self.project, self.place())
+        owner(self.project.as_str(), self.root)
     }
 
     /// The first digits of the digest of where it is.
     pub(super) fn place(&self) -> String {
-        Digest::of(self.root.as_os_str().as_encoded_bytes()).hex()[..8].to_owned()
+        place(self.root)
     }
 
     fn names(&self, sandbox: &SandboxName) -> [String; 3] {
@@ -69,6 +69,15 @@ impl Claimant<'_> {
             format!("{project}-{}/{sandbox}", self.place()),
         ]
     }
+}
+
+/// What the entries of a project at a place have as their owner.
+pub(super) fn owner(project: &str, root: &Path) -> String {
+    format!("{project}#{}", place(root))
+}
+
+fn place(root: &Path) -> String {
+    Digest::of(root.as_os_str().as_encoded_bytes()).hex()[..8].to_owned()
 }
 
 /// A manifest as an index lists it.
@@ -124,15 +133,14 @@ impl Store {
         Ok(fsx::write_atomic(&path, index.to_string().as_bytes())?)
     }
 
-    /// Takes those references of pulled images out that `goes` says, and answers how many. The lock
-    /// `index` must be held.
-    pub(super) fn withdraw_pulled(&self, goes: impl Fn(&str) -> bool) -> Result<usize, StoreError> {
+    /// Takes those names out that `goes` says, and answers how many. The lock `index` must be held.
+    pub(super) fn withdraw(&self, goes: impl Fn(&Entry) -> bool) -> Result<usize, StoreError> {
         let path = self.root.join("index.json");
         let bytes = fs::read(&path).at("read", &path)?;
         let mut index = parse_index(&path, &bytes)?;
         let manifests = index["manifests"].as_array_mut().expect("parse_index made it an array");
         let count = manifests.len();
-        manifests.retain(|entry| !(is_pulled(entry) && ref_name(entry).is_none_or(&goes)));
+        manifests.retain(|entry| !Entry::parse(entry).is_some_and(|entry| goes(&entry)));
         let gone = count - manifests.len();
         if gone > 0 {
             fsx::write_atomic(&path, index.to_string().as_bytes())?;
@@ -160,18 +168,6 @@ impl Store {
         }
         manifests.sort_by(|a, b| ref_name(a).cmp(&ref_name(b)));
         Ok(())
-    }
-
-    /// Takes every name of a project out of `index.json`.
-    pub(super) fn withdraw(&self, claimant: &Claimant<'_>) -> Result<(), StoreError> {
-        let path = self.root.join("index.json");
-        let _lock = self.lock("index")?;
-        let bytes = fs::read(&path).at("read", &path)?;
-        let mut index = parse_index(&path, &bytes)?;
-        let manifests = index["manifests"].as_array_mut().expect("parse_index made it an array");
-        let owner = claimant.owner();
-        manifests.retain(|entry| entry["annotations"][OWNER].as_str() != Some(&owner));
-        Ok(fsx::write_atomic(&path, index.to_string().as_bytes())?)
     }
 
     fn published(
@@ -236,28 +232,31 @@ impl Store {
 /// What `index.json` lists under one name.
 pub(super) struct Entry {
     pub(super) name: String,
-    /// Whether it was pulled; else it is a project's.
-    pub(super) pulled: bool,
+    /// The project that it is of, and where that is; or that it was pulled.
+    pub(super) owner: String,
     /// The nested index, as `ALGORITHM/HEX`.
     pub(super) nested: String,
+}
+
+impl Entry {
+    fn parse(entry: &Value) -> Option<Self> {
+        Some(Entry {
+            name: ref_name(entry).unwrap_or_default().to_owned(),
+            owner: entry["annotations"][OWNER].as_str().unwrap_or_default().to_owned(),
+            nested: entry["digest"].as_str()?.replace(':', "/"),
+        })
+    }
+
+    pub(super) fn is_pulled(&self) -> bool {
+        self.owner == PULLED
+    }
 }
 
 pub(super) fn listed(root: &Path) -> Result<Vec<Entry>, StoreError> {
     let path = root.join("index.json");
     let index = parse_index(&path, &fs::read(&path).at("read", &path)?)?;
     let entries = index["manifests"].as_array().into_iter().flatten();
-    let read = |entry: &Value| {
-        Some(Entry {
-            name: ref_name(entry).unwrap_or_default().to_owned(),
-            pulled: is_pulled(entry),
-            nested: entry["digest"].as_str()?.replace(':', "/"),
-        })
-    };
-    Ok(entries.filter_map(read).collect())
-}
-
-fn is_pulled(entry: &Value) -> bool {
-    entry["annotations"][OWNER].as_str() == Some(PULLED)
+    Ok(entries.filter_map(Entry::parse).collect())
 }
 
 fn ref_name(entry: &Value) -> Option<&str> {

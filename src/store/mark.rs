@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::gone::Gone;
 use super::inventory::Class;
 use super::layout::Entry;
 use super::lease::Holdings;
@@ -61,6 +63,8 @@ pub(super) struct Marks {
     /// What `index.json` lists.
     pub(super) listed: Vec<Listed>,
     pub(super) holdings: Holdings,
+    /// What counts as if it were not listed.
+    pub(super) gone: Gone,
 }
 
 /// A name of `index.json`, and the blobs of its images by `ALGORITHM/HEX`.
@@ -74,13 +78,17 @@ pub(super) struct Listed {
 }
 
 impl Marks {
-    pub(super) fn read(root: &Path) -> Result<Self, StoreError> {
+    /// What nobody used or saw for `unseen` is gone.
+    pub(super) fn read(root: &Path, unseen: Option<Duration>) -> Result<Self, StoreError> {
         let mut marks = Marks { holdings: Holdings::read(root)?, ..Marks::default() };
+        if let Some(age) = unseen {
+            marks.gone = Gone::find(root, age, &marks.holdings)?;
+        }
         let published = marks.mark_index(root)?;
         marks.mark_images(root, &published)?;
         marks.take_turns();
         marks.mark_keys(root)?;
-        let wanted = Wanted::read(root)?;
+        let wanted = Wanted::read(root, &marks.gone)?;
         for source in &wanted.sources {
             marks.raise(source, Class::Source, Standing::Rebuildable, 0);
         }
@@ -97,7 +105,11 @@ impl Marks {
     /// Marks what `index.json` lists, and answers what its manifests are.
     fn mark_index(&mut self, root: &Path) -> Result<BTreeMap<String, Standing>, StoreError> {
         let mut published = BTreeMap::new();
-        for Entry { name, pulled, nested } in layout::listed(root)? {
+        let gone = &self.gone;
+        let entries = layout::listed(root)?.into_iter().filter(|entry| !gone.has(entry));
+        for entry in entries.collect::<Vec<_>>() {
+            let pulled = entry.is_pulled();
+            let Entry { name, nested, .. } = entry;
             let standing = if pulled { Standing::Pulled } else { Standing::Kept };
             let mut blobs = BTreeSet::from([nested.clone()]);
             for manifest in digests(&document(root, &nested), "manifests") {
@@ -202,12 +214,13 @@ impl Marks {
         }
     }
 
-    /// Names of the pulled images of which something went in these turns.
-    pub(super) fn turned(&self, turns: &BTreeSet<usize>) -> Vec<String> {
+    /// Names of the pulled images that are gone, and of those of which something went in these turns.
+    pub(super) fn forgotten(&self, turns: &BTreeSet<usize>) -> Vec<String> {
         let pulled = self.listed.iter().filter(|listed| listed.pulled);
         let mut gone: Vec<_> = pulled.filter(|listed| turns.contains(&listed.turn)).collect();
         gone.sort_by_key(|listed| listed.turn);
-        gone.into_iter().map(|listed| listed.name.clone()).collect()
+        let turned = gone.into_iter().map(|listed| &listed.name);
+        self.gone.pulled().chain(turned).cloned().collect()
     }
 
     /// The blob of the layer that a blob is the twin of.

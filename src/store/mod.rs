@@ -28,6 +28,7 @@
 mod collect;
 mod draft;
 mod error;
+mod gone;
 mod inventory;
 mod layout;
 mod lease;
@@ -100,7 +101,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store at `root`, making what is missing.
+    /// Opens the store at `root`, making what is missing: all of it, where there is nothing.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let ground = seal::look(root)?;
         if ground == Ground::Foreign {
@@ -118,11 +119,9 @@ impl Store {
             seal::put(root).unwrap_or_default();
         }
         if DIRS.iter().chain(&["oci-layout"]).any(|name| !root.join(name).exists()) {
-            store.create().map_err(|error| match error.source.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                    StoreError::ReadOnly { path: root.to_owned(), source: error.source }
-                }
-                _ => StoreError::Io(error),
+            store.create().map_err(|error| match fsx::is_read_only(&error.source) {
+                true => StoreError::ReadOnly { path: root.to_owned(), source: error.source },
+                false => StoreError::Io(error),
             })?;
         }
         layout::check_version(&store.root)?;
@@ -142,6 +141,7 @@ impl Store {
         matches!(seal::look(root), Ok(Ground::Store | Ground::Unsealed))
     }
 
+    /// Makes what is missing.
     fn create(&self) -> Result<(), PathIo> {
         seal::put(&self.root)?;
         for dir in DIRS {

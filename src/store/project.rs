@@ -8,14 +8,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::gone::{Absent, Gone, is_older};
 use super::record::touch;
-use super::{Claimant, Stamp, Store, StoreError};
+use super::{Claimant, Stamp, Store, StoreError, layout};
 use crate::digest::Integrity;
 use crate::fsx::{self, IoAt};
 
@@ -42,8 +43,7 @@ impl Store {
         let path = self.root.join("projects").join(claimant.place());
         let head = Head { name: claimant.project.to_string(), root: claimant.root.into(), lock };
         if read_head(&path).is_some_and(|known| known == head) {
-            let age = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
-            if age.and_then(|time| time.elapsed().ok()).is_none_or(|age| age > DAY) {
+            if is_older(&path, DAY).unwrap_or(true) {
                 touch(&path);
             }
             return Ok(());
@@ -57,34 +57,24 @@ impl Store {
         }
         match fsx::write_atomic(&path, text.as_bytes()) {
             // who may not write to a store brings nothing into it either
-            Err(error) if is_read_only(&error.source) => Ok(()),
+            Err(error) if fsx::is_read_only(&error.source) => Ok(()),
             result => Ok(result?),
         }
     }
-
-    /// Forgets projects whose directory is gone and that were not seen for `age`: their sources and
-    /// their names in `index.json`.
-    pub fn forget_projects(&self, age: Duration) -> Result<(), StoreError> {
-        for path in list(&self.root)? {
-            let seen = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
-            let old = seen.and_then(|time| time.elapsed().ok()).is_some_and(|past| past > age);
-            let Some(head) = read_head(&path).filter(|_| old) else { continue };
-            if head.root.join("sandboxes.kdl").exists() {
-                continue;
-            }
-            let name = head.name.parse().map_err(|_| StoreError::Damaged {
-                path: path.clone(),
-                reason: format!("`{}` is no name of a project", head.name),
-            })?;
-            self.withdraw(&Claimant { project: &name, root: &head.root })?;
-            fs::remove_file(&path).at("remove", &path)?;
-        }
-        Ok(())
-    }
 }
 
-fn is_read_only(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+/// Projects whose directory is gone and that were not seen for `age`.
+pub(super) fn absent(root: &Path, age: Duration) -> Result<Vec<Absent>, StoreError> {
+    let mut found = Vec::new();
+    for path in list(root)? {
+        let is_old = is_older(&path, age).unwrap_or(false);
+        let Some(head) = read_head(&path).filter(|_| is_old) else { continue };
+        if !head.root.join("sandboxes.kdl").exists() {
+            let owner = layout::owner(&head.name, &head.root);
+            found.push(Absent { path, root: head.root, owner });
+        }
+    }
+    Ok(found)
 }
 
 fn list(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -116,10 +106,11 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn read(root: &Path) -> Result<Self, StoreError> {
+    pub(super) fn read(root: &Path, gone: &Gone) -> Result<Self, StoreError> {
         let mut wanted = Wanted::default();
-        for path in list(root)? {
-            // it may have been forgotten since
+        let known = list(root)?.into_iter().filter(|path| !gone.has_project(path));
+        for path in known {
+            // a collector may have forgotten it since
             let Ok(text) = fs::read_to_string(&path) else { continue };
             wanted.sources.extend(text.lines().skip(1).map(str::to_owned));
             let name = path.file_name().unwrap_or_default();

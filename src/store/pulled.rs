@@ -4,9 +4,6 @@
 //! used at least once within a while, and a cap leaves it room; then its name goes, and the collector
 //! takes the rest: a registry has it.
 
-use std::fs;
-use std::time::Duration;
-
 use super::{ImageRecord, Key, PublishedImage, Store, StoreError};
 use crate::digest::Digest;
 use crate::platform::Platform;
@@ -41,20 +38,6 @@ impl Store {
     /// Takes the name of a pulled image out of `index.json`; answers whether it was there.
     pub fn forget(&self, reference: &str) -> Result<bool, StoreError> {
         let _lock = self.lock("index")?;
-        Ok(self.withdraw_pulled(|name| name == reference)? > 0)
-    }
-
-    /// Takes the names of pulled images out of `index.json` that were not used for `age`.
-    pub fn forget_pulled(&self, age: Duration) -> Result<(), StoreError> {
-        let _lock = self.lock("index")?;
-        let gone = self.withdraw_pulled(|reference| {
-            Platform::ALL.into_iter().all(|platform| {
-                let key = Self::pulled_key(reference, platform);
-                let path = self.root.join("images").join(key.0.hex());
-                let used = fs::metadata(path).and_then(|meta| meta.modified()).ok();
-                used.and_then(|time| time.elapsed().ok()).is_none_or(|past| past > age)
-            })
-        });
-        gone.map(drop)
+        Ok(self.withdraw(|entry| entry.is_pulled() && entry.name == reference)? > 0)
     }
 }

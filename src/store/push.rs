@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, StoreLock};
 use crate::digest::Digest;
 use crate::fsx;
 use crate::reference::Reference;
@@ -58,7 +58,7 @@ impl Store {
         if pushed.iter().all(|one| known.contains(one)) {
             return Ok(());
         }
-        let _lock = self.lock("pushes")?;
+        let Some(_lock) = self.lock_pushes()? else { return Ok(()) };
         let mut all: Vec<PushedImage> = read(&path);
         let same = |old: &PushedImage| {
             pushed.iter().any(|new| new.image == old.image && new.reference == old.reference)
@@ -88,7 +88,7 @@ impl Store {
         if news.is_empty() {
             return Ok(());
         }
-        let _lock = self.lock("pushes")?;
+        let Some(_lock) = self.lock_pushes()? else { return Ok(()) };
         let path = self.homes(registry);
         let mut all: Vec<(Digest, String)> = read(&path);
         all.retain(|(blob, _)| !news.contains(blob));
@@ -102,6 +102,14 @@ impl Store {
 
     fn pushes(&self, name: &str) -> PathBuf {
         self.root.join("pushes").join(name)
+    }
+
+    /// `None` where nothing can be remembered.
+    fn lock_pushes(&self) -> Result<Option<StoreLock>, StoreError> {
+        match self.lock("pushes") {
+            Err(StoreError::Io(error)) if fsx::is_read_only(&error.source) => Ok(None),
+            result => result.map(Some),
+        }
     }
 
     fn write_pushes<T: Serialize>(

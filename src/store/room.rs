@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::collect::{Goal, Loose};
 use super::inventory::measure;
 use super::{Store, StoreError};
 use crate::fsx::IoAt;
@@ -252,10 +251,9 @@ impl Room<'_> {
 
     fn try_claim(&mut self, bytes: u64) -> Result<Option<Crowd>, StoreError> {
         let _alone = self.store.lock("room")?;
-        let goal = Goal { cap: Some(self.cap), loose: Loose::Needed, dry_run: false };
         let crowd = match bytes < self.claim {
             true => None,
-            false => self.store.collect_for(&goal, Some(bytes))?.1,
+            false => self.store.collect_under(self.cap, bytes)?,
         };
         if crowd.is_none() {
             let path = self.store.own_lease()?.dir().join("claim");
