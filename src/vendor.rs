@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::blame::Blame;
 use crate::digest::{Digest, Integrity};
 use crate::fetch::blob_below;
-use crate::fsx::{self, IoAt, PathIo};
+use crate::fsx::{self, IoAt, PathIo, Presence};
 use crate::lock::Source;
 use crate::name::ProjectName;
 use crate::oci::{EMPTY, MEDIA_EMPTY, OciError};
@@ -52,6 +52,8 @@ pub enum VendorError {
     Io(#[from] PathIo),
     #[error("{} is neither empty nor a directory of vendored sources", .0.display())]
     Foreign(PathBuf),
+    #[error("`{}` is no directory", .0.display())]
+    NoDirectory(PathBuf),
     #[error("{} is damaged: {reason}", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error("{label} of the store has other bytes: expected {expected}, found {found}")]
@@ -71,9 +73,10 @@ pub enum VendorError {
 impl VendorError {
     pub fn blame(&self) -> Blame {
         match self {
-            VendorError::Foreign(_) | VendorError::ForeignTag(_) | VendorError::TooMany { .. } => {
-                Blame::Input
-            }
+            VendorError::Foreign(_)
+            | VendorError::NoDirectory(_)
+            | VendorError::ForeignTag(_)
+            | VendorError::TooMany { .. } => Blame::Input,
             VendorError::Oci(error) => error.blame(),
             _ => Blame::World,
         }
@@ -85,6 +88,9 @@ impl VendorError {
             VendorError::Oci(error) => error.help(),
             VendorError::ForeignTag(_) | VendorError::TooMany { .. } => {
                 Some("name another tag".to_owned())
+            }
+            VendorError::Foreign(_) | VendorError::NoDirectory(_) => {
+                Some("name a directory that is empty, or not there yet".to_owned())
             }
             VendorError::Contended(_) => {
                 Some("run it again, or name a tag for each project".to_owned())
@@ -137,29 +143,48 @@ struct Manifest {
 #[derive(Debug)]
 pub struct VendorDir {
     root: PathBuf,
+    presence: Presence,
 }
 
 impl VendorDir {
     /// Opens a directory, which is made if it is not there.
     pub fn open(root: &Path) -> Result<Self, VendorError> {
+        if root.exists() && !root.is_dir() {
+            return Err(VendorError::NoDirectory(root.to_owned()));
+        }
+        fs::create_dir_all(root).at("create", root)?;
+        let mut dir = VendorDir { root: root.to_owned(), presence: Presence::enter(root) };
         let layout = root.join("oci-layout");
         if !layout.exists() {
-            fs::create_dir_all(root).at("create", root)?;
-            if fs::read_dir(root).at("list", root)?.next().is_some() {
+            // others may just have made it theirs, and begin with the layout
+            if dir.has_anything()? && !layout.exists() || Store::is_at(root) {
                 return Err(VendorError::Foreign(root.to_owned()));
             }
             fsx::write_atomic(&layout, LAYOUT.as_bytes())?;
         }
-        let dir = VendorDir { root: root.to_owned() };
         let is_ours = |entry: &Descriptor| entry.artifact_type.as_deref() == Some(ARTIFACT);
-        if !dir.read_index()?.manifests.iter().all(is_ours) {
+        if Store::is_at(root) || !dir.read_index()?.manifests.iter().all(is_ours) {
             return Err(VendorError::Foreign(root.to_owned()));
         }
+        dir.presence.sweep(root, fsx::is_draft);
         for algorithm in ["sha1", "sha256", "sha512"] {
-            let dir = root.join("blobs").join(algorithm);
-            fs::create_dir_all(&dir).at("create", &dir)?;
+            let blobs = root.join("blobs").join(algorithm);
+            fs::create_dir_all(&blobs).at("create", &blobs)?;
+            dir.presence.sweep(&blobs, is_draft);
         }
+        dir.presence.share();
         Ok(dir)
+    }
+
+    /// Apart from what file systems have of their own, and from others' drafts.
+    fn has_anything(&self) -> Result<bool, VendorError> {
+        for entry in fs::read_dir(&self.root).at("list", &self.root)? {
+            let name = entry.at("list", &self.root)?.file_name();
+            if name != "lost+found" && !name.to_str().is_some_and(fsx::is_draft) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn path(&self, digest: &Integrity) -> PathBuf {
@@ -196,7 +221,7 @@ impl VendorDir {
         let (from, into) = (store.source_path(&digest), self.path(&digest));
         let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
         let draft = into.with_extension(format!("{}-{number}", std::process::id()));
-        let result = place(&from, &draft).at("copy", &from).map_err(VendorError::from);
+        let result = place(&from, &draft, &into).map_err(VendorError::from);
         let result = result.and_then(|()| match hash(&draft, &digest)? {
             found if found == digest => Ok(fs::rename(&draft, &into).at("name", &into)?),
             found => {
@@ -212,9 +237,7 @@ impl VendorDir {
 
     /// Lists sources, all of which are there, beside what was listed for the project before.
     pub fn list(&self, project: &ProjectName, sources: &[Source<'_>]) -> Result<(), VendorError> {
-        let layout = self.root.join("oci-layout");
-        let held = File::open(&layout).at("open", &layout)?;
-        rustix::fs::flock(&held, FlockOperation::LockExclusive).at("lock", &layout)?;
+        let _held = self.lock()?;
         let mut index = self.read_index()?;
         let is_ours = |entry: &Descriptor| {
             entry.annotations.get(REF_NAME).is_some_and(|name| name == project.as_str())
@@ -244,6 +267,20 @@ impl VendorDir {
             fs::remove_file(self.path(digest)).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// Waits until nobody else lists anything.
+    fn lock(&self) -> Result<File, VendorError> {
+        let layout = self.root.join("oci-layout");
+        loop {
+            let held = File::open(&layout).at("open", &layout)?;
+            rustix::fs::flock(&held, FlockOperation::LockExclusive).at("lock", &layout)?;
+            // who began at the same time may have put another in its place
+            let now = File::open(&layout).at("open", &layout)?;
+            if fsx::inode(&held) == fsx::inode(&now) {
+                return Ok(held);
+            }
+        }
     }
 
     fn read_index(&self) -> Result<Index, VendorError> {
@@ -324,11 +361,21 @@ impl Manifest {
     }
 }
 
-fn place(from: &Path, draft: &Path) -> io::Result<()> {
-    if fsx::reflink(from, draft)? || fs::hard_link(from, draft).is_ok() {
+/// Whether a name among blobs is one's that is being written: `HEX.PID-N`, or a document's.
+fn is_draft(name: &str) -> bool {
+    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let of_source = |(hex, rest): (&str, &str)| is_hex(hex) && rest.contains('-');
+    fsx::is_draft(name) || name.split_once('.').is_some_and(of_source)
+}
+
+/// What fails is said of the name that the draft is to get: it is that directory that is full.
+fn place(from: &Path, draft: &Path, into: &Path) -> Result<(), PathIo> {
+    let mut bytes = File::open(from).at("open", from)?;
+    if fsx::reflink(from, draft).at("write", into)? || fs::hard_link(from, draft).is_ok() {
         return Ok(());
     }
-    fs::copy(from, draft).map(drop)
+    let mut file = File::create_new(draft).at("write", into)?;
+    io::copy(&mut bytes, &mut file).at("write", into).map(drop)
 }
 
 fn hash(path: &Path, like: &Integrity) -> Result<Integrity, PathIo> {
@@ -379,5 +426,22 @@ fn title(source: &Source<'_>) -> String {
         }
         Source::Npm(pin) => format!("{}-{}.tgz", pin.name.replace('/', "-"), pin.version),
         Source::Wheel(pin) => pin.file_name.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_directory_is_opened_by_many_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let root = home.path().join(round.to_string());
+            std::thread::scope(|scope| {
+                let open = || VendorDir::open(&root).unwrap().lock().unwrap();
+                (0..8).for_each(|_| drop(scope.spawn(open)));
+            });
+        }
     }
 }

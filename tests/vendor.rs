@@ -6,6 +6,7 @@ mod registry;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
 use crate::support::deb::{Deb, Member};
 use crate::support::git::Repository;
@@ -290,11 +291,28 @@ fn what_was_interrupted_goes_on_where_it_ended() {
         fs::remove_file(blob(&dir, digest)).unwrap();
     }
     fs::remove_file(dir.join("index.json")).unwrap();
+    let drafts = [
+        dir.join(".index.json.1-0.draft"),
+        dir.join("blobs/sha256/.00.1-0.draft"),
+        dir.join("blobs/sha256").join(format!("{}.1-0", "0".repeat(64))),
+        dir.join("blobs/sha512").join(format!("{}.4000000-3", "0".repeat(128))),
+    ];
+    drafts.iter().for_each(|draft| fs::write(draft, "half").unwrap());
     let half = locked(&lock).len().div_ceil(2);
     let said = project.sbx(&vendor).success().stdout;
     assert!(said.contains(&format!(" {half} of them now")), "{said}");
-    assert_eq!(list(&dir), whole);
+    assert_eq!(list(&dir), whole, "drafts went, too");
+    assert!(!drafts[0].exists());
     assert_eq!(world.downloads(&project), before + 1);
+    // one that somebody may be writing stays
+    fs::write(&drafts[2], "half").unwrap();
+    let company = fs::File::open(&dir).unwrap();
+    rustix::fs::flock(&company, rustix::fs::FlockOperation::LockShared).unwrap();
+    project.sbx(&vendor).success();
+    assert!(drafts[2].exists());
+    drop(company);
+    project.sbx(&vendor).success();
+    assert!(!drafts[2].exists());
     // bytes that the file system can share are not copied
     let deb = locked(&lock).into_iter().find(|digest| digest.algorithm() == "sha256").unwrap();
     let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
@@ -357,6 +375,16 @@ fn the_directory_is_an_image_layout_that_remembers_what_it_was_given() {
     project
         .sbx(&["vendor", foreign.to_str().unwrap()])
         .fails(1, &["is neither empty nor a directory of vendored sources"]);
+    // a file system's own is nobody's; and where nothing fits, it is said where
+    let stick = home.path().join("stick");
+    fs::create_dir_all(stick.join("lost+found")).unwrap();
+    let vendor = ["vendor", stick.to_str().unwrap()];
+    let small = format!("mount -t tmpfs -o size=8k tmpfs {0}; mkdir {0}/lost+found", vendor[1]);
+    let full = project.run(&vendor).mounts(&small).outcome();
+    let full = full.fails(3, &["write ", vendor[1], "No space left on device"]);
+    assert!(!full.stderr.contains("cache/blobs"), "{}", full.stderr);
+    project.sbx(&vendor).success();
+    project.sbx(&["vendor", "key.asc"]).fails(1, &["`key.asc` is no directory", "help: name a"]);
     project
         .sbx(&["build", "s", "--mirror", "nowhere"])
         .fails(1, &["mirror `nowhere` is no directory", "sbx vendor"]);
@@ -375,6 +403,34 @@ fn a_layout_of_something_else_takes_no_sources() {
         .sbx(&["vendor", store.to_str().unwrap()])
         .fails(1, &["is neither empty nor a directory of vendored sources"]);
     assert_eq!(fs::read_dir(store.join("blobs/sha256")).unwrap().count(), before);
+    // nor does one that lists nothing yet
+    let fresh = project.dir.path().join("fresh");
+    sbx::store::Store::open(&fresh).unwrap();
+    project.sbx(&["vendor", fresh.to_str().unwrap()]).fails(1, &["is neither empty nor"]);
+}
+
+#[test]
+fn several_fill_one_new_directory_at_once() {
+    let near = tar("near");
+    let declared = format!(
+        "layer \"l\" {{ archive \"near.tar\" digest=\"{}\" into=\"/srv\"; }}\nsandbox \"s\" {{ layers \"l\"; }}\n",
+        Digest::of(&near)
+    );
+    let project = Project::new().file("sandboxes.kdl", &declared);
+    fs::write(project.dir.path().join("near.tar"), near).unwrap();
+    project.sbx(&["lock"]).success();
+    for round in 0..5 {
+        let place = format!("v{round}");
+        let start =
+            |_| project.command(&["vendor", &place]).stderr(Stdio::piped()).spawn().unwrap();
+        let children: Vec<Child> = (0..4).map(start).collect();
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let (manifest, files) = list(&project.dir.path().join(&place));
+        assert_eq!((manifest["layers"].as_array().unwrap().len(), files.len()), (1, 3));
+    }
 }
 
 #[test]
