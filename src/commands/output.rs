@@ -8,7 +8,10 @@ use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use sbx::fsx::IoAt;
+use futures::future::select_all;
+use tokio::signal::unix::{SignalKind, signal};
+
+use sbx::fsx::{IoAt, Presence};
 use sbx::image::save::SaveError;
 
 use crate::failure::{Failure, Outcome};
@@ -45,7 +48,13 @@ impl Output {
         let found = match fs::metadata(path) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok(Output::File(follow(path)?));
+                let path = follow(path)?;
+                let dir = parent(&path);
+                if !dir.exists() {
+                    let message = format!("the directory `{}` is not there", dir.display());
+                    return Err(Failure::input(message));
+                }
+                return Ok(Output::File(path));
             }
             error => error.at("stat", path)?,
         };
@@ -105,23 +114,75 @@ fn follow(path: &Path) -> Outcome<PathBuf> {
     Err(Failure::input(format!("`{}` is a link to itself", path.display())))
 }
 
+/// The directory that holds a file.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn refuse_terminal() -> Failure {
     Failure::input("an image is nothing to show on a terminal").with_help("name a file: `-o FILE`")
 }
 
-/// Writes a draft beside the file and gives it its name when it is whole.
+/// Writes a draft beside the file and gives it its name when it is whole. Whoever is asked to end takes
+/// its draft along; what one left that was killed, the next sweeps.
 fn write_file(path: &Path, saving: &dyn Saving) -> Outcome<u64> {
     let name = path
         .file_name()
         .ok_or_else(|| Failure::input(format!("`{}` is no name of a file", path.display())))?;
+    let drafts = format!(".{}.", name.to_string_lossy());
+    let is_draft = |other: &str| {
+        let process = other.strip_prefix(&drafts).and_then(|rest| rest.strip_suffix(".draft"));
+        process.is_some_and(|process| process.parse::<u32>().is_ok())
+    };
+    let mut presence = Presence::enter(parent(path));
+    presence.sweep(parent(path), is_draft);
+    presence.share();
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(format!(".{}.draft", std::process::id()));
     let draft = path.with_file_name(hidden);
+    remove_when_asked_to_end(draft.clone())
+        .map_err(|error| Failure::world(format!("signals cannot be awaited: {error}")))?;
     let written = saving.draft(&draft).map_err(Failure::from);
     let named = written.and_then(|()| Ok(fs::rename(&draft, path).at("rename", path)?));
     named.inspect_err(|_| fs::remove_file(&draft).unwrap_or_default())?;
     Ok(fs::metadata(path).at("stat", path)?.len())
+}
+
+/// Awaits what would end this process: then the draft goes before it does. What is ignored, as `nohup` has
+/// it, stays so.
+fn remove_when_asked_to_end(draft: PathBuf) -> std::io::Result<()> {
+    let ignored = ignored_signals();
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let counts = |kind: &SignalKind| ignored >> (kind.as_raw_value() - 1) & 1 == 0;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut asks = {
+        let _entered = runtime.enter();
+        let kinds = kinds.into_iter().filter(counts);
+        kinds.map(|kind| Ok((kind, signal(kind)?))).collect::<std::io::Result<Vec<_>>>()?
+    };
+    if asks.is_empty() {
+        return Ok(());
+    }
+    std::thread::spawn(move || {
+        let one = asks.iter_mut().map(|(kind, asks)| {
+            Box::pin(async move {
+                asks.recv().await;
+                kind.as_raw_value()
+            })
+        });
+        let (number, ..) = runtime.block_on(select_all(one));
+        fs::remove_file(&draft).unwrap_or_default();
+        std::process::exit(128 + number);
+    });
+    Ok(())
+}
+
+/// One bit each (proc(5), `SigIgn`).
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
 /// Writes to what is no regular file; nothing of that is replaced.
