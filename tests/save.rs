@@ -276,6 +276,9 @@ fn what_others_say_of_files_is_kept_in_every_format() {
     fs::create_dir_all(tree.join("etc/dir")).unwrap();
     fs::write(tree.join("etc/file"), "file\n").unwrap();
     fs::write(tree.join("etc/young"), "young\n").unwrap();
+    // bytes put it between the directory and what that holds
+    fs::write(tree.join("etc/dir.conf"), "").unwrap();
+    fs::write(tree.join("etc/dir/in"), "").unwrap();
     // read and written by 1234, too: version 2 of acl(5)'s attribute
     let entries = [
         (1u16, 6u16, u32::MAX),

@@ -125,7 +125,8 @@ impl Flat {
         Ok(())
     }
 
-    /// Writes the tar, sorted by path.
+    /// Writes the tar, what a directory holds right behind it: GNU tar gives a directory its time when it
+    /// leaves it, and `X.conf` between `X` and `X/in` would make it leave too early.
     pub(super) fn write(&self, out: &mut dyn Write) -> Result<(), SaveError> {
         let mut tar = Writer::new(out);
         let mut files = Vec::new();
@@ -133,7 +134,9 @@ impl Flat {
             files.push(File::open(path).at("open", path)?);
         }
         let mut first: HashMap<Place, &LayerPath> = HashMap::new();
-        for (path, node) in &self.nodes {
+        let mut nodes: Vec<(&LayerPath, &Node)> = self.nodes.iter().collect();
+        nodes.sort_by(|(one, _), (two, _)| by_components(one).cmp(by_components(two)));
+        for (path, node) in nodes {
             let Node { meta, kind, place } = node;
             let mut kind = kind.clone();
             if let Kind::File(_) = kind {
@@ -179,6 +182,11 @@ impl Flat {
         }
         extent
     }
+}
+
+/// What paths are ordered by, component by component; there is no NUL in a path.
+fn by_components(path: &LayerPath) -> impl Iterator<Item = u8> {
+    path.as_bytes().iter().map(|byte| if *byte == b'/' { 0 } else { *byte })
 }
 
 /// The entries of a layer with the offsets of their bodies.
@@ -271,8 +279,8 @@ mod tests {
         let flat = Flat::read(&[lower, upper]).unwrap();
         let expected = [
             "d/ Dir ",
-            "d-e File -",
             "d/new File new",
+            "d-e File -",
             "one File 1",
             "two File abc",
             "wall Symlink d",
