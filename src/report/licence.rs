@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use spdx::{Expression, ParseMode};
+use spdx::identifiers::LICENSES;
+use spdx::{Expression, License, ParseMode};
 
 use crate::debian::control::stanzas;
 use crate::digest::Digest;
@@ -251,7 +252,9 @@ fn short_name(name: &str) -> Option<String> {
     if !fixed.is_empty() {
         return Some(fixed.to_owned());
     }
-    gnu(name).or_else(|| spdx::license_id(name).map(|id| id.name.to_owned()))
+    // identifiers match whatever their case (SPDX 2.3, annex D.2)
+    let is = |licence: &&License| licence.name.eq_ignore_ascii_case(name);
+    gnu(name).or_else(|| LICENSES.iter().find(is).map(|licence| licence.name.to_owned()))
 }
 
 /// `GPL-2+` → `GPL-2.0-or-later`.
@@ -334,6 +337,8 @@ mod tests {
         );
         assert!(Expression::parse(&licence.expression).is_ok());
         assert_eq!(licence.references.len(), 1);
+        let names = ["zlib", "MS-PL", "BSD-4-clause-UC", "none"].map(|name| short_name(name));
+        assert_eq!(names.map(Option::unwrap_or_default), ["Zlib", "MS-PL", "BSD-4-Clause-UC", ""]);
         assert_eq!(Licence::of_copyright("This is free software.\n"), None);
     }
 

@@ -4,6 +4,7 @@ use packageurl::PackageUrl;
 
 use super::ReportError;
 use crate::digest::Digest;
+use crate::fetch::defaults;
 use crate::lock::{BasePin, Source};
 
 /// What a package URL says beside the package: where Debian's come from, where an archive lies.
@@ -28,7 +29,8 @@ fn build(source: &Source<'_>, origin: &Origin) -> packageurl::Result<String> {
         Source::Deb(pin) => {
             purl = PackageUrl::new("deb", pin.name.to_string())?;
             let archive = pin.archive.as_str();
-            let vendor = if archive.starts_with("debian") { "debian" } else { archive };
+            let is_debian = defaults::debian_url(archive).is_some();
+            let vendor = if is_debian { "debian" } else { archive };
             purl.with_namespace(vendor.to_owned())?.with_version(pin.version.to_string())?;
             purl.add_qualifier("arch", pin.arch.to_string())?;
             if let Some(distro) = &origin.distro {
@@ -164,6 +166,8 @@ mod tests {
     fn debian_packages_have_their_archive_architecture_and_distribution() {
         let pin = deb("libstdc++6", "1:14.2.0-19+b1~x", "debian-security");
         insta::assert_snapshot!(shown(&Source::Deb(&pin), "debian-13", ""), @"pkg:deb/debian/libstdc%2B%2B6@1:14.2.0-19%2Bb1~x?arch=amd64&distro=debian-13");
+        let pin = deb("tool", "1", "debian-tools");
+        assert!(shown(&Source::Deb(&pin), "debian-13", "").starts_with("pkg:deb/debian-tools/"));
         let pin = deb("tool", "1", "acme");
         insta::assert_snapshot!(shown(&Source::Deb(&pin), "trixie", "https://apt.example.org/acme"), @"pkg:deb/acme/tool@1?arch=amd64&distro=trixie&repository_url=https:%2F%2Fapt.example.org%2Facme");
     }
