@@ -94,7 +94,12 @@ impl Image {
         Image { spec, record }
     }
 
-    fn push(&self, store: &Store, client: &Client, reference: &str) -> Result<Pushed, ShipError> {
+    pub fn push(
+        &self,
+        store: &Store,
+        client: &Client,
+        reference: &str,
+    ) -> Result<Pushed, ShipError> {
         let (keychain, mirrors) = (keychain(reference), MirrorMap::default());
         let reference: Reference = reference.parse().unwrap();
         let access = Access::Write { mounts: Vec::new() };

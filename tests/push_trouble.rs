@@ -1,10 +1,16 @@
-//! Pushes where something is missing: room on the disk, a repository that was there.
+//! Pushes where something is missing: room on the disk, a repository that was there, the truth.
 
 use std::fs;
+use std::io::{self, Cursor, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::push_faults::noise;
-use crate::support::depot::Depot;
+use crate::push_faults::{Image, client, keychain, noise, tar};
+use crate::support::depot::{Depot, Fault};
 use crate::support::project::Project;
+use sbx::digest::Digest;
+use sbx::fetch::{MirrorMap, Progress};
+use sbx::oci::{Access, OciError, Registry, Supplied, Supply};
+use sbx::store::Store;
 use serde_json::{Value, json};
 
 /// A sandbox of two layers, of which the lower one is compressed while it is sent.
@@ -74,4 +80,94 @@ fn blobs_are_mounted_from_where_they_went_last() {
     depot.drop_repository("t");
     assert_eq!(push("u"), (json!(3), json!(0)));
     assert_eq!(push("v"), (json!(0), json!(3)));
+}
+
+/// Bytes that are said to be of this size.
+struct Said {
+    bytes: Vec<u8>,
+    size: u64,
+}
+
+impl Supply for Said {
+    fn label(&self) -> &str {
+        "layer"
+    }
+
+    fn known(&self) -> Option<Supplied> {
+        Some(Supplied { digest: Digest::of(&self.bytes), size: self.size })
+    }
+
+    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
+        let mut bytes = Cursor::new(&self.bytes);
+        bytes.set_position(offset);
+        Ok(Box::new(bytes))
+    }
+}
+
+#[derive(Default)]
+struct Bytes(AtomicU64);
+
+impl Progress for Bytes {
+    fn started(&self, _: &str, _: Option<u64>) {}
+    fn advanced(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::SeqCst);
+    }
+    fn finished(&self, _: &str) {}
+    fn retried(&self, _: &str, _: &str) {}
+}
+
+/// Sends one blob; answers how many bytes were told of.
+fn send(depot: &Depot, said: &Said) -> Result<u64, OciError> {
+    let text = format!("{}/a:1", depot.host);
+    let (client, keychain, mirrors) = (client(), keychain(&text), MirrorMap::default());
+    let registry = Registry::new(&client, &keychain, &mirrors, &text.parse().unwrap())?;
+    let registry = registry.with_access(Access::Write { mounts: Vec::new() });
+    let told = Bytes::default();
+    registry.upload(said, None, &told)?;
+    Ok(told.0.into_inner())
+}
+
+#[test]
+fn a_registry_that_boasts_of_what_it_has_is_not_asked_for_ever() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    // compressed while it is sent: nobody knows yet how long it becomes
+    let image = Image::of(&store, &[tar("large", &noise(16 << 20))]);
+    let depot = Depot::start();
+    depot.boast(99_999_999_999);
+    depot.fail_first("PATCH", Fault::Half);
+    let reference = format!("{}/a:1", depot.host);
+    image.push(&store, &client(), &reference).unwrap();
+    assert_eq!(depot.count("PATCH", ""), 2, "it goes again as a whole");
+}
+
+#[test]
+fn a_blob_that_is_not_as_long_as_it_should_be_is_not_sent_for_ever() {
+    let depot = Depot::start();
+    for size in [(2 << 20) + 1, (2 << 20) - 1] {
+        let error = send(&depot, &Said { bytes: noise(2 << 20), size }).unwrap_err();
+        assert!(matches!(error, OciError::Source { .. }), "{error}");
+    }
+    assert!(depot.count("PATCH", "") <= 3);
+}
+
+#[test]
+fn bytes_that_go_again_are_told_of_once() {
+    let depot = Depot::start();
+    let said = Said { bytes: noise(3 << 20), size: 3 << 20 };
+    for fault in [("PATCH", Fault::Half), ("PUT", Fault::Lost)] {
+        depot.fail_first(fault.0, fault.1);
+        assert_eq!(send(&depot, &said).unwrap(), 3 << 20);
+        assert_eq!(depot.count("PATCH", ""), 2);
+        depot.clear();
+    }
+}
+
+#[test]
+fn a_session_that_cannot_be_ended_is_left() {
+    let depot = Depot::start();
+    depot.refuse_ends(Some(400));
+    depot.fail_first("DELETE", Fault::Status(500));
+    send(&depot, &Said { bytes: noise(2 << 20), size: 2 << 20 }).unwrap_err();
+    assert_eq!(depot.count("DELETE", ""), 2, "once for each session");
 }

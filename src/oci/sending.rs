@@ -10,8 +10,9 @@
 //!
 //! Sessions may lead to other hosts (storage behind a registry): no token goes there.
 
+use std::cmp::Ordering;
 use std::io::{self, Read};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use url::Url;
@@ -44,9 +45,10 @@ impl Registry<'_> {
         let mut upload = Upload {
             registry: self,
             supply,
-            place: session,
+            session: session.map_or(Session::None, Session::Open),
             sent: 0,
-            doubtful: false,
+            given: 0,
+            told: 0,
             refusals: 0,
             whole_refused: false,
             asked,
@@ -76,17 +78,28 @@ impl Registry<'_> {
 struct Upload<'a> {
     registry: &'a Registry<'a>,
     supply: &'a dyn Supply,
-    place: Option<Url>,
+    session: Session,
     /// Bytes that the registry is known to have.
     sent: u64,
-    /// Whether it may have more.
-    doubtful: bool,
+    /// Up to where it was ever given any in this session: it cannot have more.
+    given: u64,
+    /// Up to where somebody heard of them.
+    told: u64,
     /// How often it did not take the whole at the end of a session.
     refusals: u32,
     /// Whether it did not take the whole in the request that ends a session.
     whole_refused: bool,
     /// What the registry was already asked for.
     asked: Option<Supplied>,
+}
+
+/// Where a blob goes.
+#[derive(Clone)]
+enum Session {
+    None,
+    Open(Url),
+    /// It may have more than is known.
+    Doubtful(Url),
 }
 
 enum Trouble {
@@ -103,7 +116,7 @@ impl From<OciError> for Trouble {
 impl Upload<'_> {
     /// Goes on where the registry is, to the end. Answers whether bytes travelled.
     fn go_on(&mut self, progress: &dyn Progress) -> Result<bool, Trouble> {
-        if self.place.is_none()
+        if matches!(self.session, Session::None)
             && let Some(known) = self.supply.known()
             && self.is_there(known)?
         {
@@ -112,34 +125,42 @@ impl Upload<'_> {
         let mut place = self.place()?;
         loop {
             if let Some(known) = self.supply.known() {
-                if known.size == self.sent {
-                    return self.finish(place, known);
+                match self.sent.cmp(&known.size) {
+                    Ordering::Less => {}
+                    Ordering::Equal => return self.finish(place, known),
+                    Ordering::Greater => return Err(self.misfit()),
                 }
                 if self.is_there(known)? {
                     self.cancel(&place);
                     return Ok(false);
                 }
-                let whole =
-                    !self.whole_refused && self.registry.takes_whole.load(Ordering::Relaxed);
+                let whole = !self.whole_refused && self.registry.takes_whole.load(Relaxed);
                 if self.sent == 0 && known.size <= SMALL && whole {
                     return self.send_whole(&place, known);
                 }
             }
+            let before = self.sent;
             place = self.pour(&place, progress)?;
+            // what ends without a byte is whole, or will never be
+            let is_whole = |known: Supplied| known.size == self.sent;
+            if self.sent == before && !self.supply.known().is_some_and(is_whole) {
+                return Err(self.misfit());
+            }
         }
     }
 
     /// A session: the one that is open, asked how far it came, or a new one.
     fn place(&mut self) -> Result<Url, Trouble> {
-        if let Some(place) = self.place.take() {
-            if !std::mem::take(&mut self.doubtful) {
-                return Ok(place);
-            }
-            if let Some(place) = self.resume(&place) {
-                return Ok(place);
+        match self.session.clone() {
+            Session::None => {}
+            Session::Open(place) => return Ok(place),
+            Session::Doubtful(place) => {
+                if let Some(place) = self.resume(&place) {
+                    return Ok(place);
+                }
             }
         }
-        (self.sent, self.doubtful) = (0, false);
+        (self.session, self.sent, self.given) = (Session::None, 0, 0);
         let label = self.supply.label();
         let url = self.registry.uploads();
         let answer = self.registry.write(&Letter::new(label, Method::POST, &url), b"");
@@ -153,12 +174,17 @@ impl Upload<'_> {
         let answer = self.registry.write(&Letter::new(label, Method::GET, place), b"").ok()?;
         let last: u64 = answer.header("range")?.rsplit('-').next()?.parse().ok()?;
         // nothing and one byte look alike
-        let has = if last == 0 { return None } else { last + 1 };
-        if self.supply.known().is_some_and(|known| has > known.size) {
+        let has = if last == 0 { return None } else { last.checked_add(1)? };
+        if has > self.given {
             return None;
         }
         self.sent = has;
         Some(self.registry.next_place(&answer).ok()?.unwrap_or_else(|| place.clone()))
+    }
+
+    /// Nothing is there any more, and whether the blob is, is asked anew.
+    fn restart(&mut self) {
+        (self.session, self.sent, self.given, self.asked) = (Session::None, 0, 0, None);
     }
 
     /// Once what it is has become known on the way, it may turn out to be there.
@@ -171,8 +197,13 @@ impl Upload<'_> {
 
     /// What a session holds is the registry's to forget; it does so by itself sooner or later.
     fn cancel(&self, place: &Url) {
-        let letter = Letter::new(self.supply.label(), Method::DELETE, place);
-        self.registry.write(&letter, b"").map(drop).unwrap_or_default();
+        let own = self.registry.is_own(place);
+        let letter = Letter {
+            authorization: self.registry.known().filter(|_| own),
+            ..Letter::new(self.supply.label(), Method::DELETE, place)
+        };
+        // once: nobody waits for it
+        self.registry.client.stream(&letter, &mut io::empty(), Some(0)).map(drop).unwrap_or(());
     }
 
     fn read_all(&self, known: Supplied) -> Result<Vec<u8>, Trouble> {
@@ -185,10 +216,10 @@ impl Upload<'_> {
 
     /// Sends what follows of a blob, and answers where to go on.
     fn pour(&mut self, place: &Url, progress: &dyn Progress) -> Result<Url, Trouble> {
-        self.place = Some(place.clone());
+        self.session = Session::Open(place.clone());
         let body = self.supply.open(self.sent);
         let body = body.map_err(|error| Trouble::Final(self.unreadable(&error)))?;
-        let mut body = Counted { body, count: 0, progress };
+        let mut body = Counted { body, at: self.sent, told: self.told, progress };
         let known = self.supply.known().filter(|_| self.sent > 0);
         let own = self.registry.is_own(place);
         let letter = Letter {
@@ -198,11 +229,12 @@ impl Upload<'_> {
             ..Letter::new(self.supply.label(), Method::PATCH, place)
         };
         let streamed = self.registry.client.stream(&letter, &mut body, None);
-        let count = body.count;
+        let (at, told) = (body.at, body.told);
+        (self.given, self.told) = (self.given.max(at), told);
         let answer = streamed.map_err(|refusal| self.judge(refusal, &letter))?;
-        self.sent += count;
+        self.sent = at;
         let next = self.registry.next_place(&answer)?.unwrap_or_else(|| place.clone());
-        self.place = Some(next.clone());
+        self.session = Session::Open(next.clone());
         Ok(next)
     }
 
@@ -222,13 +254,14 @@ impl Upload<'_> {
             Ok(answer) => return self.judge_answer(&answer, known),
             Err(refusal) => refusal,
         };
-        (self.place, self.sent, self.asked) = (None, 0, None);
         if let Refusal::Final(error) | Refusal::Again(error, _) = &refusal
             && matches!(error, FetchError::Status { status, .. } if ![401, 403, 429].contains(status))
         {
             self.whole_refused = true;
         }
-        match self.judge(refusal, &letter) {
+        let trouble = self.judge(refusal, &letter);
+        self.restart();
+        match trouble {
             Trouble::Final(error @ OciError::Fetch(FetchError::Status { .. }))
                 if self.whole_refused =>
             {
@@ -250,7 +283,7 @@ impl Upload<'_> {
             Ok(answer) => {
                 // what it takes as a stream alone, all that follows is
                 if self.whole_refused {
-                    self.registry.takes_whole.store(false, Ordering::Relaxed);
+                    self.registry.takes_whole.store(false, Relaxed);
                 }
                 self.judge_answer(&answer, known)
             }
@@ -266,6 +299,12 @@ impl Upload<'_> {
                 expected: known.digest,
                 found,
             })),
+            // 201 is the specification's word for it; whoever says something else is asked
+            _ if answer.status != 201
+                && !self.registry.has_blob(self.supply.label(), &known)? =>
+            {
+                Err(Trouble::Final(self.odd("says that it took a blob, and does not have it")))
+            }
             _ => Ok(true),
         }
     }
@@ -273,7 +312,7 @@ impl Upload<'_> {
     /// The end may have been taken though its answer was lost; a session may be forgotten, or hold
     /// something else than was sent; or another one brought the blob in at the same time.
     fn judge_end(&mut self, error: OciError, place: Url, known: Supplied) -> Trouble {
-        (self.place, self.sent, self.asked) = (None, 0, None);
+        self.restart();
         match &error {
             OciError::Missing { .. } => Trouble::Again(self.odd("forgot the session"), None),
             OciError::Fetch(FetchError::Status { status: 400 | 409 | 416, .. })
@@ -296,6 +335,13 @@ impl Upload<'_> {
         self.compare(found.map_err(|error| Trouble::Final(self.unreadable(&error)))?, known)
     }
 
+    /// What there is to send is shorter or longer than it should be.
+    fn misfit(&self) -> Trouble {
+        let short = || Trouble::Final(self.unreadable(&io::ErrorKind::UnexpectedEof.into()));
+        let checked = self.supply.known().map_or(Ok(()), |known| self.check(known));
+        checked.err().unwrap_or_else(short)
+    }
+
     fn compare(&self, found: Digest, known: Supplied) -> Result<(), Trouble> {
         let (image, expected) = (self.registry.image.clone(), known.digest);
         match found == expected {
@@ -316,12 +362,12 @@ impl Upload<'_> {
             }
             Refusal::Again(error, wait) => {
                 // how much arrived, only the registry knows
-                self.doubtful = true;
+                self.session = Session::Doubtful(letter.url.clone());
                 Trouble::Again(registry.judge(error), wait)
             }
             Refusal::Source(error) => Trouble::Final(self.unreadable(&error)),
             Refusal::Final(FetchError::Unauthorized { challenge, said, .. }) => {
-                self.doubtful = true;
+                self.session = Session::Doubtful(letter.url.clone());
                 match registry.renew(&challenge, letter.authorization.as_deref()) {
                     Ok(pass) => {
                         Trouble::Again(registry.denied(said, pass.is_user), Some(Duration::ZERO))
@@ -330,11 +376,11 @@ impl Upload<'_> {
                 }
             }
             Refusal::Final(error) if error.is_gone() => {
-                (self.place, self.asked) = (None, None);
+                self.restart();
                 Trouble::Again(self.odd("forgot the session"), None)
             }
             Refusal::Final(error @ FetchError::Status { status: 400 | 409 | 416, .. }) => {
-                (self.doubtful, self.asked) = (true, None);
+                (self.session, self.asked) = (Session::Doubtful(letter.url.clone()), None);
                 Trouble::Again(registry.judge(error), None)
             }
             Refusal::Final(error) => Trouble::Final(registry.judge(error)),
@@ -359,18 +405,20 @@ fn end_of(place: &Url, known: &Supplied) -> Url {
     end
 }
 
-/// What goes out, counted.
+/// What goes out, each byte told of once, however often it goes.
 struct Counted<'a> {
     body: Box<dyn Read + 'a>,
-    count: u64,
+    at: u64,
+    told: u64,
     progress: &'a dyn Progress,
 }
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.body.read(buffer)?;
-        self.count += count as u64;
-        self.progress.advanced(count as u64);
+        self.at += count as u64;
+        self.progress.advanced(self.at.saturating_sub(self.told));
+        self.told = self.told.max(self.at);
         Ok(count)
     }
 }

@@ -73,6 +73,12 @@ struct State {
     trap: Option<(&'static str, &'static str, Fault)>,
     /// Larger bodies are refused (413).
     largest: Option<usize>,
+    /// Ends connections that ask so.
+    silent: Option<String>,
+    /// Says of each session that it has this.
+    boasts: Option<u64>,
+    /// Says that it took manifests, and takes none.
+    drops_manifests: bool,
     lists_referrers: bool,
     /// Referrers of one page.
     page: Option<usize>,
@@ -138,6 +144,28 @@ impl Depot {
     /// Refuses larger bodies.
     pub fn refuse_larger(&self, largest: Option<usize>) {
         self.state.lock().unwrap().largest = largest;
+    }
+
+    /// The first request of this method from now on meets a fault.
+    pub fn fail_first(&self, method: &'static str, fault: Fault) {
+        let mut state = self.state.lock().unwrap();
+        state.asked.clear();
+        state.trap = Some((method, "", fault));
+    }
+
+    /// Answers no request of this method.
+    pub fn stay_silent_to(&self, method: &str) {
+        self.state.lock().unwrap().silent = Some(method.to_owned());
+    }
+
+    /// Says of each session that its last byte is this one.
+    pub fn boast(&self, last: u64) {
+        self.state.lock().unwrap().boasts = Some(last);
+    }
+
+    /// Says from now on that it took manifests, and takes none.
+    pub fn drop_manifests(&self) {
+        self.state.lock().unwrap().drops_manifests = true;
     }
 
     pub fn list_referrers(&self) {
@@ -223,9 +251,10 @@ impl Depot {
         state.blobs.get(&(repository.to_owned(), digest.to_owned())).cloned()
     }
 
-    /// Puts a manifest under a tag, whatever it says.
+    /// Puts a manifest, or an index, under a tag, whatever it says.
     pub fn put(&self, repository: &str, tag: &str, bytes: Vec<u8>) {
-        let media = "application/vnd.oci.image.manifest.v1+json".to_owned();
+        let kind = if bytes.starts_with(b"{\"manifests\"") { "index" } else { "manifest" };
+        let media = format!("application/vnd.oci.image.{kind}.v1+json");
         let mut state = self.state.lock().unwrap();
         state.manifests.insert((repository.to_owned(), tag.to_owned()), (media, bytes));
     }

@@ -115,7 +115,9 @@ fn upload(state: &mut State, request: &Request, repository: &str, name: &str) ->
         return Answer::new(status);
     }
     let Some(session) = state.sessions.get_mut(name) else { return Answer::new(404) };
-    let range = |bytes: &Vec<u8>| format!("0-{}", bytes.len().saturating_sub(1));
+    let boasts = state.boasts;
+    let range =
+        |bytes: &Vec<u8>| format!("0-{}", boasts.unwrap_or(bytes.len().saturating_sub(1) as u64));
     match request.asked.method.as_str() {
         "GET" => Answer::new(204).with("Location", place(name)).with("Range", range(session)),
         "DELETE" => {
@@ -171,6 +173,9 @@ fn put_manifest(state: &mut State, request: &Request, repository: &str, name: &s
         && manifests.into_iter().all(|part| state.manifests.contains_key(&own(part)));
     if let Some(status) = state.refuses_manifests {
         return Answer { body: state.words.clone().into_bytes(), ..Answer::new(status) };
+    }
+    if state.drops_manifests {
+        return Answer::new(202);
     }
     if state.refuses_tag.as_ref().is_some_and(|end| name.ends_with(end)) {
         return Answer::new(403);
