@@ -16,6 +16,7 @@ pub mod entry;
 pub mod fsx;
 pub mod name;
 pub mod path;
+pub mod plain;
 pub mod platform;
 pub mod reference;
 pub mod tarball;

@@ -5,7 +5,7 @@ use std::fs::Metadata;
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,8 +15,9 @@ use serde::Serialize;
 use sbx::build::builder::Events;
 use sbx::build::run::Seat;
 use sbx::decl::Faults;
-use sbx::fetch::Progress;
+use sbx::fetch::{Hearer, Progress};
 use sbx::jail::Terminal;
+use sbx::plain::{plain, tame};
 use sbx::store::Key;
 
 use crate::failure::{Failure, Outcome};
@@ -24,10 +25,8 @@ use crate::failure::{Failure, Outcome};
 /// Talks to one terminal, or to a file.
 pub struct Ui {
     json: bool,
-    quiet: bool,
     colors: bool,
-    bars: MultiProgress,
-    terminal: bool,
+    voice: Voice,
     fetch: Mutex<Fetching>,
     /// What goes out beside it.
     outgoing: Mutex<Fetching>,
@@ -57,11 +56,46 @@ impl Seat for Ui {
             self.say("note: there is no terminal to open a shell at");
             return None;
         }
-        self.bars.set_draw_target(ProgressDrawTarget::hidden());
+        self.voice.bars.set_draw_target(ProgressDrawTarget::hidden());
         self.write_line("the step failed: this shell is where it did; leave it to end the build");
         let input = std::io::stdin().as_fd().try_clone_to_owned().ok()?;
         let output = std::io::stdout().as_fd().try_clone_to_owned().ok()?;
         Some(Terminal { input, output })
+    }
+}
+
+/// What writes the story, a line at a time, beside bars.
+#[derive(Clone)]
+struct Voice {
+    quiet: bool,
+    bars: MultiProgress,
+    terminal: bool,
+}
+
+impl Voice {
+    fn say(&self, text: &str) {
+        if !self.quiet {
+            self.write_line(&tame(text));
+        }
+    }
+
+    fn write_line(&self, text: &str) {
+        let write = || writeln!(std::io::stderr().lock(), "{text}").unwrap_or_default();
+        if self.terminal { self.bars.suspend(write) } else { write() }
+    }
+}
+
+impl Progress for Voice {
+    fn started(&self, _: &str, _: Option<u64>) {}
+    fn advanced(&self, _: u64) {}
+    fn finished(&self, _: &str) {}
+
+    fn noted(&self, text: &str) {
+        self.say(&format!("note: {text}"));
+    }
+
+    fn retried(&self, label: &str, reason: &str) {
+        self.say(&format!("again: {label}: {reason}"));
     }
 }
 
@@ -87,10 +121,8 @@ impl Ui {
         };
         Ui {
             json,
-            quiet,
             colors,
-            bars: MultiProgress::with_draw_target(target),
-            terminal,
+            voice: Voice { quiet, bars: MultiProgress::with_draw_target(target), terminal },
             fetch: Mutex::default(),
             outgoing: Mutex::new(Fetching { sends: true, ..Fetching::default() }),
             steps: Mutex::default(),
@@ -111,7 +143,8 @@ impl Ui {
 
     fn print(&self, text: &str) {
         let mut stdout = std::io::stdout().lock();
-        self.heed(writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()));
+        let text = tame(text.trim_end());
+        self.heed(writeln!(stdout, "{text}").and_then(|()| stdout.flush()));
     }
 
     /// Writes bytes to stdout as they are.
@@ -196,15 +229,16 @@ impl Ui {
 
     /// A line of the story.
     pub fn say(&self, text: &str) {
-        if self.quiet {
-            return;
-        }
-        self.write_line(text);
+        self.voice.say(text);
+    }
+
+    /// For whoever lives longer than a reference.
+    pub fn hearer(&self) -> Hearer {
+        Hearer::new(Arc::new(self.voice.clone()))
     }
 
     fn write_line(&self, text: &str) {
-        let write = || writeln!(std::io::stderr().lock(), "{text}").unwrap_or_default();
-        if self.terminal { self.bars.suspend(write) } else { write() }
+        self.voice.write_line(text);
     }
 
     /// Why the command ended.
@@ -212,9 +246,9 @@ impl Ui {
         match failure {
             Failure::Faults(faults) => self.show_faults(faults),
             Failure::Other { message, help, .. } => {
-                self.write_line(&format!("error: {message}"));
+                self.write_line(&tame(&format!("error: {message}")));
                 if let Some(help) = help {
-                    self.write_line(&format!("help: {help}"));
+                    self.write_line(&tame(&format!("help: {help}")));
                 }
             }
             Failure::Silent(_) => {}
@@ -222,7 +256,7 @@ impl Ui {
     }
 
     fn show_faults(&self, faults: &Faults) {
-        let theme = match self.terminal && self.colors {
+        let theme = match self.voice.terminal && self.colors {
             true => miette::GraphicalTheme::unicode(),
             false => miette::GraphicalTheme::unicode_nocolor(),
         };
@@ -293,7 +327,7 @@ pub struct Outgoing<'a>(&'a Ui);
 
 impl Progress for Outgoing<'_> {
     fn started(&self, _: &str, size: Option<u64>) {
-        lock(&self.0.outgoing).start(size, &self.0.bars);
+        lock(&self.0.outgoing).start(size, &self.0.voice.bars);
     }
 
     fn advanced(&self, bytes: u64) {
@@ -311,7 +345,7 @@ impl Progress for Outgoing<'_> {
 
 impl Progress for Ui {
     fn started(&self, _: &str, size: Option<u64>) {
-        lock(&self.fetch).start(size, &self.bars);
+        lock(&self.fetch).start(size, &self.voice.bars);
     }
 
     fn advanced(&self, bytes: u64) {
@@ -323,24 +357,24 @@ impl Progress for Ui {
     }
 
     fn noted(&self, text: &str) {
-        self.say(&format!("note: {text}"));
+        self.voice.noted(text);
     }
 
     fn retried(&self, label: &str, reason: &str) {
-        self.say(&format!("again: {label}: {reason}"));
+        self.voice.retried(label, reason);
     }
 }
 
 impl Events for Ui {
     fn step_started(&self, key: &Key, title: &str, units: u64) {
         let short: String = title.chars().take(60).collect();
-        if !self.terminal {
+        if !self.voice.terminal {
             return self.say(&format!("building {short}"));
         }
         let style =
             ProgressStyle::with_template("{spinner} {prefix:40!} {bar:20} {pos}/{len} {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = self.bars.add(ProgressBar::new(units).with_style(style).with_prefix(short));
+        let bar = self.voice.bars.add(ProgressBar::new(units).with_style(style).with_prefix(short));
         bar.enable_steady_tick(Duration::from_millis(120));
         lock(&self.steps).insert(*key, bar);
     }
@@ -354,7 +388,7 @@ impl Events for Ui {
 
     fn step_said(&self, key: &Key, line: &str) {
         if let Some(bar) = lock(&self.steps).get(key) {
-            bar.set_message(line.to_owned());
+            bar.set_message(plain(line));
         }
     }
 

@@ -19,7 +19,7 @@ use sbx::decl::{
     read_project,
 };
 use sbx::fetch::{
-    Client, ClientConfig, IndexSettings, MirrorMap, NpmSettings, ProxyConfig, Settings,
+    Client, ClientConfig, Hearer, IndexSettings, MirrorMap, NpmSettings, ProxyConfig, Settings,
     SourceRegistry, parse_cap,
 };
 use sbx::jail::{IdMap, Jail};
@@ -62,6 +62,9 @@ pub struct Global {
     /// How many processors to use (default: all)
     #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+    /// Who hears of requests that are made again
+    #[arg(skip)]
+    pub hearer: Hearer,
 }
 
 /// A project and what it is built with.
@@ -140,6 +143,7 @@ impl Workspace {
             credentials: settings.credentials,
             host_certificates: certificate_dirs(),
             mirrors,
+            hearer: global.hearer.clone(),
             ..usual
         };
         let program = own_program()?;

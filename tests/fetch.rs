@@ -6,13 +6,16 @@ mod ways;
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sbx::blame::Blame;
 use sbx::digest::Digest;
-use sbx::fetch::{Client, ClientConfig, FetchError, Headers, Login, NoProgress, Progress, Want};
+use sbx::fetch::{
+    Client, ClientConfig, FetchError, Headers, Hearer, Letter, Login, Method, NoProgress, Progress,
+    Want,
+};
 use tempfile::TempDir;
 use url::Url;
 
@@ -165,6 +168,41 @@ fn retry_after_is_obeyed() {
 }
 
 #[test]
+fn whoever_wants_to_be_asked_at_once_is_asked_after_the_usual_pause() {
+    let (server, home) = (Server::start(), Home::new());
+    server.put("/tool.deb", bytes());
+    server.script("/tool.deb", [Fault::Busy(503, "0"), Fault::Busy(503, "0")]);
+    let begun = Instant::now();
+    let patient = ClientConfig { pause: Duration::from_millis(200), ..quick() };
+    fetch(patient, &home.want(&bytes(), [server.url("/tool.deb")])).unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(600), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn whoever_waits_for_a_document_hears_of_it() {
+    let server = Server::start();
+    server.put("/a", "first");
+    server.script("/a", [Fault::Status(503), Fault::Drop]);
+    let heard = Arc::new(Heard::default());
+    let hearer = Hearer::new(Arc::clone(&heard) as Arc<dyn Progress>);
+    let client = Client::new(ClientConfig { hearer, ..quick() });
+    client.get("release", &[server.url("/a")], 1000).unwrap();
+    server.script("/a", [Fault::Status(503)]);
+    let url = server.url("/a");
+    let letters = [Letter::new("release", Method::HEAD, &url)];
+    client.send_all(&letters, 1000).unwrap().pop().unwrap().unwrap();
+    assert_eq!(*heard.events.lock().unwrap(), ["retried"; 3]);
+}
+
+#[test]
+fn where_nobody_listens_on_this_machine_nobody_is_waited_for_long() {
+    let dead = Server::start().url("/a");
+    let client = Client::new(ClientConfig { tries: 6, ..quick() });
+    let error = client.get("release", &[dead], 1000).unwrap_err().to_string();
+    assert!(error.ends_with("(tried 3 times)"), "{error}");
+}
+
+#[test]
 fn what_is_not_there_is_asked_for_once_and_then_elsewhere() {
     let (first, second, home) = (Server::start(), Server::start(), Home::new());
     second.put("/tool.deb", bytes());
@@ -197,6 +235,22 @@ fn half_a_file_is_continued() {
     assert_eq!(fetch_hearing(quick(), &want, &heard).unwrap(), bytes());
     assert_eq!(server.requests()[1].header("range"), Some("bytes=300000-"));
     assert_eq!(heard.advanced.into_inner(), 800_000, "each byte is told of once");
+}
+
+#[test]
+fn a_file_that_comes_in_small_pieces_comes() {
+    let (server, home) = (Server::start(), Home::new());
+    server.put("/tool.deb", bytes());
+    server.always("/tool.deb", Fault::Cut(80_000));
+    let want = home.want(&bytes(), [server.url("/tool.deb")]);
+    assert_eq!(fetch(quick(), &want).unwrap(), bytes());
+    assert_eq!(server.total_hits(), 10);
+    // less than that gets nowhere
+    let (server, home) = (Server::start(), Home::new());
+    server.put("/tool.deb", bytes());
+    server.always("/tool.deb", Fault::Cut(1000));
+    let error = fetch(quick(), &home.want(&bytes(), [server.url("/tool.deb")])).unwrap_err();
+    assert!(error.to_string().ends_with("(tried 3 times)"), "{error}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ const ROWS: &[&[&str]] = &[
         "fsx",
         "name",
         "path",
+        "plain",
         "platform",
         "reference",
         "tarball",

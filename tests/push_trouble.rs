@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{self, Cursor, Read};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::push_faults::{Image, client, keychain, noise, tar};
 use crate::support::depot::{Depot, Fault};
@@ -170,4 +172,49 @@ fn a_session_that_cannot_be_ended_is_left() {
     depot.fail_first("DELETE", Fault::Status(500));
     send(&depot, &Said { bytes: noise(2 << 20), size: 2 << 20 }).unwrap_err();
     assert_eq!(depot.count("DELETE", ""), 2, "once for each session");
+}
+
+#[test]
+fn whoever_waits_for_a_registry_knows_what_for() {
+    let project = project();
+    project.build();
+    let depot = Depot::start();
+    let reference = format!("{}/s:1", depot.host);
+    depot.fail(0, Fault::Later);
+    let said = project.sbx(&["push", "s", &reference]).success().stderr;
+    assert!(said.contains(&format!("again: manifest of `{reference}`: ")), "{said}");
+    depot.fail(0, Fault::Later);
+    let said = project.sbx(&["pull", &reference]).success().stderr;
+    assert!(said.contains(&format!("again: manifest of `{reference}`: ")), "{said}");
+    depot.fail(0, Fault::Later);
+    assert_eq!(project.sbx(&["--quiet", "pull", &reference]).success().stderr, "");
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let begun = Instant::now();
+    let outcome = project.sbx(&["pull", &format!("{dead}/s:1")]);
+    outcome.fails(3, &["again: ", "(tried 3 times)"]);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn what_a_registry_says_of_an_image_reaches_no_terminal_as_it_is() {
+    let (project, depot) = (project(), Depot::start());
+    let odd = "\u{1b}[2J\nerror: all is well";
+    let digest = Digest::of(b"");
+    let config = "application/vnd.oci.image.config.v1+json";
+    let manifest = json!({
+        "config": {"mediaType": config, "digest": digest, "size": 2},
+        "layers": [{"mediaType": odd, "digest": digest, "size": 2}],
+    });
+    depot.put("a", "layer", manifest.to_string().into_bytes());
+    let entry = json!({"digest": digest, "size": 2, "platform": {"os": odd, "architecture": "z"}});
+    depot.put("a", "index", json!({"manifests": [entry]}).to_string().into_bytes());
+    let bare = json!({"manifests": [{"digest": digest, "size": 2}]});
+    depot.put("a", "bare", bare.to_string().into_bytes());
+    let pull = |tag: &str| project.sbx(&["pull", &format!("{}/a:{tag}", depot.host)]);
+    for (tag, code) in [("layer", 3), ("index", 1)] {
+        let said = pull(tag).fails(code, &["[2J error: all is well"]).stderr;
+        assert!(!said.contains('\u{1b}') && !said.contains("\nerror: all"), "{said:?}");
+    }
+    let said = pull("bare").fails(1, &["what it lists does not say what it is for"]).stderr;
+    assert!(said.contains("help: say which is meant: `--platform OS/ARCH`"), "{said}");
 }

@@ -118,8 +118,9 @@ fn has_colors() -> bool {
 
 /// Runs a verb to its exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
-    let Arguments { global, verb } = arguments;
+    let Arguments { mut global, verb } = arguments;
     let ui = Ui::new(global.json, global.quiet, has_colors());
+    global.hearer = ui.hearer();
     if let Some(jobs) = global.jobs {
         // the first to say so counts, and this is the first
         rayon::ThreadPoolBuilder::new()

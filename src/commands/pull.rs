@@ -88,7 +88,16 @@ pub fn run(global: &Global, arguments: &PullArguments, ui: &Ui) -> Outcome {
     let registry = Registry::new(client, &workspace.keychain, mirrors, reference)?;
     let registry = if arguments.plain_http { registry.with_plain_http() } else { registry };
     let origin = Origin::of_registry(registry, client, reference);
-    let whole = origin.resolve_whole(platform)?;
+    let whole = origin.resolve_whole(platform).map_err(|error| {
+        let is_for_another = error.is_of_platform();
+        let failure = Failure::from(error);
+        match is_for_another {
+            true => {
+                failure.with_help("say which is meant: `--platform OS/ARCH`, or the digest of one")
+            }
+            false => failure,
+        }
+    })?;
     let attested = match (&arguments.verify, origin.registry()) {
         (Some(path), Some(registry)) => {
             let key = read_public_key(path)?;

@@ -16,7 +16,7 @@ use super::error::FetchError;
 use super::login::Login;
 use super::npmrc::Credentials;
 use super::pace::Pace;
-use super::progress::Progress;
+use super::progress::{Hearer, Progress};
 use super::proxy::ProxyConfig;
 use super::resolver::Names;
 use super::retry::Unreachable;
@@ -59,6 +59,8 @@ pub struct ClientConfig {
     pub mirrors: Vec<SourceMirror>,
     /// Of these, the registries.
     pub registries: Vec<Arc<dyn SourceRegistry>>,
+    /// Hears of requests that are made again and that nobody else hears of.
+    pub hearer: Hearer,
 }
 
 impl Default for ClientConfig {
@@ -80,6 +82,7 @@ impl Default for ClientConfig {
             socket: None,
             mirrors: Vec::new(),
             registries: Vec::new(),
+            hearer: Hearer::default(),
         }
     }
 }
@@ -169,6 +172,7 @@ impl Client {
                 bytes: 320 << 10,
                 span: Duration::from_secs(10),
             }),
+            hearer: Hearer::default(),
             ..self.config.clone()
         })
     }
@@ -180,6 +184,11 @@ impl Client {
     /// How long whoever is asked may say nothing.
     pub fn stall_timeout(&self) -> Duration {
         self.config.stall_timeout
+    }
+
+    /// Who hears of requests that are made again.
+    pub fn hearer(&self) -> &dyn Progress {
+        self.config.hearer.progress()
     }
 
     pub(super) fn config(&self) -> &ClientConfig {

@@ -38,13 +38,27 @@ pub enum FetchError {
     #[error("{label}: {url} gave more than {limit} bytes")]
     TooLarge { label: String, url: String, limit: u64 },
     #[error("{label}: {url} cannot be reached: {reason}{tries}")]
-    Unreachable { label: String, url: String, reason: String, tries: Tries },
+    Unreachable {
+        label: String,
+        url: String,
+        reason: String,
+        /// Whether the machine is there, and nobody listens.
+        refused: bool,
+        tries: Tries,
+    },
     #[error("{label}: {url} shows a certificate that is not trusted: {reason}")]
     Untrusted { label: String, url: String, reason: String },
     #[error("{label}: {url} does not take this machine for whom it lets in: {reason}")]
     Unknown { label: String, url: String, reason: String },
     #[error("{label}: {url} broke off: {reason}{tries}")]
-    Broken { label: String, url: String, reason: String, tries: Tries },
+    Broken {
+        label: String,
+        url: String,
+        reason: String,
+        /// Whether an answer had begun.
+        begun: bool,
+        tries: Tries,
+    },
     #[error("{label}: {url} is too slow: {reason}")]
     Slow { label: String, url: String, reason: String },
     #[error("{label}: {url} redirects {reason}")]

@@ -42,7 +42,7 @@ pub use npmrc::{
     Credentials, NpmRegistries, NpmSettings, NpmSettingsError, has_credential, public_settings,
 };
 pub use pace::Pace;
-pub use progress::{NoProgress, Progress};
+pub use progress::{Hearer, NoProgress, Progress};
 pub use proxy::{ProxyConfig, ProxyError, is_loopback};
 pub use retry::without_label;
 pub use send::{Answer, Letter, Method, Refusal};

@@ -1,5 +1,8 @@
 //! Hearing how fetching goes on; the library itself prints nothing.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// Hears how fetching goes on. Called from many threads.
 pub trait Progress: Send + Sync {
     /// A transfer begins; bytes it will bring, where known.
@@ -27,6 +30,32 @@ impl Progress for NoProgress {
     fn retried(&self, _: &str, _: &str) {}
 }
 
+/// Whoever hears of small requests that are made again: nobody waits without knowing what for.
+#[derive(Clone)]
+pub struct Hearer(Arc<dyn Progress>);
+
+impl Hearer {
+    pub fn new(progress: Arc<dyn Progress>) -> Self {
+        Hearer(progress)
+    }
+
+    pub(super) fn progress(&self) -> &dyn Progress {
+        &*self.0
+    }
+}
+
+impl Default for Hearer {
+    fn default() -> Self {
+        Hearer(Arc::new(NoProgress))
+    }
+}
+
+impl fmt::Debug for Hearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hearer")
+    }
+}
+
 /// Tells a [`Progress`] of positions in one file, each byte once.
 pub(super) struct Meter<'a> {
     progress: &'a dyn Progress,
@@ -38,6 +67,11 @@ impl<'a> Meter<'a> {
     pub(super) fn start(progress: &'a dyn Progress, label: &'a str, size: Option<u64>) -> Self {
         progress.started(label, size);
         Meter { progress, label, seen: 0 }
+    }
+
+    /// The furthest position that was told of.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// So many bytes of the file are here.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
+use std::io::ErrorKind;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +17,11 @@ use super::error::{FetchError, Tries};
 use super::mirror::redact;
 use super::pace::Pace;
 use super::progress::Progress;
+use super::proxy::is_loopback;
 use super::words::Said;
 
+/// Tries where nobody listens on this very machine.
+const LOCAL_TRIES: u32 = 3;
 /// Longest pause that a server's `Retry-After` is obeyed for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -25,6 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub(super) enum Verdict {
     /// Again, after this pause or the usual one.
     Again(FetchError, Option<Duration>),
+    /// Likewise, and no failed try: enough of it came.
+    Further(FetchError, Option<Duration>),
     /// Not from here.
     Next(FetchError),
     /// Not at all.
@@ -63,7 +69,9 @@ pub(super) async fn try_each<T>(
         match try_one(engine, config, label, url, progress, &mut once).await {
             Ok(value) => return Ok(value),
             Err(Verdict::Stop(error)) => return Err(error),
-            Err(Verdict::Next(error) | Verdict::Again(error, _)) => last = prefer(last, error),
+            Err(Verdict::Next(error) | Verdict::Again(error, _) | Verdict::Further(error, _)) => {
+                last = prefer(last, error)
+            }
         }
     }
     Err(last)
@@ -81,26 +89,47 @@ async fn try_one<T>(
     loop {
         if let Some(reason) = engine.unreachable.find(url) {
             let (label, url) = (label.to_owned(), redact(url));
-            let error = FetchError::Unreachable { label, url, reason, tries: Tries(count) };
+            let (refused, tries) = (false, Tries(count));
+            let error = FetchError::Unreachable { label, url, reason, refused, tries };
             return Err(Verdict::Next(error));
         }
-        let (error, wait) = match once(url).await {
-            Err(Verdict::Again(error, wait)) => (error, wait),
+        let (error, wait, tried) = match once(url).await {
+            Err(Verdict::Again(error, wait)) => (error, wait, count + 1),
+            Err(Verdict::Further(error, wait)) => (error, wait, 1),
             ended => return ended,
         };
-        count += 1;
+        count = tried;
+        let tries = tries_of(config, &error, url);
         if let FetchError::Unreachable { reason, url: failed, .. } = &error {
             engine.names.forget(url.host_str().unwrap_or_default());
             // what a redirect led to is another host's fault
-            if count >= config.tries && *failed == redact(url) {
+            if count >= tries && *failed == redact(url) {
                 engine.unreachable.add(url, reason);
             }
         }
-        if count >= config.tries || Pace::is_exceeded(config.pace, wait) {
+        if count >= tries || Pace::is_exceeded(config.pace, wait) {
             return Err(Verdict::Next(error.after(count)));
         }
         progress.retried(label, without_label(label, &error.to_string()));
-        tokio::time::sleep(wait.unwrap_or_else(|| pause(config, count - 1))).await;
+        tokio::time::sleep(rest(config, count, wait)).await;
+    }
+}
+
+/// How often something is tried that ended so. Whoever does not listen on this machine is not on its way
+/// through a network.
+fn tries_of(config: &ClientConfig, error: &FetchError, url: &Url) -> u32 {
+    let is_refused = matches!(error, FetchError::Unreachable { refused: true, .. });
+    if is_refused && is_loopback(url) { config.tries.min(LOCAL_TRIES) } else { config.tries }
+}
+
+/// The pause after so many tries. A server may ask for a longer one than the usual, and not for a shorter
+/// one; what is to be mended on this side goes at once.
+pub(super) fn rest(config: &ClientConfig, tried: u32, wait: Option<Duration>) -> Duration {
+    let usual = || pause(config, tried.saturating_sub(1));
+    match wait {
+        Some(Duration::ZERO) => Duration::ZERO,
+        Some(wait) => wait.max(usual()),
+        None => usual(),
     }
 }
 
@@ -121,7 +150,7 @@ fn prefer(old: FetchError, new: FetchError) -> FetchError {
 
 /// Doubles with each try, with up to half as much again by chance, so that clients that failed
 /// together do not come back together.
-pub(super) fn pause(config: &ClientConfig, attempt: u32) -> Duration {
+fn pause(config: &ClientConfig, attempt: u32) -> Duration {
     let base = config.pause.saturating_mul(1 << attempt.min(8)).min(LONGEST_PAUSE);
     let chance = RandomState::new().hash_one(attempt) % 256;
     base + base.mul_f64(chance as f64 / 512.0)
@@ -169,7 +198,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         let (until, now) = (date(value)?.timestamp(), date(text(DATE)?)?.timestamp());
         Some(Duration::try_from(now.duration_until(until)).unwrap_or_default())
     })?;
-    Some(wait.min(LONGEST_PAUSE))
+    Some(wait.min(LONGEST_PAUSE)).filter(|wait| !wait.is_zero())
 }
 
 /// What it means that there was no answer, or not all of it.
@@ -202,13 +231,17 @@ pub(super) fn judge_network(
             Some(proxy) => format!("through proxy {}: {reason}", redact(proxy)),
             None => reason,
         };
-        return Verdict::Again(FetchError::Unreachable { label, url, reason, tries }, None);
+        let refused = kind_of(error) == Some(ErrorKind::ConnectionRefused);
+        return Verdict::Again(
+            FetchError::Unreachable { label, url, reason, refused, tries },
+            None,
+        );
     }
     let reason = match error.is_timeout() {
         true => format!("no byte for {:?}", config.stall_timeout),
         false => reason,
     };
-    let broken = FetchError::Broken { label, url, reason, tries };
+    let broken = FetchError::Broken { label, url, reason, begun: !error.is_request(), tries };
     if error.is_builder() { Verdict::Next(broken) } else { Verdict::Again(broken, None) }
 }
 
@@ -223,6 +256,13 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// What kind of thing the system said.
+fn kind_of(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    let own = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    // the outer ones are of the kind of what they wrap, or of none in particular
+    own.filter(|kind| *kind != ErrorKind::Other).or_else(|| kind_of(error.source()?))
 }
 
 /// What TLS holds against a server's certificate.
@@ -280,9 +320,19 @@ mod tests {
         let date = (RETRY_AFTER, "Sat, 21 Nov 2026 09:15:50 GMT");
         assert_eq!(wait(&[now.clone(), date.clone()]), Some(Duration::from_secs(6)));
         let past = (RETRY_AFTER, "Sat, 21 Nov 2026 09:15:00 GMT");
-        assert_eq!(wait(&[now, past]), Some(Duration::ZERO));
+        assert_eq!(wait(&[now, past]), None);
+        assert_eq!(wait(&[(RETRY_AFTER, "0")]), None);
         assert_eq!(wait(&[date]), None);
         assert_eq!(wait(&[(RETRY_AFTER, "soon")]), None);
+    }
+
+    #[test]
+    fn a_server_asks_for_longer_pauses_and_never_for_shorter_ones() {
+        let config = ClientConfig { pause: Duration::from_secs(1), ..ClientConfig::default() };
+        let rest = |tried, seconds| rest(&config, tried, Some(Duration::from_secs(seconds)));
+        assert_eq!(rest(1, 9), Duration::from_secs(9));
+        assert!(rest(4, 1) >= Duration::from_secs(8));
+        assert_eq!(rest(4, 0), Duration::ZERO);
     }
 
     #[test]

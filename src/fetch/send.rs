@@ -25,8 +25,8 @@ use super::error::FetchError;
 use super::login::{dress, sensitive};
 use super::mirror::redact;
 use super::pace::{Pace, slow};
-use super::progress::{NoProgress, Progress};
-use super::retry::{Verdict, judge_network, judge_status, pause, try_each};
+use super::progress::Progress;
+use super::retry::{Verdict, judge_network, judge_status, rest, try_each};
 
 /// Bytes that go out at a time.
 const PIECE: usize = 256 << 10;
@@ -135,7 +135,9 @@ pub enum Refusal {
 impl From<Verdict> for Refusal {
     fn from(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Again(error, wait) => Refusal::Again(error, wait),
+            Verdict::Again(error, wait) | Verdict::Further(error, wait) => {
+                Refusal::Again(error, wait)
+            }
             Verdict::Next(error) | Verdict::Stop(error) => Refusal::Final(error),
         }
     }
@@ -170,10 +172,13 @@ impl Client {
             return Err(FetchError::Offline { label: first.label.to_owned() });
         }
         let (engine, config) = (self.engine()?, self.config());
-        let one = async |letter| match send(engine, config, letter, b"", limit, &NoProgress).await {
-            Err(error) if !error.is_refusal() => Err(error),
-            answer => Ok(answer),
-        };
+        let one =
+            async |letter| match send(engine, config, letter, b"", limit, config.hearer.progress())
+                .await
+            {
+                Err(error) if !error.is_refusal() => Err(error),
+                answer => Ok(answer),
+            };
         engine.block_on(futures::future::try_join_all(letters.iter().map(one)))
     }
 
@@ -224,7 +229,7 @@ impl Client {
         if tried >= self.config().tries || Pace::is_exceeded(self.config().pace, wait) {
             return false;
         }
-        std::thread::sleep(wait.unwrap_or_else(|| pause(self.config(), tried.saturating_sub(1))));
+        std::thread::sleep(rest(self.config(), tried, wait));
         true
     }
 }
@@ -363,5 +368,5 @@ fn late(config: &ClientConfig, letter: &Letter<'_>, patience: Duration) -> Verdi
         return slow(&label, letter.url, reason);
     }
     let (url, tries) = (redact(letter.url), super::error::Tries::default());
-    Verdict::Again(FetchError::Broken { label, url, reason, tries }, None)
+    Verdict::Again(FetchError::Broken { label, url, reason, begun: false, tries }, None)
 }

@@ -12,10 +12,12 @@ use super::login::dress;
 use super::mirror::redact;
 use super::pace::Paced;
 use super::part::{Found, Part};
-use super::progress::{Meter, NoProgress, Progress};
+use super::progress::{Meter, Progress};
 use super::retry::{Verdict, try_each};
 use crate::fsx::PathIo;
 
+/// The most that a try has to bring.
+const ENOUGH: u64 = 1 << 20;
 /// How often to look whether somebody else is done with a part.
 const LOOK_AGAIN: Duration = Duration::from_millis(40);
 
@@ -66,7 +68,14 @@ impl Gathering<'_> {
         let Gathering { engine, config, want } = *self;
         let mut meter = Meter::start(progress, &want.label, want.size);
         let tried = try_each(engine, config, &want.label, &want.urls, progress, async |url| {
-            Transfer { engine, config, want, url }.run(&mut part, &mut meter).await
+            let enough = meter.seen() + enough(want.size);
+            let transfer = Transfer { engine, config, want, url };
+            transfer.run(&mut part, &mut meter).await.map_err(|verdict| match verdict {
+                Verdict::Again(error, wait) if meter.seen() >= enough => {
+                    Verdict::Further(error, wait)
+                }
+                verdict => verdict,
+            })
         });
         match tried.await {
             Ok(()) => Ok(part.finish(want)?),
@@ -76,6 +85,12 @@ impl Gathering<'_> {
             }
         }
     }
+}
+
+/// So many bytes of a file make a try that broke off worth it: a hundred such tries, or as many as it has
+/// MiB, are the most.
+fn enough(size: Option<u64>) -> u64 {
+    size.map_or(ENOUGH, |size| (size / 100).clamp(1, ENOUGH))
 }
 
 /// One try of one file at one address.
@@ -188,7 +203,7 @@ impl Transfer<'_> {
 /// At once, where the fault was in what was asked and not in the server's mood.
 fn again(verdict: Verdict) -> Verdict {
     match verdict {
-        Verdict::Next(error) | Verdict::Again(error, _) => {
+        Verdict::Next(error) | Verdict::Again(error, _) | Verdict::Further(error, _) => {
             Verdict::Again(error, Some(Duration::ZERO))
         }
         stop => stop,
@@ -211,7 +226,7 @@ pub(super) async fn get(
 ) -> Result<Document, FetchError> {
     let _slot = engine.question(limit).await?;
     let once = async |url: &Url| try_get(engine, config, label, url, headers, limit).await;
-    try_each(engine, config, label, urls, &NoProgress, once).await
+    try_each(engine, config, label, urls, config.hearer.progress(), once).await
 }
 
 async fn try_get(

@@ -6,6 +6,8 @@ use std::time::Duration;
 use reqwest::Response;
 use serde::Deserialize;
 
+use crate::plain::plain;
+
 /// Bytes of a refusal's body that are read.
 const LARGEST: usize = 16 << 10;
 /// How long they are waited for.
@@ -13,9 +15,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Characters that are shown.
 const LONGEST: usize = 200;
 
-/// Code and message of a refusal (OCI distribution-spec 1.1, error codes); nothing where it has none.
+/// Codes and message of a refusal (OCI distribution-spec 1.1, error codes); nothing where it has none.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Said(Option<String>);
+pub struct Said {
+    /// The first of what it says.
+    shown: Option<String>,
+    codes: Vec<String>,
+    /// Whether somebody who speaks TLS says so, as most do that are spoken to without.
+    of_tls: bool,
+}
 
 impl Said {
     fn parse(body: &[u8]) -> Self {
@@ -29,12 +37,26 @@ impl Said {
             message: Option<String>,
         }
         let refusal: Option<Refusal> = serde_json::from_slice(body).ok();
-        let fault = refusal.and_then(|refusal| refusal.errors.into_iter().next());
-        let parts = fault.map(|fault| [fault.code, fault.message]);
+        let of_tls = refusal.is_none() && {
+            let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+            ["https", "ssl", "tls"].iter().any(|word| text.contains(word))
+        };
+        let faults = refusal.map(|refusal| refusal.errors).unwrap_or_default();
+        let codes = faults.iter().filter_map(|fault| fault.code.clone()).collect();
+        let parts = faults.into_iter().next().map(|fault| [fault.code, fault.message]);
         let parts = parts.into_iter().flatten().flatten().map(|text| plain(&text));
         let parts: Vec<String> = parts.filter(|text| !text.is_empty()).collect();
         let text: String = parts.join(": ").chars().take(LONGEST).collect();
-        Said(Some(text).filter(|text| !text.is_empty()))
+        Said { shown: Some(text).filter(|text| !text.is_empty()), codes, of_tls }
+    }
+
+    /// Of all that it says.
+    pub fn codes(&self) -> &[String] {
+        &self.codes
+    }
+
+    pub fn is_of_tls(&self) -> bool {
+        self.of_tls
     }
 
     /// Reads a refusal's body, as far as it comes soon.
@@ -54,23 +76,15 @@ impl Said {
     }
 }
 
-/// A text without what moves a cursor, colours a line or turns its direction.
-fn plain(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    let cleaned: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let words: Vec<&str> = cleaned.split_whitespace().collect();
-    words.join(" ").chars().filter(|c| !turns(*c)).collect()
-}
-
 impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|text| write!(f, ": {text}"))
+        self.shown.iter().try_for_each(|text| write!(f, ": {text}"))
     }
 }
 
 impl fmt::Debug for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.shown.fmt(f)
     }
 }
 
@@ -83,11 +97,22 @@ mod tests {
         let said = |body: &str| Said::parse(body.as_bytes()).to_string();
         let body = r#"{"errors":[{"code":"DENIED","message":"quota exceeded: 10GB","detail":{}},{"code":"X"}]}"#;
         assert_eq!(said(body), ": DENIED: quota exceeded: 10GB");
+        assert_eq!(Said::parse(body.as_bytes()).codes(), ["DENIED", "X"]);
         assert_eq!(said(r#"{"errors":[{"code":"DENIED"}]}"#), ": DENIED");
         assert_eq!(said(r#"{"errors":[{"message":null}]}"#), "");
         for none in ["", "<html>no</html>", "{}", r#"{"errors":[]}"#, r#"{"errors":"x"}"#, "[1]"] {
             assert_eq!(said(none), "", "{none}");
         }
+    }
+
+    #[test]
+    fn whoever_speaks_tls_says_so() {
+        let is_of_tls = |body: &str| Said::parse(body.as_bytes()).is_of_tls();
+        assert!(is_of_tls("Client sent an HTTP request to an HTTPS server.\n"));
+        assert!(is_of_tls("<center>The plain HTTP request was sent to HTTPS port</center>"));
+        assert!(is_of_tls("You're speaking plain HTTP to an SSL-enabled server port."));
+        assert!(!is_of_tls("") && !is_of_tls("Bad Request"));
+        assert!(!is_of_tls(r#"{"errors":[{"code":"MANIFEST_INVALID","message":"no https"}]}"#));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::packing::Packing;
 use crate::digest::Digest;
+use crate::plain::plain;
 use crate::platform::Platform;
 
 const INDEXES: [&str; 2] = [
@@ -34,7 +35,7 @@ pub fn accepted() -> String {
     [INDEXES, MANIFESTS].concat().join(", ")
 }
 
-/// A document that is no image that can be stood on.
+/// A document that is no image that can be stood on. What others wrote is shown plainly.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DocumentError {
     #[error("its {what} is no document that can be read: {reason}")]
@@ -47,8 +48,12 @@ pub enum DocumentError {
     Lies { said: String },
     #[error("its manifest is of schema 1, which names no layer by what it holds")]
     Schema1,
-    #[error("it is not for {platform}; there are: {}", found.join(", "))]
-    NoPlatform { platform: Platform, found: Vec<String> },
+    #[error("it is not for {platform}; {}", listed(found))]
+    NoPlatform {
+        platform: Platform,
+        /// What there is; nothing where none of it says what it is for.
+        found: Vec<String>,
+    },
     #[error("it is for {found}, not for {platform}")]
     OtherPlatform { platform: Platform, found: String },
     #[error("it is an artifact of type `{0}`, not an image")]
@@ -61,6 +66,13 @@ pub enum DocumentError {
     Count { layers: usize, diff_ids: usize },
     #[error("`{0}` of its config cannot stand in an image")]
     Config(String),
+}
+
+fn listed(found: &[String]) -> String {
+    match found {
+        [] => "what it lists does not say what it is for".to_owned(),
+        found => format!("there are: {}", found.join(", ")),
+    }
 }
 
 /// A manifest or an index, by what it is.
@@ -103,7 +115,7 @@ struct EntryPlatform {
 impl EntryPlatform {
     fn label(&self) -> String {
         let variant = self.variant.as_ref().map(|variant| format!("/{variant}"));
-        format!("{}/{}{}", self.os, self.architecture, variant.unwrap_or_default())
+        plain(&format!("{}/{}{}", self.os, self.architecture, variant.unwrap_or_default()))
     }
 }
 
@@ -116,7 +128,7 @@ pub struct Manifest {
 
 fn json<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, DocumentError> {
     serde_json::from_slice(bytes)
-        .map_err(|error| DocumentError::Json { what, reason: error.to_string() })
+        .map_err(|error| DocumentError::Json { what, reason: plain(&error.to_string()) })
 }
 
 impl Document {
@@ -135,7 +147,7 @@ impl Document {
         let served = served.filter(|served| !["", "application/json"].contains(served));
         let said = match (served, own) {
             (Some(served), Some(own)) if served != own => {
-                let (served, own) = (served.to_owned(), own.to_owned());
+                let (served, own) = (plain(served), plain(own));
                 return Err(DocumentError::Disagree { served, own });
             }
             (served, own) => served.or(own),
@@ -143,13 +155,13 @@ impl Document {
         let is_index = match said {
             Some(said) if INDEXES.contains(&said) => true,
             Some(said) if MANIFESTS.contains(&said) => false,
-            Some(said) => return Err(DocumentError::Type(said.to_owned())),
+            Some(said) => return Err(DocumentError::Type(plain(said))),
             None => value.get("manifests").is_some(),
         };
         let (must, must_not) =
             if is_index { ("manifests", "layers") } else { ("layers", "manifests") };
         if value.get(must).is_none() || value.get(must_not).is_some() {
-            return Err(DocumentError::Lies { said: said.unwrap_or("nothing").to_owned() });
+            return Err(DocumentError::Lies { said: plain(said.unwrap_or("nothing")) });
         }
         if !is_index {
             return json("manifest", bytes).map(Document::Image);
@@ -185,11 +197,11 @@ impl Manifest {
     /// How each layer is packed; refuses what is no image.
     pub fn packings(&self) -> Result<Vec<Packing>, DocumentError> {
         if !CONFIGS.contains(&self.config.media_type.as_str()) {
-            return Err(DocumentError::Artifact(self.config.media_type.clone()));
+            return Err(DocumentError::Artifact(plain(&self.config.media_type)));
         }
         let packing = |layer: &Descriptor| {
-            let (digest, media_type) = (layer.digest.to_string(), layer.media_type.clone());
-            match media_type.parse() {
+            let (digest, media_type) = (layer.digest.to_string(), plain(&layer.media_type));
+            match layer.media_type.parse() {
                 Ok(packing) => Ok(packing),
                 Err(_) if FOREIGN.iter().any(|prefix| media_type.starts_with(prefix)) => {
                     Err(DocumentError::Foreign { digest, media_type })
@@ -248,7 +260,7 @@ impl Config {
         platform: Platform,
     ) -> Result<&[Digest], DocumentError> {
         if self.os != "linux" || self.architecture != platform.architecture() {
-            let found = format!("{}/{}", self.os, self.architecture);
+            let found = plain(&format!("{}/{}", self.os, self.architecture));
             return Err(DocumentError::OtherPlatform { platform, found });
         }
         let (layers, diff_ids) = (manifest.layers.len(), self.rootfs.diff_ids.len());
@@ -291,7 +303,7 @@ impl Config {
         };
         match settings.iter().find(odd) {
             Some((name, words)) => {
-                Err(DocumentError::Config(format!("{name} {}", words.join(" "))))
+                Err(DocumentError::Config(plain(&format!("{name} {}", words.join(" ")))))
             }
             None => Ok(settings),
         }
@@ -329,6 +341,56 @@ mod tests {
         insta::assert_snapshot!(refused("{}", "text/html"), @"it is served as `text/html`, which is neither an index nor a manifest of an image");
         insta::assert_snapshot!(refused("{\"schemaVersion\":1}", "application/json"), @"its manifest is of schema 1, which names no layer by what it holds");
         insta::assert_snapshot!(refused("<", MANIFESTS[0]), @"its manifest is no document that can be read: expected value at line 1 column 1");
+    }
+
+    #[test]
+    fn what_others_wrote_moves_no_cursor_and_makes_no_lines() {
+        let odd = r"x\u001b[2J\nerror: fine";
+        let digest = Digest::of(b"{}");
+        let image = |config: &str, layer: &str| {
+            let text = format!(
+                r#"{{"config":{{"mediaType":"{config}","digest":"{digest}","size":2}},
+                     "layers":[{{"mediaType":"{layer}","digest":"{digest}","size":2}}]}}"#
+            );
+            match parse(&text, MANIFESTS[0]) {
+                Ok(Document::Image(manifest)) => manifest,
+                other => panic!("{other:?}"),
+            }
+        };
+        let index = format!(
+            r#"{{"manifests":[{{"digest":"{digest}","size":2,"platform":{{"os":"{odd}","architecture":"y"}}}}]}}"#
+        );
+        let Ok(Document::Index(entries)) = parse(&index, INDEXES[0]) else { panic!("an index") };
+        let config = |text: &str| Config::parse(text.as_bytes());
+        let os = format!(r#"{{"os":"{odd}","rootfs":{{"diff_ids":[]}}}}"#);
+        let port = format!(
+            r#"{{"rootfs":{{"diff_ids":[]}},"config":{{"ExposedPorts":{{"{odd}":{{}}}}}}}}"#
+        );
+        let diff_ids = format!(r#"{{"rootfs":{{"diff_ids":["{odd}"]}}}}"#);
+        let sound = image(CONFIGS[0], "x");
+        let told = [
+            refused(&format!(r#"{{"mediaType":"{odd}"}}"#), "application/json"),
+            refused(&format!(r#"{{"mediaType":"{odd}"}}"#), MANIFESTS[0]),
+            image(CONFIGS[0], odd).packings().unwrap_err().to_string(),
+            image(odd, "x").packings().unwrap_err().to_string(),
+            pick(&entries, Platform::Amd64).unwrap_err().to_string(),
+            config(&os).unwrap().diff_ids(&sound, Platform::Amd64).unwrap_err().to_string(),
+            config(&port).unwrap().settings().unwrap_err().to_string(),
+            config(&diff_ids).unwrap_err().to_string(),
+        ];
+        for text in told {
+            assert!(text.contains("[2J error: fine"), "{text}");
+            assert!(!text.contains(char::is_control), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_index_that_says_no_platforms_says_so() {
+        let digest = Digest::of(b"{}");
+        let index = format!(r#"{{"manifests":[{{"digest":"{digest}","size":2}}]}}"#);
+        let Ok(Document::Index(entries)) = parse(&index, INDEXES[0]) else { panic!("an index") };
+        let told = pick(&entries, Platform::Amd64).unwrap_err().to_string();
+        assert_eq!(told, "it is not for linux/amd64; what it lists does not say what it is for");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::blame::Blame;
 use crate::digest::Digest;
 use crate::fetch::{FetchError, Said};
 use crate::fsx::PathIo;
+use crate::plain::plain;
 
 /// Who is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,9 @@ pub enum OciError {
     Credential(#[from] CredentialError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// Of a registry that has answered nothing yet.
+    #[error(transparent)]
+    Mute(FetchError),
     #[error(transparent)]
     Io(#[from] PathIo),
 }
@@ -85,18 +89,18 @@ pub enum OciError {
 fn list(found: &[String]) -> String {
     match found {
         [] => "no image of that tag".to_owned(),
-        found => format!("images of the tags {}", found.join(", ")),
+        found => {
+            let found: Vec<String> = found.iter().map(|tag| plain(tag)).collect();
+            format!("images of the tags {}", found.join(", "))
+        }
     }
 }
 
 impl OciError {
     pub fn blame(&self) -> Blame {
         match self {
-            OciError::Document {
-                source: DocumentError::NoPlatform { .. } | DocumentError::OtherPlatform { .. },
-                ..
-            }
-            | OciError::Missing { .. }
+            error if error.is_of_platform() => Blame::Input,
+            OciError::Missing { .. }
             | OciError::NoRepository { .. }
             | OciError::Tag { .. }
             | OciError::Address { .. } => Blame::Input,
@@ -104,6 +108,17 @@ impl OciError {
             OciError::Fetch(error) => error.blame(),
             _ => Blame::World,
         }
+    }
+
+    /// Whether it is an image, and for other platforms.
+    pub fn is_of_platform(&self) -> bool {
+        matches!(
+            self,
+            OciError::Document {
+                source: DocumentError::NoPlatform { .. } | DocumentError::OtherPlatform { .. },
+                ..
+            }
+        )
     }
 
     /// The next step.
@@ -126,14 +141,25 @@ impl OciError {
                 "leave the platform out of `platforms` in `project`, or say `only` in the layer"
                     .to_owned(),
             ),
-            OciError::Fetch(
-                FetchError::Broken { url, .. } | FetchError::Status { status: 400, url, .. },
-            ) if url.starts_with("http://") => Some(
+            OciError::Fetch(error) | OciError::Mute(error) if self.is_of_tls(error) => Some(
                 "http was spoken, as with every registry on this machine and with `--plain-http`: if it speaks TLS, put its authority as `ca.crt` into `containers/certs.d/HOST[:PORT]/` of your configuration folder"
                     .to_owned(),
             ),
             OciError::Fetch(error) => error.help().map(str::to_owned),
             _ => None,
+        }
+    }
+
+    /// Whether it may well be that somebody who speaks TLS was spoken to without.
+    fn is_of_tls(&self, error: &FetchError) -> bool {
+        match error {
+            FetchError::Status { status: 400, url, said, .. } => {
+                url.starts_with("http://") && said.is_of_tls()
+            }
+            FetchError::Broken { url, begun, .. } => {
+                url.starts_with("http://") && !begun && matches!(self, OciError::Mute(_))
+            }
+            _ => false,
         }
     }
 }

@@ -17,7 +17,7 @@ use super::error::OciError;
 use super::meeting::pause;
 use super::registry::{LARGEST_MANIFEST, Registry};
 use crate::digest::Digest;
-use crate::fetch::{Answer, FetchError, Letter, Method, NoProgress};
+use crate::fetch::{Answer, FetchError, Letter, Method};
 
 const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -109,7 +109,7 @@ impl Registry<'_> {
                 authorization,
                 ..Letter::new(&label, Method::GET, url)
             };
-            self.client.send(&letter, b"", LARGEST_MANIFEST, &NoProgress)
+            self.client.send(&letter, b"", LARGEST_MANIFEST, self.client.hearer())
         })
     }
 

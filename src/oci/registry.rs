@@ -7,7 +7,7 @@
 //! loopback (but for hosts that this machine has certificates for), where a mirror is named so, and where
 //! one is told to.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use url::Url;
@@ -69,6 +69,8 @@ pub struct Registry<'a> {
     /// Whether it takes a small blob in the request that ends a session, as far as is known.
     pub(super) takes_whole: AtomicBool,
     pub(super) image: String,
+    /// Whether it ever answered.
+    spoke: AtomicBool,
 }
 
 impl<'a> Registry<'a> {
@@ -120,6 +122,7 @@ impl<'a> Registry<'a> {
             login: OnceLock::new(),
             takes_whole: AtomicBool::new(true),
             image,
+            spoke: AtomicBool::new(false),
         })
     }
 
@@ -215,7 +218,11 @@ impl<'a> Registry<'a> {
         let mut had = None;
         loop {
             let shown = self.known();
-            let error = match request(shown.clone()) {
+            let answer = request(shown.clone());
+            if !answer.as_ref().is_err_and(is_unanswered) {
+                self.spoke.store(true, Ordering::Relaxed);
+            }
+            let error = match answer {
                 Err(error) if error.demands() => error,
                 result => return result.map_err(|error| self.judge(error)),
             };
@@ -279,6 +286,9 @@ impl<'a> Registry<'a> {
             FetchError::Unauthorized { said, .. }
             | FetchError::Status { status: 401 | 403, said, .. } => self.denied(said, is_user),
             error if error.is_gone() => OciError::Missing { image, registry },
+            error @ FetchError::Broken { .. } if !self.spoke.load(Ordering::Relaxed) => {
+                OciError::Mute(error)
+            }
             error => error.into(),
         }
     }
@@ -292,6 +302,11 @@ impl<'a> Registry<'a> {
         };
         OciError::Denied { image, registry, who, deed, said }
     }
+}
+
+/// Whether it was no answer of the registry's.
+fn is_unanswered(error: &FetchError) -> bool {
+    !matches!(error, FetchError::Unauthorized { .. } | FetchError::Status { .. })
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -102,7 +102,7 @@ impl Registry<'_> {
         self.ask(|authorization| {
             let authorization = authorization.filter(|_| own);
             let letter = Letter { authorization, ..letter.clone() };
-            let sent = self.client.send(&letter, body, LARGEST_ANSWER, &crate::fetch::NoProgress);
+            let sent = self.client.send(&letter, body, LARGEST_ANSWER, self.client.hearer());
             // what another host demands is not answered
             sent.map_err(|error| if own { error } else { error.from_elsewhere(&self.base) })
         })

@@ -25,7 +25,7 @@ pub enum Fault {
     Status(u16),
     /// This status and a `Retry-After`.
     Busy(u16, &'static str),
-    /// The whole is promised, so many bytes are sent, then the connection ends.
+    /// All that was asked for is promised, so many bytes are sent, then the connection ends.
     Cut(usize),
     /// Likewise, then nothing more happens.
     Stall(usize),
@@ -280,8 +280,9 @@ impl State {
             }
             Some(Fault::Drop) => Ok(After::Close),
             Some(Fault::Cut(count)) => {
-                Reply::of(whole, request).head(stream)?;
-                stream.write_all(&whole[..count])?;
+                let reply = Reply::of(whole, request);
+                reply.head(stream)?;
+                stream.write_all(&reply.body[..count.min(reply.body.len())])?;
                 stream.flush()?;
                 Ok(After::Close)
             }
