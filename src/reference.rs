@@ -107,8 +107,11 @@ impl FromStr for Reference {
         if registry.is_some_and(|registry| !is_sound_host(registry)) {
             return Err(fail("its registry is no host"));
         }
-        if repository.is_empty() || repository.len() > LONGEST {
+        if repository.is_empty() {
             return Err(fail("it names no repository"));
+        }
+        if repository.len() > LONGEST {
+            return Err(fail("a repository has at most 255 characters"));
         }
         if !repository.split('/').all(is_component) {
             return Err(fail("a repository has lower-case letters, digits, `.`, `_` and `-`"));
@@ -225,6 +228,13 @@ mod tests {
         let text = format!("registry.example.org/a:1@{digest}");
         assert_eq!(parts(&text), own("registry.example.org", "a", &digest.to_string()));
         assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn a_repository_is_not_too_long() {
+        assert!("a".repeat(LONGEST).parse::<Reference>().is_ok());
+        let told = "a".repeat(LONGEST + 1).parse::<Reference>().unwrap_err();
+        assert_eq!(told.reason, "a repository has at most 255 characters");
     }
 
     #[test]

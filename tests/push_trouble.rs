@@ -175,6 +175,61 @@ fn a_session_that_cannot_be_ended_is_left() {
 }
 
 #[test]
+fn a_manifest_that_is_refused_for_what_it_says_is_offered_once() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::of(&store, &[]);
+    let depot = Depot::start();
+    let reference = format!("{}/a:1", depot.host);
+    let push = || image.push(&store, &client(), &reference).unwrap_err();
+    depot.refuse_manifests(Some(400));
+    depot.explain(r#"{"errors":[{"code":"MANIFEST_INVALID","message":"no annotations"}]}"#);
+    let error = push();
+    assert!(
+        error.to_string().ends_with("answers 400: MANIFEST_INVALID: no annotations"),
+        "{error}"
+    );
+    assert_eq!(error.help(), None);
+    assert_eq!(depot.count("PUT", "/manifests/"), 1);
+    // as docker's says it of an entry that is being written
+    depot.explain(r#"{"errors":[{"code":"DIGEST_INVALID"},{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#);
+    depot.forget();
+    push();
+    assert_eq!(depot.count("PUT", "/manifests/"), 4);
+    depot.explain("Client sent an HTTP request to an HTTPS server.");
+    assert!(push().help().unwrap().contains("if it speaks TLS"));
+}
+
+#[test]
+fn a_registry_that_breaks_off_is_not_said_to_speak_tls_once_it_answered() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let depot = Depot::start();
+    let reference = format!("{}/a:1", depot.host);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = format!("{}/a:1", listener.local_addr().unwrap());
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let image = Image::of(&store, &[tar("large", &noise(2 << 20))]);
+    let error = image.push(&store, &client(), &mute).unwrap_err();
+    assert!(error.help().is_some_and(|help| help.contains("if it speaks TLS")), "{error}");
+    depot.stay_silent_to("POST");
+    let error = image.push(&store, &client(), &reference).unwrap_err();
+    assert_eq!(error.help(), None, "{error}");
+}
+
+#[test]
+fn a_manifest_that_was_taken_by_word_alone_was_not_pushed() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::of(&store, &[]);
+    let depot = Depot::start();
+    depot.drop_manifests();
+    let error = image.push(&store, &client(), &format!("{}/a:1", depot.host)).unwrap_err();
+    let told = error.to_string();
+    assert!(told.ends_with("says that it took the manifest, and does not have it"), "{told}");
+}
+
+#[test]
 fn whoever_waits_for_a_registry_knows_what_for() {
     let project = project();
     project.build();

@@ -17,6 +17,9 @@ use crate::fetch::{FetchError, Letter, Method};
 /// How often a manifest is offered, and the pause after the first refusal.
 const ROUNDS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(50);
+/// What registries call it that something is missing; the last one docker's, of an entry that is empty.
+const PARTS: [&str; 4] =
+    ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "DIGEST_INVALID"];
 
 /// What a registry says to a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,12 @@ impl Registry<'_> {
                 expected,
                 found,
             }),
+            // 201 is the specification's word for it; whoever says something else is asked
+            _ if answer.status != 201 && self.find_manifest(&expected.to_string())?.is_none() => {
+                let what = "says that it took the manifest, and does not have it";
+                let (image, registry) = (self.image.clone(), self.host.clone());
+                Err(OciError::Session { image, registry, what })
+            }
             _ => Ok(Written { lists_referrers: answer.header("oci-subject").is_some() }),
         }
     }
@@ -87,11 +96,14 @@ impl Registry<'_> {
 
 impl OciError {
     /// Whether a manifest may have been refused for what it names: 400 with docker's registry of today, 404
-    /// with its next.
+    /// with its next. Whoever says that it is for something else is believed.
     pub fn is_about_parts(&self) -> bool {
-        matches!(
-            self,
-            OciError::NoRepository { .. } | OciError::Fetch(FetchError::Status { status: 400, .. })
-        )
+        match self {
+            OciError::NoRepository { .. } => true,
+            OciError::Fetch(FetchError::Status { status: 400, said, .. }) => {
+                said.codes().is_empty() || said.codes().iter().any(|code| PARTS.contains(&&**code))
+            }
+            _ => false,
+        }
     }
 }
