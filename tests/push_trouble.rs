@@ -273,3 +273,17 @@ fn what_a_registry_says_of_an_image_reaches_no_terminal_as_it_is() {
     let said = pull("bare").fails(1, &["what it lists does not say what it is for"]).stderr;
     assert!(said.contains("help: say which is meant: `--platform OS/ARCH`"), "{said}");
 }
+
+#[test]
+fn a_large_blob_is_asked_for_once() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path()).unwrap();
+    let image = Image::of(&store, &[tar("large", &noise(6 << 20))]);
+    let depot = Depot::start();
+    let reference = format!("{}/a:1", depot.host);
+    image.push(&store, &client(), &reference).unwrap();
+    // its twin is known now
+    depot.clear();
+    image.push(&store, &client(), &reference).unwrap();
+    assert_eq!((depot.count("HEAD", "/blobs/"), depot.count("PUT", "/uploads/")), (2, 2));
+}

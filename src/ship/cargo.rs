@@ -54,7 +54,7 @@ impl<'a> Cargo<'a> {
     }
 }
 
-/// One at a time: compressing takes all processors.
+/// One at a time: compressing takes all processors. It ends with its hold, however that comes about.
 #[derive(Default)]
 pub(super) struct Turn {
     taken: Mutex<bool>,
@@ -66,18 +66,41 @@ impl Turn {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn take(&self) {
+    pub(super) fn take(&self) -> Taken<'_> {
         let taken = self.given.wait_while(self.taken(), |taken| *taken);
         *taken.unwrap_or_else(PoisonError::into_inner) = true;
+        Taken(self)
     }
+}
 
-    pub(super) fn give(&self) {
-        *self.taken() = false;
-        self.given.notify_one();
+/// A turn that somebody has.
+pub(super) struct Taken<'a>(&'a Turn);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.0.taken() = false;
+        self.0.given.notify_one();
     }
 }
 
 /// What a layer is called on the way.
 pub(super) fn label(layer: &LayerRecord) -> String {
     format!("layer {}", layer.diff_id.short())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_panics_gives_its_turn() {
+        let turn = Turn::default();
+        let panics = || {
+            let _taken = turn.take();
+            panic!("in its turn");
+        };
+        std::thread::scope(|scope| scope.spawn(panics).join()).unwrap_err();
+        assert!(!*turn.taken());
+        drop(turn.take());
+    }
 }

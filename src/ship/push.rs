@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -31,6 +32,8 @@ const PARALLEL: usize = 8;
 const FEW: usize = 4;
 /// Layers of at most so many bytes are compressed before anything is asked.
 const SMALL: u64 = 4 << 20;
+/// What is known of a large blob for longer is asked anew before it is sent.
+const STALE: Duration = Duration::from_secs(2);
 
 /// A push under way.
 pub struct Push<'a> {
@@ -135,7 +138,7 @@ impl Push<'_> {
         if whole {
             let (ends, bytes) = manifest(&twins)?;
             let named = to.named == Some(ends.digest);
-            is_there = named || self.registry.find_manifest(&ends.digest.to_string())?.is_some();
+            is_there = named || self.find_beside(&ends.digest, listed, layers.len())?;
             if named || is_there && to.tag.is_none() {
                 return Ok((ends, bytes, Traffic::default()));
             }
@@ -152,6 +155,23 @@ impl Push<'_> {
         })?;
         self.remember(image, &twins)?;
         Ok((ends, bytes, traffic))
+    }
+
+    /// Whether a manifest is there. If it is not, what is listed will be asked for: that comes meanwhile.
+    fn find_beside(
+        &self,
+        digest: &Digest,
+        listed: &Listed<'_>,
+        layers: usize,
+    ) -> Result<bool, ShipError> {
+        let version = digest.to_string();
+        let found = std::thread::scope(|scope| {
+            if layers >= FEW {
+                scope.spawn(|| listed.blobs());
+            }
+            self.registry.find_manifest(&version)
+        });
+        Ok(found?.is_some())
     }
 
     /// Brings the twin of one layer in.
@@ -199,13 +219,14 @@ impl Push<'_> {
         let mut cargo: Vec<Cargo<'_>> =
             layers.map(|(layer, twin)| Cargo::Layer(layer, *twin)).collect();
         cargo.push(Cargo::Config(record.image, self.store.find_blob(&record.image).unwrap_or(0)));
+        let asked = Instant::now();
         let there = self.find_there(&cargo, listed)?;
         let is_there =
             |one: &Cargo<'_>| one.supplied().is_some_and(|known| there.contains(&known.digest));
         let (there, mut missing): (Vec<_>, Vec<_>) = cargo.into_iter().partition(is_there);
         // what can go out at once, then what takes longest
         missing.sort_by_key(|one| std::cmp::Reverse((one.supplied().is_some(), one.size())));
-        let results = self.work(&missing)?;
+        let results = self.work(&missing, asked)?;
         let mut traffic = Traffic { there: there.len(), ..Traffic::default() };
         let mut twins = BTreeMap::new();
         for one in &there {
@@ -235,8 +256,12 @@ impl Push<'_> {
         Ok(listed.iter().map(|(_, blob)| blob.digest).chain(asked).collect())
     }
 
-    /// Does all of it with several hands; the first failure ends it.
-    fn work(&self, cargo: &[Cargo<'_>]) -> Result<Vec<(Option<Twin>, Traffic)>, ShipError> {
+    /// Does all of it with several hands; the first failure ends it. All was asked for, then.
+    fn work(
+        &self,
+        cargo: &[Cargo<'_>],
+        asked: Instant,
+    ) -> Result<Vec<(Option<Twin>, Traffic)>, ShipError> {
         let next = AtomicUsize::new(0);
         let turn = Turn::default();
         let failure = Mutex::new(None);
@@ -245,7 +270,7 @@ impl Push<'_> {
             while lock(&failure).is_none() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(one) = cargo.get(at) else { break };
-                match self.carry(one, &turn, Known::Missing) {
+                match self.carry(one, &turn, Known::Missing(asked)) {
                     Ok(result) => done.push((at, result)),
                     Err(error) => drop(lock(&failure).get_or_insert(error)),
                 }
@@ -299,10 +324,13 @@ impl Push<'_> {
         }
     }
 
-    /// Asks for a blob, and for it to be mounted. What takes long to send is asked for just before: others
-    /// may have sent it since it was missing.
+    /// Asks for a blob, and for it to be mounted. What takes long to send is asked for again where it was
+    /// missing a while ago: others may have sent it since.
     fn ask(&self, label: &str, supplied: &Supplied, known: Known) -> Result<Asked, ShipError> {
-        let asks = known == Known::Nothing || supplied.size > SMALL;
+        let asks = match known {
+            Known::Nothing => true,
+            Known::Missing(asked) => supplied.size > SMALL && asked.elapsed() > STALE,
+        };
         if asks && self.registry.has_blob(label, supplied)? {
             return Ok(Asked::There(Traffic { there: 1, ..Traffic::default() }));
         }
@@ -376,10 +404,10 @@ impl Push<'_> {
     ) -> Result<(Twin, Traffic), ShipError> {
         self.store.hold([Held::Blob(&layer.diff_id)])?;
         let growth = Growth::default();
-        turn.take();
+        let taken = turn.take();
         let make = || {
             let made = make_twin(self.store, &layer.diff_id, self.form, &growth);
-            turn.give();
+            drop(taken);
             made
         };
         let supply = Grown { label: label(layer), growth: &growth };
@@ -449,8 +477,8 @@ impl To<'_> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
     Nothing,
-    /// It was asked for with all others.
-    Missing,
+    /// It was asked for with all others, then.
+    Missing(Instant),
 }
 
 /// What a registry says of a blob.
