@@ -275,6 +275,19 @@ fn what_a_registry_says_of_an_image_reaches_no_terminal_as_it_is() {
 }
 
 #[test]
+fn whoever_gives_no_tokens_is_not_asked_for_a_lesser_one() {
+    let depot = Depot::start();
+    depot.guard("geheim");
+    depot.stay_silent_to("GET");
+    let text = format!("{}/a:1", depot.host);
+    let (client, keychain, mirrors) = (client(), keychain(&text), MirrorMap::default());
+    let registry = Registry::new(&client, &keychain, &mirrors, &text.parse().unwrap()).unwrap();
+    let registry = registry.with_access(Access::Write { mounts: vec!["b".to_owned()] });
+    registry.find_manifest("1").unwrap_err();
+    assert_eq!(depot.count("GET", "/token"), 4);
+}
+
+#[test]
 fn a_large_blob_is_asked_for_once() {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(home.path()).unwrap();

@@ -110,7 +110,7 @@ impl FetchError {
     }
 
     /// Whether a server is there and does not do what it is asked (4xx that no other try mends).
-    pub(super) fn is_refusal(&self) -> bool {
+    pub fn is_refusal(&self) -> bool {
         match self {
             FetchError::Unauthorized { .. } | FetchError::Elsewhere { .. } => true,
             FetchError::Status { status, .. } => {

@@ -61,8 +61,13 @@ impl Registry<'_> {
         let ask =
             |scopes: &[String]| self.token(realm.clone(), &service, scopes, credential.as_ref());
         let scopes = self.scopes(asked);
+        let is_refusal = |error: &OciError| match error {
+            OciError::Denied { .. } => true,
+            OciError::Fetch(error) => error.is_refusal(),
+            _ => false,
+        };
         let token = match ask(&scopes) {
-            Err(_) if scopes.len() > 1 => ask(&scopes[..1])?,
+            Err(error) if scopes.len() > 1 && is_refusal(&error) => ask(&scopes[..1])?,
             given => given?,
         };
         let authorization = format!("Bearer {}", token.ok_or_else(odd)?);

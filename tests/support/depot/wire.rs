@@ -35,11 +35,11 @@ pub(super) fn converse(stream: TcpStream, state: &Mutex<State>, host: &str) -> i
         };
         let (number, fault) = {
             let mut state = state.lock().unwrap();
+            let number = state.asked.len();
+            state.asked.push(asked.clone());
             if state.silent.as_deref() == Some(method) {
                 return out.shutdown(Shutdown::Both);
             }
-            let number = state.asked.len();
-            state.asked.push(asked.clone());
             let is_trapped = |(method, part, _): &mut (&str, &str, Fault)| {
                 asked.method == *method && asked.path.contains(*part)
             };
