@@ -223,7 +223,7 @@ fn a_manifest_that_was_taken_by_word_alone_was_not_pushed() {
     let store = Store::open(home.path()).unwrap();
     let image = Image::of(&store, &[]);
     let depot = Depot::start();
-    depot.drop_manifests();
+    depot.lose_manifests();
     let error = image.push(&store, &client(), &format!("{}/a:1", depot.host)).unwrap_err();
     let told = error.to_string();
     assert!(told.ends_with("says that it took the manifest, and does not have it"), "{told}");

@@ -78,7 +78,7 @@ struct State {
     /// Says of each session that it has this.
     boasts: Option<u64>,
     /// Says that it took manifests, and takes none.
-    drops_manifests: bool,
+    loses_manifests: bool,
     lists_referrers: bool,
     /// Referrers of one page.
     page: Option<usize>,
@@ -164,8 +164,8 @@ impl Depot {
     }
 
     /// Says from now on that it took manifests, and takes none.
-    pub fn drop_manifests(&self) {
-        self.state.lock().unwrap().drops_manifests = true;
+    pub fn lose_manifests(&self) {
+        self.state.lock().unwrap().loses_manifests = true;
     }
 
     pub fn list_referrers(&self) {

@@ -174,7 +174,7 @@ fn put_manifest(state: &mut State, request: &Request, repository: &str, name: &s
     if let Some(status) = state.refuses_manifests {
         return Answer { body: state.words.clone().into_bytes(), ..Answer::new(status) };
     }
-    if state.drops_manifests {
+    if state.loses_manifests {
         return Answer::new(202);
     }
     if state.refuses_tag.as_ref().is_some_and(|end| name.ends_with(end)) {
