@@ -14,6 +14,7 @@ pub mod digest;
 pub mod engine;
 pub mod entry;
 pub mod fsx;
+pub mod media;
 pub mod name;
 pub mod path;
 pub mod plain;

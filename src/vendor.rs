@@ -30,13 +30,12 @@ use crate::digest::{Digest, Integrity};
 use crate::fetch::blob_below;
 use crate::fsx::{self, IoAt, PathIo, Presence};
 use crate::lock::Source;
+use crate::media;
 use crate::name::ProjectName;
 use crate::oci::{EMPTY, MEDIA_EMPTY, OciError};
 use crate::store::Store;
 
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
-const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// What the manifest is of (OCI image-spec, guidelines for artifacts).
 pub const ARTIFACT: &str = "application/vnd.dev.sbx.sources.v1";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -289,7 +288,7 @@ impl VendorDir {
             true => self.read(&path),
             false => Ok(Index {
                 schema_version: 2,
-                media_type: MEDIA_INDEX.to_owned(),
+                media_type: media::INDEX.to_owned(),
                 manifests: Vec::new(),
             }),
         }
@@ -326,7 +325,7 @@ impl VendorDir {
         let manifest = Manifest::new(layers);
         fsx::write_atomic(&self.path(&manifest.config.digest), EMPTY)?;
         let bytes = manifest.to_bytes();
-        let mut descriptor = Descriptor::of(MEDIA_MANIFEST, &bytes);
+        let mut descriptor = Descriptor::of(media::MANIFEST, &bytes);
         descriptor.artifact_type = Some(ARTIFACT.to_owned());
         fsx::write_atomic(&self.path(&descriptor.digest), &bytes)?;
         Ok(descriptor)
@@ -349,7 +348,7 @@ impl Manifest {
     fn new(layers: Vec<Descriptor>) -> Self {
         Manifest {
             schema_version: 2,
-            media_type: MEDIA_MANIFEST.to_owned(),
+            media_type: media::MANIFEST.to_owned(),
             artifact_type: ARTIFACT.to_owned(),
             config: Descriptor::of(MEDIA_EMPTY, EMPTY),
             layers,

@@ -21,6 +21,7 @@ const ROWS: &[&[&str]] = &[
         "engine",
         "entry",
         "fsx",
+        "media",
         "name",
         "path",
         "plain",

@@ -7,15 +7,14 @@ use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::entry::EPOCH;
+use crate::media;
 use crate::plan::ImageSpec;
 use crate::store::{LayerRecord, Packed};
 
 use super::deflate::Form;
 use super::twin::Twin;
 
-pub const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-pub const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A layer of an image, with what its history tells.
 #[derive(Clone, Debug)]
@@ -183,8 +182,8 @@ fn write_manifest(
 ) -> Vec<u8> {
     let manifest = Manifest {
         schema_version: 2,
-        media_type: MEDIA_MANIFEST,
-        config: Descriptor { media_type: MEDIA_CONFIG, digest: image, size: image_size },
+        media_type: media::MANIFEST,
+        config: Descriptor { media_type: media::CONFIG, digest: image, size: image_size },
         layers,
         annotations: &spec.annotations,
     };

@@ -9,7 +9,7 @@ mod deflate;
 pub mod save;
 mod twin;
 
-pub use config::{ImageLayer, MEDIA_CONFIG, MEDIA_MANIFEST};
+pub use config::ImageLayer;
 pub use deflate::{Compression, Form, LevelError};
 pub use twin::{Growth, Twin, find_twin, has_bytes, make_twin, obtain_twin, remember_twin};
 

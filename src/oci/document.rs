@@ -10,20 +10,16 @@ use serde_json::Value;
 
 use super::packing::Packing;
 use crate::digest::Digest;
+use crate::media;
 use crate::plain::plain;
 use crate::platform::Platform;
 
-const INDEXES: [&str; 2] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
-const MANIFESTS: [&str; 2] = [
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
+const INDEXES: [&str; 2] =
+    [media::INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"];
+const MANIFESTS: [&str; 2] =
+    [media::MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"];
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
-const CONFIGS: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+const CONFIGS: [&str; 2] = [media::CONFIG, "application/vnd.docker.container.image.v1+json"];
 /// Layers that registries may not hand on.
 const FOREIGN: [&str; 2] = [
     "application/vnd.docker.image.rootfs.foreign.diff.",

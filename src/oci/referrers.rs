@@ -18,9 +18,8 @@ use super::meeting::pause;
 use super::registry::{LARGEST_MANIFEST, Registry};
 use crate::digest::Digest;
 use crate::fetch::{Answer, FetchError, Letter, Method};
+use crate::media;
 
-const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// How often the index behind a tag is written where others write it as well.
 const ROUNDS: u32 = 12;
 /// Pages of a registry's list that are read; what stands on later ones is not looked at.
@@ -105,7 +104,7 @@ impl Registry<'_> {
         let label = format!("referrers of `{}`", self.image);
         self.ask(|authorization| {
             let letter = Letter {
-                accept: Some(MEDIA_INDEX),
+                accept: Some(media::INDEX),
                 authorization,
                 ..Letter::new(&label, Method::GET, url)
             };
@@ -131,7 +130,7 @@ impl Registry<'_> {
     ) -> Result<Digest, OciError> {
         let digest = Digest::of(referring.bytes);
         let version = digest.to_string();
-        let written = self.put_manifest(&version, MEDIA_MANIFEST, referring.bytes, bring)?;
+        let written = self.put_manifest(&version, media::MANIFEST, referring.bytes, bring)?;
         if !written.lists_referrers {
             self.list_by_tag(referring, &BTreeSet::new())?;
         }
@@ -147,7 +146,7 @@ impl Registry<'_> {
     ) -> Result<(), OciError> {
         let digest = Digest::of(referring.bytes);
         let entry = json!({
-            "mediaType": MEDIA_MANIFEST, "digest": digest, "size": referring.bytes.len(),
+            "mediaType": media::MANIFEST, "digest": digest, "size": referring.bytes.len(),
             "artifactType": referring.artifact_type,
         });
         let of = |entry: &Value| entry["digest"].as_str()?.parse::<Digest>().ok();
@@ -167,11 +166,11 @@ impl Registry<'_> {
             entries.push(entry.clone());
             entries.sort_by_key(|entry| entry["digest"].to_string());
             let index = json!({
-                "schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries,
+                "schemaVersion": 2, "mediaType": media::INDEX, "manifests": entries,
             });
             let (tag, bytes) = (fallback(referring.subject), index.to_string().into_bytes());
             // what it names, the registry has taken
-            self.put_manifest(&tag, MEDIA_INDEX, &bytes, || Ok::<_, OciError>(()))?;
+            self.put_manifest(&tag, media::INDEX, &bytes, || Ok::<_, OciError>(()))?;
             pause(start.elapsed(), round);
         }
         match self.read_fallback(referring.subject)?.iter().any(is_own) {

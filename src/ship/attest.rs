@@ -22,7 +22,7 @@ use super::shipped::Placed;
 use super::supply::Bytes;
 use crate::digest::Digest;
 use crate::fetch::Progress;
-use crate::image::MEDIA_MANIFEST;
+use crate::media;
 use crate::oci::document::Descriptor;
 use crate::oci::{EMPTY, OciError, Referring, Registry, Supplied, empty_config};
 use crate::report::bundle::{MEDIA_BUNDLE, SIGN_PREDICATE, bundle, sign_statement};
@@ -179,7 +179,7 @@ impl Attaching<'_> {
         let mut write = |layers: Vec<Value>| {
             let bytes = manifest(subject, artifact_type, &layers, &Annotations::new());
             let bring = || self.bring_all(papers);
-            let written = self.registry.put_manifest(&tag, MEDIA_MANIFEST, &bytes, bring)?;
+            let written = self.registry.put_manifest(&tag, media::MANIFEST, &bytes, bring)?;
             let digest = Digest::of(&bytes);
             last = Some((bytes, written));
             Ok(digest)
@@ -264,7 +264,7 @@ fn manifest(
 ) -> Vec<u8> {
     let mut manifest = json!({
         "schemaVersion": 2,
-        "mediaType": MEDIA_MANIFEST,
+        "mediaType": media::MANIFEST,
         "artifactType": artifact_type,
         "config": empty_config(),
         "layers": layers,

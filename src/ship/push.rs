@@ -18,11 +18,12 @@ use serde::Serialize;
 use super::ShipError;
 use super::cargo::{Cargo, Turn, label};
 use super::listed::Listed;
-use super::shipped::{self, MEDIA_INDEX, Placed, Shipped};
+use super::shipped::{self, Placed, Shipped};
 use super::supply::{Bytes, Grown, Stored};
 use crate::digest::Digest;
 use crate::fetch::Progress;
 use crate::image::{Form, Growth, ImageError, Twin, find_twin, has_bytes, make_twin};
+use crate::media;
 use crate::oci::{Mounted, Registry, Supplied, Supply};
 use crate::store::{Held, LayerRecord, Store, StoreError};
 
@@ -98,7 +99,7 @@ impl Push<'_> {
             true => manifests[0].clone(),
             false => {
                 bytes = shipped::index(self.store, images, &manifests)?;
-                Placed::new(&bytes, MEDIA_INDEX)
+                Placed::new(&bytes, media::INDEX)
             }
         };
         let is_new = named != Some(root.digest);

@@ -8,12 +8,11 @@ use serde_json::{Value, json};
 
 use super::ShipError;
 use crate::digest::Digest;
-use crate::image::{Form, MEDIA_MANIFEST, Twin, compressed_manifest};
+use crate::image::{Form, Twin, compressed_manifest};
+use crate::media;
 use crate::plan::ImageSpec;
 use crate::platform::Platform;
 use crate::store::{ImageRecord, Store};
-
-pub(super) const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// An image that goes out.
 #[derive(Clone, Copy)]
@@ -56,7 +55,7 @@ impl<'a> Shipped<'a> {
             Shipped::Built { spec, .. } => {
                 let (image, layers) = (record.image, &record.layers);
                 let bytes = compressed_manifest(store, spec, image, layers, twins, form);
-                (bytes, MEDIA_MANIFEST.to_owned())
+                (bytes, media::MANIFEST.to_owned())
             }
             Shipped::Pulled { .. } => {
                 (store.read_blob(&record.manifest)?, store.media_type_of(&record.manifest))
@@ -97,6 +96,6 @@ pub(super) fn index(
     };
     let entries: Vec<Value> =
         images.iter().zip(manifests).map(entry).collect::<Result<_, ShipError>>()?;
-    let index = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries});
+    let index = json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": entries});
     Ok(index.to_string().into_bytes())
 }

@@ -13,11 +13,10 @@ use serde_json::{Map, Value, json};
 use super::{Store, StoreError};
 use crate::digest::Digest;
 use crate::fsx::{self, IoAt, PathIo};
+use crate::media;
 use crate::name::{ProjectName, SandboxName};
 use crate::platform::Platform;
 
-const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const OWNER: &str = "dev.sbx.project";
 /// Whose an image is that was pulled; no project is called so.
@@ -26,7 +25,7 @@ const PULLED: &str = "#pulled";
 pub(super) fn create(root: &Path) -> Result<(), PathIo> {
     let index = root.join("index.json");
     if !index.exists() {
-        let empty = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": []});
+        let empty = json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": []});
         fsx::write_atomic(&index, empty.to_string().as_bytes())?;
     }
     fsx::write_atomic(&root.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)
@@ -159,7 +158,7 @@ impl Store {
         let old = manifests.iter().position(|entry| ref_name(entry) == Some(name));
         let nested = self.nest(old.map(|at| &manifests[at]), images)?;
         let entry = json!({
-            "mediaType": MEDIA_INDEX, "digest": nested.0, "size": nested.1,
+            "mediaType": media::INDEX, "digest": nested.0, "size": nested.1,
             "annotations": {REF_NAME: name, OWNER: owner},
         });
         match old {
@@ -195,7 +194,7 @@ impl Store {
     pub fn media_type_of(&self, manifest: &Digest) -> String {
         let bytes = self.read_blob(manifest).unwrap_or_default();
         let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        value["mediaType"].as_str().unwrap_or(MEDIA_MANIFEST).to_owned()
+        value["mediaType"].as_str().unwrap_or(media::MANIFEST).to_owned()
     }
 
     fn read_nested(&self, entry: &Value) -> Option<Vec<Value>> {
@@ -223,7 +222,7 @@ impl Store {
             })
         }));
         entries.sort_by_key(|entry| entry["platform"]["architecture"].to_string());
-        let index = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries});
+        let index = json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": entries});
         let bytes = index.to_string().into_bytes();
         Ok((self.put_blob(&bytes)?.to_string(), bytes.len() as u64))
     }

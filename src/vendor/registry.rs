@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ARTIFACT, Descriptor, EMPTY, MEDIA_MANIFEST, Manifest, TITLE, VendorError, hash_beside,
-    media_type, title,
+    ARTIFACT, Descriptor, EMPTY, Manifest, TITLE, VendorError, hash_beside, media_type, title,
 };
 use crate::digest::{Digest, Hasher, Integrity};
 use crate::fetch::Progress;
 use crate::fsx::IoAt;
 use crate::lock::Source;
+use crate::media;
 use crate::oci::{OciError, Registry, SOURCE_DIGEST, Supplied};
 use crate::ship::{Bytes, Stored};
 use crate::store::Store;
@@ -117,7 +117,7 @@ impl<'a> VendorRepository<'a> {
             return Err(VendorError::TooMany { reference: self.name(), count: listed.len() });
         }
         let bring = || self.put_config(progress);
-        self.registry.put_manifest(&self.version, MEDIA_MANIFEST, &bytes, bring)?;
+        self.registry.put_manifest(&self.version, media::MANIFEST, &bytes, bring)?;
         Ok(())
     }
 

@@ -12,10 +12,9 @@ use super::{SaveError, Saved};
 use crate::digest::Digest;
 use crate::entry::{Claim, Entry, Kind, Meta};
 use crate::fsx::IoAt;
+use crate::media;
 use crate::path::LayerPath;
 use crate::tarball::Writer;
-
-const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 256 << 10;
@@ -30,7 +29,7 @@ pub(super) fn write_oci(saved: &Saved<'_>, out: &mut dyn Write) -> Result<(), Sa
     let (name, tag) = split(reference);
     let index = json!({
         "schemaVersion": 2,
-        "mediaType": MEDIA_INDEX,
+        "mediaType": media::INDEX,
         "manifests": [{
             "mediaType": saved.store.media_type_of(&record.manifest),
             "digest": record.manifest,

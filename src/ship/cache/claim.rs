@@ -22,7 +22,7 @@ use super::alive::{self, Watched, is_gone, own_name};
 use super::entry::{Trust, tag};
 use super::read::Shelf;
 use super::write::Desk;
-use crate::image::MEDIA_MANIFEST;
+use crate::media;
 use crate::oci::{OciError, empty_config};
 use crate::platform::Platform;
 use crate::report::sign::{Envelope, PublicKey};
@@ -294,7 +294,7 @@ impl<'a> Claims<'a> {
         let envelope = String::from_utf8(envelope.to_bytes()).expect("an envelope is JSON");
         let manifest = json!({
             "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
+            "mediaType": media::MANIFEST,
             "artifactType": TYPE,
             "config": empty_config(),
             "layers": [empty_config()],
@@ -303,7 +303,7 @@ impl<'a> Claims<'a> {
         self.desk.bring_config()?;
         let tag = self.tag(&claim.key, self.desk.signer().as_ref());
         let bytes = manifest.to_string().into_bytes();
-        self.desk.registry.put_manifest(&tag, MEDIA_MANIFEST, &bytes, || {
+        self.desk.registry.put_manifest(&tag, media::MANIFEST, &bytes, || {
             self.desk.forget_config();
             self.desk.bring_config()
         })?;

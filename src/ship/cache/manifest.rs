@@ -8,7 +8,7 @@
 use serde_json::{Map, Value, json};
 
 use super::entry::{Entry, EntryError, Part, STATEMENT, TYPE, Trust, Vouched};
-use crate::image::MEDIA_MANIFEST;
+use crate::media;
 use crate::oci::empty_config;
 use crate::platform::Platform;
 use crate::report::sign::{Envelope, PrivateKey, PublicKey};
@@ -167,7 +167,7 @@ impl Manifest {
         }
         let manifest = json!({
             "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
+            "mediaType": media::MANIFEST,
             "artifactType": TYPE,
             "config": empty_config(),
             "layers": parts,

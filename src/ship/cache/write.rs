@@ -15,7 +15,8 @@ use super::manifest::Said;
 use crate::digest::Digest;
 use crate::fetch::{FetchError, Progress};
 use crate::fsx::IoAt;
-use crate::image::{Form, MEDIA_MANIFEST};
+use crate::image::Form;
+use crate::media;
 use crate::oci::{EMPTY, OciError, Registry, Supplied};
 use crate::plan::Step;
 use crate::platform::Platform;
@@ -151,7 +152,7 @@ impl Writer<'_> {
                 bring()
             };
             let registry = self.push.registry;
-            match registry.put_manifest(tag, MEDIA_MANIFEST, &manifest.bytes, bring) {
+            match registry.put_manifest(tag, media::MANIFEST, &manifest.bytes, bring) {
                 Ok(_) => return Ok(()),
                 // what others name may have gone
                 Err(ShipError::Oci(error)) if manifest.has_strangers && error.is_about_parts() => {
