@@ -337,7 +337,7 @@ mod tests {
         );
         assert!(Expression::parse(&licence.expression).is_ok());
         assert_eq!(licence.references.len(), 1);
-        let names = ["zlib", "MS-PL", "BSD-4-clause-UC", "none"].map(|name| short_name(name));
+        let names = ["zlib", "MS-PL", "BSD-4-clause-UC", "none"].map(short_name);
         assert_eq!(names.map(Option::unwrap_or_default), ["Zlib", "MS-PL", "BSD-4-Clause-UC", ""]);
         assert_eq!(Licence::of_copyright("This is free software.\n"), None);
     }
