@@ -134,7 +134,7 @@ impl Ui {
     pub fn answer(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
         let line = match self.json {
             true => serde_json::to_string(value).unwrap_or_default(),
-            false => text(),
+            false => tame(&text()),
         };
         if !line.is_empty() {
             self.print(&line);
@@ -143,8 +143,7 @@ impl Ui {
 
     fn print(&self, text: &str) {
         let mut stdout = std::io::stdout().lock();
-        let text = tame(text.trim_end());
-        self.heed(writeln!(stdout, "{text}").and_then(|()| stdout.flush()));
+        self.heed(writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()));
     }
 
     /// Writes bytes to stdout as they are.

@@ -53,7 +53,7 @@ pub struct Global {
     /// Look for sources here first: what `sbx vendor` wrote, a directory, its address, or `oci://…`
     #[arg(long, global = true, value_name = "DIR|URL", env = "SBX_MIRROR")]
     pub mirror: Vec<MirrorPlace>,
-    /// Answer in JSON, one document on stdout
+    /// Answer in JSON on stdout, a line for each answer
     #[arg(long, global = true)]
     pub json: bool,
     /// Say nothing but the answer and errors
