@@ -1,8 +1,6 @@
 //! All tests of the program and of its library from outside, as one program: what several of them stand
 //! on is compiled and built once.
 
-// takes longest by far, and tests begin in the order of their names
-mod agentscope_types;
 mod answers;
 mod apt_inside;
 mod apt_parity;
@@ -63,6 +61,7 @@ mod release;
 mod report;
 mod run_recipe;
 mod same_image;
+mod sandboxes;
 mod save;
 mod second_registry;
 mod secrets;

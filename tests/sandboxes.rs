@@ -132,7 +132,7 @@ impl Drop for Running {
 
 /// Answers in the names of [`HOSTS`], in a container's network; what it was asked is in `asked`.
 fn stand_in(dir: &Path, container: &Container<'_>) -> Running {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agentscope_types/standin.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sandboxes/standin.py");
     let mut command = container.beside(Path::new("python3"));
     command.arg(script).args(["ca.pem", "key.pem", "asked"].map(|name| dir.join(name)));
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -174,7 +174,7 @@ fn honours_the_contract_without_a_network(project: &Project) {
     }
     let container = engine.run("custom_sandbox", &options);
     let _services = stand_in(home.path(), &container);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agentscope_types/contract.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sandboxes/contract.py");
     let output = container.beside(&python).arg(script).arg(TOKEN).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let wrong = String::from_utf8_lossy(&output.stderr);
