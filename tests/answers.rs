@@ -46,6 +46,7 @@ fn a_document_goes_through_devices_and_links_and_replaces_files_alone() {
         assert!(fs::symlink_metadata(at(verb)).unwrap().is_symlink(), "{verb}");
         assert!(fs::read_to_string(at("real")).unwrap().starts_with('{'), "{verb}");
         project.sbx(&[verb, "s", "-o", "own"]).fails(1, &["`own` is a directory"]);
+        project.sbx(&[verb, "s", "-o", "/dev/full"]).fails(3, &["/dev/full", "No space left"]);
     }
 }
 

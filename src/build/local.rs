@@ -67,6 +67,17 @@ struct Memory {
     files: BTreeMap<PathBuf, (Stamp, Digest)>,
 }
 
+impl Memory {
+    /// What cannot be remembered costs time, not truth.
+    fn write(mut self, path: &Path) {
+        // JSON has no word for other paths: their files are hashed every time
+        self.files.retain(|path, _| path.to_str().is_some());
+        let bytes = serde_json::to_vec(&self).expect("paths are texts");
+        fs::create_dir_all(path.parent().unwrap_or(path)).unwrap_or_default();
+        fsx::write_atomic(path, &bytes).unwrap_or_default();
+    }
+}
+
 /// Looks at the local files of layers. `root` is the project's, `now` in nanoseconds since 1970.
 pub fn scan(
     store: &Store,
@@ -119,14 +130,7 @@ pub fn scan(
     }
     Faults::check(faults)?;
     if scan.hashed {
-        // JSON has no word for other paths: their files are hashed every time
-        scan.new.retain(|path, _| path.to_str().is_some());
-        let memory = Memory { written: now, files: scan.new };
-        let dir = store.root().join("stats");
-        let bytes = serde_json::to_vec(&memory).expect("paths are texts");
-        // a memory that cannot be written costs time, not truth
-        fs::create_dir_all(&dir).unwrap_or_default();
-        fsx::write_atomic(&path, &bytes).unwrap_or_default();
+        Memory { written: now, files: scan.new }.write(&path);
     }
     Ok(digests)
 }

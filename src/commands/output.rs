@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use futures::future::select_all;
 use tokio::signal::unix::{SignalKind, signal};
 
-use sbx::fsx::{IoAt, Presence};
+use sbx::fsx::{self, IoAt, Presence};
 use sbx::image::save::SaveError;
 
 use crate::failure::{Failure, Outcome};
@@ -87,21 +87,10 @@ impl Output {
 pub fn put(path: &Path, document: &[u8], ui: &Ui) -> Outcome {
     match Output::find(path, ui)? {
         Output::Stdout => ui.raw(document),
-        output => drop(output.write(&Document(document), ui)?),
+        Output::File(path) => fsx::write_atomic(&path, document)?,
+        Output::Special(path) => fs::write(&path, document).at("write", &path)?,
     }
     Ok(())
-}
-
-struct Document<'a>(&'a [u8]);
-
-impl Saving for Document<'_> {
-    fn stream(&self, out: &mut dyn Write) -> Result<(), SaveError> {
-        out.write_all(self.0).map_err(SaveError::Output)
-    }
-
-    fn draft(&self, path: &Path) -> Result<(), SaveError> {
-        Ok(fs::write(path, self.0).at("write", path)?)
-    }
 }
 
 /// Where a link leads whose end is not there.
